@@ -1,0 +1,29 @@
+/**
+ * Sends an event a second, until the client leaves.
+ *
+ * Run it with `deno run --allow-net examples/stream.ts` or `bun run examples/stream.ts`, listen with
+ * `curl -N http://localhost:8000/`, leave with Ctrl-C, and see in the terminal of the server what happens.
+ *
+ * @module
+ */
+
+import { setTimeout } from "node:timers/promises";
+import { type Application, serve } from "../mod.ts";
+
+/** The application: an async generator, which the server asks for the next chunk when the one before has left. */
+export const application: Application = async function* (environ, startResponse) {
+  const client = `${environ.REMOTE_ADDR}:${environ.REMOTE_PORT}`;
+  startResponse("200 OK", [["Content-Type", "text/event-stream"], ["Cache-Control", "no-cache"]]);
+  console.log(`${client} listens`);
+  let count = 0;
+  try {
+    while (true) {
+      yield new TextEncoder().encode(`id: ${++count}\ndata: ${new Date().toISOString()}\n\n`);
+      await setTimeout(1000, undefined, { signal: environ["fetch.context"]?.signal });
+    }
+  } finally {
+    console.log(`${client} has left after ${count} events`);
+  }
+};
+
+if (import.meta.main) serve(application);

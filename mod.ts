@@ -1,0 +1,691 @@
+/**
+ * WSGI ({@link https://peps.python.org/pep-3333/ PEP 3333}) for TypeScript: one calling convention between any web
+ * server and any web application, on Deno and on Bun.
+ *
+ * A server calls the application once for each request, `application(environ, startResponse)`, and gets an iterable of
+ * bytes back. A middleware plays both sides: it is an application to the server and a server to the application.
+ *
+ * This module is the whole interface: its types, which are below, and the server side, which is `server.ts`.
+ *
+ * @example An application, and a server to answer with it
+ * ```ts ignore
+ * import { type Application, serve } from "./mod.ts";
+ *
+ * const app: Application = (environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain; charset=utf-8"]]);
+ *   return [new TextEncoder().encode(`Hello ${environ.PATH_INFO}\n`)];
+ * };
+ *
+ * if (import.meta.main) serve(app);
+ * ```
+ *
+ * @example A middleware: an application made of another one
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { application, type Middleware, toFetch } from "./mod.ts";
+ *
+ * const poweredBy: Middleware = (app) => {
+ *   const inner = application(app);
+ *   return (environ, startResponse) =>
+ *     inner(environ, (status, headers, error) => startResponse(status, [...headers, ["X-Powered-By", "WSGI"]], error));
+ * };
+ *
+ * const handler = toFetch(poweredBy((_environ, startResponse) => {
+ *   startResponse("204 No Content", []);
+ *   return [];
+ * }));
+ * const response = await handler(new Request("http://localhost/"));
+ * assert.equal(response.headers.get("X-Powered-By"), "WSGI");
+ * ```
+ *
+ * @module
+ */
+
+/**
+ * An application as a plain function: what a server calls, once for each request.
+ *
+ * Both arguments are positional and always given. `startResponse` must have been called before the first chunk that is
+ * not empty; a generator may do so when it is first asked for a chunk.
+ * PEP 3333, "The Application/Framework Side".
+ *
+ * @param environ The request and its surroundings, the application's to change.
+ * @param startResponse Begins the response: status and headers.
+ * @returns The body, or a promise of it.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Application, toFetch } from "./mod.ts";
+ *
+ * const app: Application = async function* (environ, startResponse) {
+ *   const size = (await environ["wsgi.input"].read()).length;
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   yield new TextEncoder().encode(`${size} bytes\n`);
+ * };
+ *
+ * const response = await toFetch(app)(new Request("http://localhost/", { method: "POST", body: "four" }));
+ * assert.equal(await response.text(), "4 bytes\n");
+ * ```
+ */
+export type Application = (environ: Environ, startResponse: StartResponse) => ResponseBody | Promise<ResponseBody>;
+
+/**
+ * An application as an object: its method `handle` stands for Python's `__call__`.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type ApplicationObject, type StartResponse, toFetch } from "./mod.ts";
+ *
+ * class Counter implements ApplicationObject {
+ *   #calls = 0;
+ *
+ *   handle(_environ: unknown, startResponse: StartResponse): Uint8Array[] {
+ *     startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *     return [new TextEncoder().encode(`${++this.#calls}`)];
+ *   }
+ * }
+ *
+ * const response = await toFetch(new Counter())(new Request("http://localhost/"));
+ * assert.equal(await response.text(), "1");
+ * ```
+ */
+export interface ApplicationObject {
+  /**
+   * Answers one request.
+   *
+   * @param environ The request and its surroundings.
+   * @param startResponse Begins the response.
+   * @returns The body, or a promise of it.
+   */
+  handle(environ: Environ, startResponse: StartResponse): ResponseBody | Promise<ResponseBody>;
+}
+
+/**
+ * An application as a class: constructed once for each request, its instance is the body.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Environ, type StartResponse, toFetch } from "./mod.ts";
+ *
+ * class Hello {
+ *   constructor(readonly environ: Environ, readonly startResponse: StartResponse) {}
+ *
+ *   *[Symbol.iterator](): Generator<Uint8Array> {
+ *     this.startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *     yield new TextEncoder().encode("Hello");
+ *   }
+ * }
+ *
+ * const response = await toFetch(Hello)(new Request("http://localhost/"));
+ * assert.equal(await response.text(), "Hello");
+ * ```
+ */
+export type ApplicationClass = new (environ: Environ, startResponse: StartResponse) => ResponseBody;
+
+/**
+ * Whatever PEP 3333 calls an application object: a function, a method, a class, or an instance that can be called.
+ *
+ * @example
+ * ```ts
+ * import { type ApplicationLike, toFetch } from "./mod.ts";
+ *
+ * const apps: ApplicationLike[] = [() => [], async () => await [], function* () {}, { handle: () => [] }];
+ * for (const app of apps) toFetch(app);
+ * ```
+ */
+export type ApplicationLike = Application | ApplicationObject | ApplicationClass;
+
+/**
+ * The body of a response: an iterable of chunks, each sent before the next is asked for.
+ *
+ * An array exists as a whole and is sent as a whole, with its length. Anything else is a stream: an empty chunk says
+ * that there is nothing to send yet. When the response has ended, in whatever way, the server calls `close`, once;
+ * when it ended early, the iterator's `return` before that. PEP 3333, "Buffering and Streaming".
+ *
+ * @example
+ * ```ts
+ * import type { ResponseBody } from "./mod.ts";
+ *
+ * const bytes = new TextEncoder().encode("chunk");
+ * const bodies: ResponseBody[] = [
+ *   [bytes],
+ *   new Set([bytes]),
+ *   ReadableStream.from([bytes]),
+ *   Object.assign([bytes], { close: () => console.log("The response has ended") }),
+ * ];
+ * ```
+ */
+export type ResponseBody = (Iterable<Uint8Array> | AsyncIterable<Uint8Array>) & { close?(): void | Promise<void> };
+
+/**
+ * Begins the response: takes status and headers, checks them at once, and sends nothing yet.
+ *
+ * Status and headers leave with the first chunk that is not empty, or at the end of the body. Until then another call
+ * that gives the error which made it necessary replaces them; afterwards that error is thrown back at the caller.
+ * PEP 3333, "The start_response() Callable".
+ *
+ * @param status Three digits from 200 to 599, a space and a reason phrase: `"200 OK"`.
+ * @param headers The response's headers. Hop-by-hop headers are the server's affair and not allowed.
+ * @param error What the application caught, Python's `exc_info`; `undefined` counts as not given.
+ * @returns A function that sends a chunk of the body, for applications that cannot return an iterable.
+ *
+ * @throws {TypeError} When status or headers break a rule, which the message names.
+ * @throws {Error} When it was called before and no error is given.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Application, toFetch } from "./mod.ts";
+ *
+ * const app: Application = (_environ, startResponse) => {
+ *   try {
+ *     startResponse("200 OK", [["Content-Type", "text/html"]]);
+ *     throw new Error("No such article");
+ *   } catch (error) {
+ *     startResponse("404 Not Found", [["Content-Type", "text/plain"]], error);
+ *     return [];
+ *   }
+ * };
+ *
+ * assert.equal((await toFetch(app)(new Request("http://localhost/"))).status, 404);
+ * ```
+ */
+export type StartResponse = (status: string, headers: HeaderList, error?: unknown) => Write;
+
+/**
+ * Response headers: pairs of name and value, in order, names as often as needed.
+ *
+ * Values are native strings: every character stands for one byte, U+0000 to U+00FF, and none is a control character.
+ *
+ * @example
+ * ```ts
+ * import type { HeaderList } from "./mod.ts";
+ *
+ * const headers: HeaderList = [["Content-Type", "text/html"], ["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"]];
+ * ```
+ */
+export type HeaderList = [name: string, value: string][];
+
+/**
+ * Sends one chunk ahead of the body that the application returns: for code that pushes, and cannot be asked.
+ *
+ * The promise is fulfilled when the chunk has left, which makes a fast application wait for a slow client; it may be
+ * ignored. New applications return an iterable instead. PEP 3333, "The write() Callable".
+ *
+ * @param chunk The bytes to send.
+ * @returns A promise that is fulfilled when the chunk has left, and rejected when the client has.
+ *
+ * @throws {TypeError} When the chunk is not a `Uint8Array`.
+ * @throws {Error} When the application has already returned its body.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Application, toFetch } from "./mod.ts";
+ *
+ * const app: Application = async (_environ, startResponse) => {
+ *   const write = startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   await write(new TextEncoder().encode("written, "));
+ *   return [new TextEncoder().encode("returned")];
+ * };
+ *
+ * const response = await toFetch(app)(new Request("http://localhost/"));
+ * assert.equal(await response.text(), "written, returned");
+ * ```
+ */
+export type Write = (chunk: Uint8Array) => Promise<void>;
+
+/**
+ * Makes an application of another one, so that what stands between server and application composes by plain calls.
+ *
+ * PEP 3333, "Middleware: Components that Play Both Sides".
+ *
+ * @param app The application inside.
+ * @returns The application that stands in its place.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { application, type Middleware, toFetch } from "./mod.ts";
+ *
+ * const shout: Middleware = (app) => {
+ *   const inner = application(app);
+ *   return (environ, startResponse) => {
+ *     environ.PATH_INFO = environ.PATH_INFO.toUpperCase();
+ *     return inner(environ, startResponse);
+ *   };
+ * };
+ *
+ * const app = shout((environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(environ.PATH_INFO)];
+ * });
+ * assert.equal(await (await toFetch(app)(new Request("http://localhost/hello"))).text(), "/HELLO");
+ * ```
+ */
+export type Middleware = (app: ApplicationLike) => Application;
+
+/**
+ * The request and its surroundings: an ordinary object, new for each request, under the names of CGI and PEP 3333.
+ *
+ * Strings are native strings: every character stands for one byte, U+0000 to U+00FF. What is not known is absent, never
+ * `undefined`. PEP 3333, "environ Variables"; RFC 3875, section 4.1.
+ *
+ * @example Text in another script, read back from its bytes
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toEnviron } from "./mod.ts";
+ *
+ * const environ = toEnviron(new Request("http://localhost/caf%C3%A9?q=%C3%A9"));
+ * assert.equal(environ.PATH_INFO, "/caf\u00C3\u00A9");
+ * const bytes = Uint8Array.from(environ.PATH_INFO, (character) => character.charCodeAt(0));
+ * assert.equal(new TextDecoder().decode(bytes), "/café");
+ * assert.equal(environ.QUERY_STRING, "q=%C3%A9");
+ * ```
+ */
+export interface Environ {
+  /** The method, as sent: `"GET"`. */
+  REQUEST_METHOD: string;
+  /** The part of the path that leads to the application, decoded: empty, or a prefix without a slash at its end. */
+  SCRIPT_NAME: string;
+  /** The rest of the path, for the application to read, percent-decoded to bytes, each a character of Latin-1. */
+  PATH_INFO: string;
+  /** What follows the first `?` of the target, not decoded, or the empty string. */
+  QUERY_STRING: string;
+  /** The target of the request, path and query, as the runtime gave it: not decoded. */
+  REQUEST_URI: string;
+  /** The address that the server listens on, as a host of a URL. */
+  SERVER_NAME: string;
+  /** The port that the server listens on. */
+  SERVER_PORT: string;
+  /** `"HTTP/1.1"`: neither runtime tells what the client spoke. */
+  SERVER_PROTOCOL: string;
+  /** The server and the runtime: `"WSGI/0.1.0 Deno/2.9.6"`. */
+  SERVER_SOFTWARE: string;
+  /** The media type of the request's body, when the client sent one. */
+  CONTENT_TYPE?: string;
+  /** The length of the request's body in bytes, when the client sent it. */
+  CONTENT_LENGTH?: string;
+  /** The address of the client, when it has one: a client on a unix socket has not. */
+  REMOTE_ADDR?: string;
+  /** The port of the client, when it has one. */
+  REMOTE_PORT?: string;
+  /** `"on"` over TLS. */
+  HTTPS?: string;
+  /** The version of the interface. */
+  "wsgi.version": readonly [1, 0];
+  /** `"http"`, or `"https"` over TLS. */
+  "wsgi.url_scheme": string;
+  /** The body of the request. */
+  "wsgi.input": InputStream;
+  /** Where errors are reported. */
+  "wsgi.errors": ErrorStream;
+  /** False: no other thread has the same application object. Requests are interleaved on one thread all the same. */
+  "wsgi.multithread": boolean;
+  /** True when another thread or process serves an equal application on the same port. */
+  "wsgi.multiprocess": boolean;
+  /** False: the application is called many times. */
+  "wsgi.run_once": boolean;
+  /** True: `wsgi.input` ends where the body ends, with or without a Content-Length. */
+  "wsgi.input_terminated": boolean;
+  /** Makes a response body of a file. */
+  "wsgi.file_wrapper": FileWrapper;
+  /** What the Fetch runtime adds to the interface; another server may not have it. */
+  "fetch.context"?: FetchContext;
+  /** A request header, upper-case and with underscores: `HTTP_USER_AGENT`. Repeated headers are joined. */
+  [header: `HTTP_${string}`]: string;
+  /** Whatever the deployer, the server, a middleware or the application adds, under a prefix of its own. */
+  [key: string]: unknown;
+}
+
+/**
+ * The body of a request, as a stream of bytes that is read once: `wsgi.input`.
+ *
+ * Its end is an empty array, again and again. PEP 3333, "Input and Error Streams".
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toEnviron } from "./mod.ts";
+ *
+ * const input = toEnviron(new Request("http://localhost/", { method: "POST", body: "one\ntwo\n" }))["wsgi.input"];
+ * const lines: string[] = [];
+ * for await (const line of input) lines.push(new TextDecoder().decode(line));
+ * assert.deepEqual(lines, ["one\n", "two\n"]);
+ * assert.equal((await input.read()).length, 0);
+ * ```
+ */
+export interface InputStream extends AsyncIterable<Uint8Array> {
+  /**
+   * Reads bytes: exactly `size` of them, or fewer where the body ends.
+   *
+   * @param size How many bytes; without it, or below zero, all that are left.
+   * @returns The bytes; an empty array at the end.
+   *
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
+   * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
+   */
+  read(size?: number): Promise<Uint8Array>;
+  /**
+   * Reads one line, its `\n` included.
+   *
+   * @param size How many bytes at the most; without it, or below zero, the whole line.
+   * @returns The line; an empty array at the end.
+   *
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
+   * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
+   */
+  readline(size?: number): Promise<Uint8Array>;
+  /**
+   * Reads lines.
+   *
+   * @param hint The number of bytes after which no further line is begun; without it, or at zero or below, all lines.
+   * @returns The lines, each with its `\n`.
+   *
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
+   * @throws {RangeError} When the body is larger than the server accepts, or the hint is not an integer.
+   */
+  readlines(hint?: number): Promise<Uint8Array[]>;
+}
+
+/**
+ * Where server and application report errors, as text: `wsgi.errors`.
+ *
+ * No method throws. PEP 3333, "Input and Error Streams".
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type ErrorStream, toEnviron } from "./mod.ts";
+ *
+ * let log = "";
+ * const errors: ErrorStream = {
+ *   write: (text) => void (log += text),
+ *   writelines: (lines) => void (log += [...lines].join("")),
+ *   flush: () => {},
+ * };
+ * toEnviron(new Request("http://localhost/"), { errors })["wsgi.errors"].write("The disk is full\n");
+ * assert.equal(log, "The disk is full\n");
+ * ```
+ */
+export interface ErrorStream {
+  /**
+   * Writes text. Standard error gets it in whole lines.
+   *
+   * @param text Any text; lines end in `\n`.
+   */
+  write(text: string): void;
+  /**
+   * Writes several texts, adding nothing between them.
+   *
+   * @param lines The texts.
+   */
+  writelines(lines: Iterable<string>): void;
+  /** Writes out what was held back. */
+  flush(): void;
+}
+
+/**
+ * What a Fetch runtime knows beyond the interface: `fetch.context`.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Application, toFetch } from "./mod.ts";
+ *
+ * const app: Application = (environ, startResponse) => {
+ *   const context = environ["fetch.context"];
+ *   context?.waitUntil(Promise.resolve("Counted"));
+ *   startResponse(context?.draining ? "503 Service Unavailable" : "204 No Content", []);
+ *   return [];
+ * };
+ *
+ * assert.equal((await toFetch(app)(new Request("http://localhost/"))).status, 204);
+ * ```
+ */
+export interface FetchContext {
+  /** The request as the runtime gave it. */
+  readonly request: Request;
+  /**
+   * Aborts when the client leaves before the response is complete, and only then.
+   *
+   * Deno warns on standard error, once, when it is read before the first chunk, and charges for it: read it where it is
+   * needed, or let the end of a generator tell.
+   */
+  readonly signal: AbortSignal;
+  /** True from the moment the server is told to stop. */
+  readonly draining: boolean;
+  /**
+   * Keeps a stopping server alive until the work has settled, and reports its failure.
+   *
+   * @param work What goes on after the response.
+   */
+  waitUntil(work: Promise<unknown>): void;
+}
+
+/**
+ * Makes a response body of a file: `wsgi.file_wrapper`.
+ *
+ * The body closes the file when the response has ended. PEP 3333, "Optional Platform-Specific File Handling".
+ *
+ * @param file What to read, from where it stands to its end.
+ * @param blockSize How many bytes to read at a time. @default {65536}
+ * @returns The body.
+ *
+ * @throws {TypeError} When the file is none that can be read.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Application, toFetch } from "./mod.ts";
+ *
+ * const app: Application = (environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return environ["wsgi.file_wrapper"](new Blob(["The file"]));
+ * };
+ *
+ * const response = await toFetch(app)(new Request("http://localhost/"));
+ * assert.equal(await response.text(), "The file");
+ * ```
+ */
+export type FileWrapper = (file: FileLike, blockSize?: number) => ResponseBody;
+
+/**
+ * What {@linkcode FileWrapper} takes: a `Blob`, `Bun.file(...)` among them, a `ReadableStream`, a `Deno.FsFile`, or
+ * anything with a method `read(size)` that gives bytes, and none at the end.
+ *
+ * @example
+ * ```ts
+ * import type { FileLike } from "./mod.ts";
+ *
+ * const blocks = [new Uint8Array(10), new Uint8Array(5)];
+ * const file: FileLike = { read: (_size: number) => blocks.shift() ?? new Uint8Array(0), close: () => {} };
+ * ```
+ */
+export type FileLike =
+  | Blob
+  | ReadableStream<Uint8Array>
+  | {
+    /** Reads up to `size` bytes; none at the end. */
+    read(size: number): Uint8Array | Promise<Uint8Array>;
+    /** Called when the response has ended. */
+    close?(): void | Promise<void>;
+  }
+  | {
+    /** What streams the file and closes it in the end. This is `Deno.FsFile`. */
+    readable: ReadableStream<Uint8Array>;
+  };
+
+/**
+ * A Fetch handler: what `Deno.serve`, `Bun.serve` and every other Fetch runtime call for each request.
+ *
+ * @param request The request.
+ * @param info What the runtime says beside it: `Deno.ServeHandlerInfo` or Bun's `Server`.
+ * @returns The response, or a promise of it.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type FetchHandler, fromFetch, toFetch } from "./mod.ts";
+ *
+ * const handler: FetchHandler = (request) => new Response(request.method);
+ * const response = await toFetch(fromFetch(handler))(new Request("http://localhost/"));
+ * assert.equal(await response.text(), "GET");
+ * ```
+ */
+export type FetchHandler = (request: Request, info?: unknown) => Response | Promise<Response>;
+
+/**
+ * Options for {@linkcode toEnviron}.
+ *
+ * @example
+ * ```ts
+ * import type { ToEnvironOptions } from "./mod.ts";
+ *
+ * const options: ToEnvironOptions = { scriptName: "/app", environ: { "example.database": "test.db" } };
+ * ```
+ */
+export interface ToEnvironOptions {
+  /** What the runtime says beside the request: the second argument of a Fetch handler. */
+  info?: unknown;
+  /** The deployer's own pairs. They add to what the request says, and never replace it. */
+  environ?: Record<string, unknown> | undefined;
+  /**
+   * The prefix of the path under which the application is reached: it moves from PATH_INFO to SCRIPT_NAME.
+   *
+   * @default {""}
+   */
+  scriptName?: string | undefined;
+  /** Where errors are reported, instead of standard error. */
+  errors?: ErrorStream | undefined;
+}
+
+/**
+ * Options for {@linkcode toFetch}.
+ *
+ * @example
+ * ```ts
+ * import type { ToFetchOptions } from "./mod.ts";
+ *
+ * const options: ToFetchOptions = { maxBodySize: 1024 * 1024, concurrency: 1 };
+ * ```
+ */
+export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
+  /**
+   * The largest request body, in bytes. A larger one is answered with 413.
+   *
+   * @default {Infinity}
+   */
+  maxBodySize?: number | undefined;
+  /**
+   * How many requests may be inside the application at once; the rest wait. PEP 3333's serial mode is 1.
+   *
+   * @default {Infinity}
+   */
+  concurrency?: number | undefined;
+}
+
+/**
+ * What {@linkcode runApplication} gives back.
+ *
+ * @example
+ * ```ts
+ * import type { ApplicationResult } from "./mod.ts";
+ *
+ * const empty: ApplicationResult = { status: "204 No Content", headers: [], body: new Uint8Array(0), errors: "" };
+ * ```
+ */
+export interface ApplicationResult {
+  /** The status, as given to `startResponse`. */
+  status: string;
+  /** The headers, as given to `startResponse`. */
+  headers: HeaderList;
+  /** All of the body: what was written, then what was returned. */
+  body: Uint8Array;
+  /** What was written to `wsgi.errors`. */
+  errors: string;
+}
+
+/**
+ * Options for {@linkcode serve}.
+ *
+ * @example
+ * ```ts
+ * import type { ServeOptions } from "./mod.ts";
+ *
+ * const options: ServeOptions = { hostname: "0.0.0.0", port: 8080, environ: { "example.mode": "production" } };
+ * ```
+ */
+export interface ServeOptions extends ToFetchOptions {
+  /**
+   * The address to listen on.
+   *
+   * @default {"127.0.0.1"}
+   */
+  hostname?: string | undefined;
+  /**
+   * The port to listen on; 0 for any that is free.
+   *
+   * @default {8000}
+   */
+  port?: number | undefined;
+  /** The path of a unix socket to listen on, instead of an address and a port. */
+  unix?: string | undefined;
+  /** The certificate for TLS, as PEM text. */
+  cert?: string | undefined;
+  /** The private key for TLS, as PEM text. */
+  key?: string | undefined;
+  /**
+   * Whether other processes may listen on the same port. Deno needs `--unstable-net` for it.
+   *
+   * @default {false}
+   */
+  reusePort?: boolean | undefined;
+  /** Stops the server, as {@linkcode Server.shutdown} does. */
+  signal?: AbortSignal | undefined;
+  /** Called when the server listens, instead of the line on standard error. */
+  onListen?: ((server: Server) => void) | undefined;
+  /**
+   * How long a stopping server waits for what is under way, in milliseconds. What is left then is aborted.
+   *
+   * @default {30000}
+   */
+  shutdownTimeout?: number | undefined;
+  /** Options of `Deno.serve`, for what only Deno has. */
+  deno?: Record<string, unknown> | undefined;
+  /** Options of `Bun.serve`, for what only Bun has. */
+  bun?: Record<string, unknown> | undefined;
+}
+
+/**
+ * A server that listens.
+ *
+ * @example
+ * ```ts ignore
+ * import { serve } from "./mod.ts";
+ *
+ * await using server = serve(() => [], { port: 0, onListen: ({ url }) => console.log(url) });
+ * ```
+ */
+export interface Server extends AsyncDisposable {
+  /** The address as a URL, such as `"http://localhost:8000/"`. */
+  readonly url: string;
+  /** The address that it listens on; of a unix socket, its path. */
+  readonly hostname: string;
+  /** The port that it listens on; 0 on a unix socket. */
+  readonly port: number;
+  /** The runtime underneath. */
+  readonly runtime: "deno" | "bun";
+  /** Fulfilled when the server has stopped. */
+  readonly finished: Promise<void>;
+  /**
+   * Stops: accepts nothing new, finishes what is under way, and aborts what is left after `shutdownTimeout`.
+   *
+   * @returns The promise {@linkcode Server.finished}.
+   */
+  shutdown(): Promise<void>;
+}
+
+export { application, fromFetch, runApplication, serve, toEnviron, toFetch, toRequest } from "./server.ts";

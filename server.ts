@@ -1,0 +1,1387 @@
+/**
+ * The server side of WSGI: Fetch requests become `environ`, what the application returns becomes a `Response`, and
+ * {@linkcode serve} puts both on `Deno.serve` or `Bun.serve`.
+ *
+ * @module
+ */
+
+import type {
+  Application,
+  ApplicationClass,
+  ApplicationLike,
+  ApplicationResult,
+  Environ,
+  ErrorStream,
+  FetchContext,
+  FetchHandler,
+  FileLike,
+  HeaderList,
+  InputStream,
+  ResponseBody,
+  ServeOptions,
+  Server,
+  StartResponse,
+  ToEnvironOptions,
+  ToFetchOptions,
+  Write,
+} from "./mod.ts";
+
+/** What is used of `Deno`. */
+interface DenoRuntime {
+  version: { deno: string };
+  serve(options: object, handler: FetchHandler): {
+    addr: { hostname?: string; port?: number };
+    shutdown(): Promise<void>;
+  };
+}
+
+/** What is used of `Bun`. */
+interface BunRuntime {
+  version: string;
+  serve(options: object): { address?: { address?: string }; port?: number; stop(force?: boolean): Promise<void> };
+}
+
+const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
+
+const VERSION = "0.1.0";
+const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
+const NOTHING = new Uint8Array(0);
+
+/**
+ * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
+ *
+ * A class is told from a function by its `prototype`, which cannot be written.
+ * PEP 3333, "The Application/Framework Side".
+ *
+ * @throws {TypeError} When it is none of these.
+ *
+ * @param like The application object.
+ * @returns The application as a function.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { application } from "./server.ts";
+ *
+ * const app = application({ handle: () => [] });
+ * assert.equal(typeof app, "function");
+ * assert.equal(application(app), app);
+ * ```
+ */
+export function application(like: ApplicationLike): Application {
+  if (typeof like === "function") {
+    if (Object.getOwnPropertyDescriptor(like, "prototype")?.writable !== false) return like as Application;
+    return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
+  }
+  if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
+  throw new TypeError(`Cannot call ${show(like)}, expected a function, a class or an object with a method "handle"`);
+}
+
+/**
+ * Makes a Fetch handler of an application: for `export default { fetch: toFetch(app) }`, for any Fetch runtime, and for
+ * tests without a socket.
+ *
+ * The handler never throws: what fails inside is reported on `wsgi.errors` and answered with a plain 500.
+ *
+ * @throws {TypeError} When the application or an option is none.
+ *
+ * @param app The application.
+ * @param options What surrounds it.
+ * @returns The handler.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toFetch } from "./server.ts";
+ *
+ * const handler = toFetch((_environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode("Hello")];
+ * });
+ *
+ * const response = await handler(new Request("http://localhost/"));
+ * assert.equal(await response.text(), "Hello");
+ * ```
+ */
+export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): FetchHandler {
+  const gateway = new Gateway(app, options);
+  return (request, info) => gateway.handle(request, info);
+}
+
+/** One application, and what all its requests share. */
+class Gateway {
+  readonly app: Application;
+  readonly maxBodySize: number;
+  readonly errors: ErrorStream | undefined;
+  /** SCRIPT_NAME. */
+  readonly prefix: string;
+  /** The variables that are the same for every request, and places for the others, so that all have one shape. */
+  readonly variables: Partial<Environ>;
+  /** The authority that Deno puts in the URL of a request that names none. */
+  unnamed: string | undefined;
+  /** True from the moment the server is told to stop. */
+  draining = false;
+  /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
+  readonly pending = new Set<Exchange | Promise<unknown>>();
+  readonly #concurrency: number;
+  readonly #waiting: (() => void)[] = [];
+  #inside = 0;
+  #onIdle: (() => void) | undefined;
+
+  constructor(app: ApplicationLike, options: ToFetchOptions) {
+    const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
+    this.app = application(app);
+    this.errors = errors;
+    this.maxBodySize = atLeast(0, "maxBodySize", maxBodySize);
+    this.#concurrency = atLeast(1, "concurrency", concurrency);
+    for (const [name, value] of Object.entries(environ)) {
+      if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
+    }
+    this.prefix = typeof scriptName === "string" && scriptName.isWellFormed() ? decode(encode(scriptName)) : "?";
+    if (!/^(?:\/[^?#]*[^?#/])?$/.test(this.prefix)) {
+      throw new TypeError(`Cannot use option "scriptName": found ${show(scriptName)}, expected a path such as "/app"`);
+    }
+    this.variables = {
+      ...environ,
+      REQUEST_METHOD: "",
+      SCRIPT_NAME: this.prefix,
+      PATH_INFO: "",
+      QUERY_STRING: "",
+      REQUEST_URI: "",
+      SERVER_NAME: "",
+      SERVER_PORT: "",
+      SERVER_PROTOCOL: "HTTP/1.1",
+      SERVER_SOFTWARE: SOFTWARE,
+      "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
+      "wsgi.url_scheme": "",
+      "wsgi.multithread": false,
+      "wsgi.multiprocess": false,
+      "wsgi.run_once": false,
+      "wsgi.input_terminated": true,
+      "wsgi.file_wrapper": (file, blockSize = 65_536) => new FileBody(file, blockSize),
+    };
+  }
+
+  handle(request: Request, info: unknown): Response | Promise<Response> {
+    const exchange = new Exchange(this, request);
+    let environ: Environ;
+    try {
+      environ = readRequest(request, info, exchange);
+      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw tooLarge(this.maxBodySize);
+    } catch (error) {
+      return exchange.refuse(error);
+    }
+    if (this.#inside < this.#concurrency) {
+      this.#inside++;
+      return exchange.run(environ);
+    }
+    return new Promise((resolve) => this.#waiting.push(() => resolve(exchange.run(environ))));
+  }
+
+  /** Gives the place of a request that is done to one that waits. */
+  done(exchange: Exchange): void {
+    const next = this.#waiting.shift();
+    if (next) queueMicrotask(next);
+    else this.#inside--;
+    this.#settle(exchange);
+  }
+
+  /** Has a stopping server wait for work. */
+  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): void {
+    const settled = Promise.resolve(work).catch(onError).finally(() => this.#settle(settled));
+    this.pending.add(settled);
+  }
+
+  #settle(item: Exchange | Promise<unknown>): void {
+    this.pending.delete(item);
+    if (this.pending.size === 0) this.#onIdle?.();
+  }
+
+  idle(): Promise<void> {
+    return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+  }
+}
+
+function atLeast(least: number, name: string, value: number): number {
+  if (value >= least && (Number.isInteger(value) || value === Infinity)) return value;
+  throw new TypeError(`Cannot use option "${name}": found ${show(value)}, expected an integer of at least ${least}`);
+}
+
+// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported.
+const REASONS: Record<number, string> = {
+  400: "Bad Request",
+  404: "Not Found",
+  413: "Content Too Large",
+  500: "Internal Server Error",
+  501: "Not Implemented",
+};
+const FAULTS = new WeakMap<object, number>();
+
+function fault<Fault extends Error>(status: number, error: Fault): Fault {
+  FAULTS.set(error, status);
+  return error;
+}
+
+function tooLarge(limit: number): RangeError {
+  return fault(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
+}
+
+/** A client that left: one error, whatever the runtime says. */
+function clientLeft(cause?: unknown): DOMException {
+  return fault(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
+}
+
+/**
+ * Makes an environ of a Fetch request.
+ *
+ * Its `fetch.context` stands alone: nothing waits for its work.
+ *
+ * @throws {TypeError} When an option is not what it should be, the Host of the request is none, or its method is CONNECT.
+ * @throws {RangeError} When the path of the request is outside `scriptName`.
+ *
+ * @param request The request.
+ * @param options What the request does not say.
+ * @returns The environ.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toEnviron } from "./server.ts";
+ *
+ * const environ = toEnviron(new Request("http://example.com/app/a%20b?c=d"), { scriptName: "/app" });
+ * assert.equal(environ.SCRIPT_NAME, "/app");
+ * assert.equal(environ.PATH_INFO, "/a b");
+ * assert.equal(environ.QUERY_STRING, "c=d");
+ * assert.equal(environ.HTTP_HOST, "example.com");
+ * ```
+ */
+export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
+  const gateway = new Gateway(() => [], options);
+  return readRequest(request, options.info, new Exchange(gateway, request));
+}
+
+// A name or an address, and a port: nothing that could be taken for the path of a URL (RFC 9110, section 7.2).
+const HOST = /^(?:[\w.~-]*|\[[\da-f:.]+\])(?::\d{0,5})?$/i;
+
+/**
+ * Reads a request into a new environ.
+ *
+ * The URL is cut and not parsed: on Deno it holds the target as it was sent, which `new URL` would change; on Bun a
+ * request without a Host has the bare target, which `new URL` would refuse.
+ */
+function readRequest(request: Request, info: unknown, { gateway, input, errors, context }: Exchange): Environ {
+  const { variables, prefix, unnamed } = gateway;
+  const { url, method } = request;
+  if (method === "CONNECT") throw fault(501, new TypeError("Cannot connect: this server is no proxy"));
+  const start = url.startsWith("/") ? 0 : url.indexOf("://") + 3;
+  const slash = url.indexOf("/", start);
+  const mark = url.indexOf("?", start);
+  const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
+  const authority = url.startsWith("http+") ? "" : url.slice(start, end === -1 ? undefined : end); // Deno's unix sockets
+  let target = end === -1 ? "/" : encode(url.slice(end));
+  if (!target.startsWith("/")) target = `/${target}`;
+  const question = target.indexOf("?");
+
+  const environ: Environ = {
+    ...variables,
+    "wsgi.input": input,
+    "wsgi.errors": errors,
+    "fetch.context": context,
+  } as Environ;
+  environ.REQUEST_METHOD = method;
+  environ.REQUEST_URI = target;
+  environ.PATH_INFO = decode(question === -1 ? target : target.slice(0, question));
+  if (question !== -1) environ.QUERY_STRING = target.slice(question + 1);
+  if (prefix !== "") {
+    if (environ.PATH_INFO !== prefix && !environ.PATH_INFO.startsWith(`${prefix}/`)) {
+      throw fault(404, new RangeError(`Cannot serve ${show(target)}: the path is outside ${show(prefix)}`));
+    }
+    environ.PATH_INFO = environ.PATH_INFO.slice(prefix.length);
+  }
+
+  request.headers.forEach((value, name) => {
+    const key = variableOf(name);
+    // Unlike any other, this header is given once for each line.
+    if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
+    else if (key !== "") environ[key] = value;
+  });
+  // Deno and Bun join a repeated length, of which they let only equal ones pass (RFC 9110, section 8.6).
+  if (environ.CONTENT_LENGTH?.includes(",")) environ.CONTENT_LENGTH = environ.CONTENT_LENGTH.split(",")[0]!;
+  if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = url.startsWith("https:") ? "https" : "http";
+  if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
+  // Over HTTP/2 Deno has the client's authority in the URL only, where it also puts one for a client that sent none.
+  if (environ.HTTP_HOST === variables.HTTP_HOST && authority !== "" && authority !== unnamed) {
+    environ.HTTP_HOST = authority;
+  }
+  if (environ.HTTP_HOST !== undefined && !HOST.test(environ.HTTP_HOST)) {
+    throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is none`));
+  }
+  if (environ.SERVER_NAME === "") {
+    const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(authority)!;
+    environ.SERVER_NAME = name || "localhost";
+    environ.SERVER_PORT = port ?? (environ.HTTPS ? "443" : "80");
+  }
+  const { remoteAddr, requestIP } = (info ?? {}) as {
+    remoteAddr?: { hostname?: string; port?: number }; // Deno
+    requestIP?(request: Request): { address: string; port: number } | null; // Bun
+  };
+  const peer = remoteAddr ?? requestIP?.call(info, request);
+  const address = peer && "address" in peer ? peer.address : peer?.hostname;
+  if (address !== undefined) {
+    environ.REMOTE_ADDR = address;
+    if (peer!.port !== undefined) environ.REMOTE_PORT = String(peer!.port);
+  }
+  return environ;
+}
+
+/** Percent-encodes what is not ASCII, as UTF-8: Bun has done so already, Deno has decoded it. */
+function encode(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[^\x00-\x7f]+/g, encodeURIComponent);
+}
+
+/** Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues". */
+function decode(path: string): string {
+  if (!path.includes("%")) return path;
+  return path.replace(/%[\da-f]{2}/gi, (escape) => String.fromCharCode(parseInt(escape.slice(1), 16)));
+}
+
+// Clients choose the names, so the memory of them has a bound.
+const MEMORY = 256;
+const VARIABLES = new Map<string, string>();
+
+/** The variable of a header, or "" for a header that an application must not see. */
+function variableOf(name: string): string {
+  const known = VARIABLES.get(name);
+  if (known !== undefined) return known;
+  let variable = name.toUpperCase().replaceAll("-", "_");
+  if (variable !== "CONTENT_TYPE" && variable !== "CONTENT_LENGTH") variable = `HTTP_${variable}`;
+  // "x_a" would pose as "x-a"; "proxy" would become HTTP_PROXY, which CGI programs obey (https://httpoxy.org).
+  if (name.includes("_") || name === "proxy") variable = "";
+  if (VARIABLES.size < MEMORY) VARIABLES.set(name, variable);
+  return variable;
+}
+
+/** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
+class Input implements InputStream {
+  readonly #request: Request;
+  readonly #limit: number;
+  #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  #chunk: Uint8Array = NOTHING;
+  #received = 0;
+  #length = Infinity;
+  #ended = false;
+  #turn: Promise<unknown> | undefined;
+
+  constructor(request: Request, limit: number) {
+    this.#request = request;
+    this.#limit = limit;
+  }
+
+  read(size?: number): Promise<Uint8Array> {
+    return this.#inTurn(() => this.#take(size, false));
+  }
+
+  readline(size?: number): Promise<Uint8Array> {
+    return this.#inTurn(() => this.#take(size, true));
+  }
+
+  readlines(hint?: number): Promise<Uint8Array[]> {
+    return this.#inTurn(async () => {
+      const lines: Uint8Array[] = [];
+      for (let left = countOf(hint) || Infinity; left > 0; left -= lines.at(-1)!.length) {
+        const line = await this.#take(undefined, true);
+        if (line.length === 0) break;
+        lines.push(line);
+      }
+      return lines;
+    });
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
+  }
+
+  /** Reads what is there, of any size: for a consumer that wants to pass it on. */
+  static readChunk(input: Input): Promise<Uint8Array> {
+    return input.#inTurn(async () => await input.#fill() ? input.#cut(Infinity) : NOTHING);
+  }
+
+  /** Fulfilled when a body that is being read has arrived. */
+  static async arrived(input: Input): Promise<void> {
+    await input.#reader?.closed.catch(() => {});
+  }
+
+  /** Gives up what was not read: Deno closes the connection on an unread body, maybe before the response is read. */
+  static discard(input: Input): void {
+    if (input.#ended || input.#request.method === "GET" || input.#request.method === "HEAD") return;
+    try {
+      (input.#reader ?? input.#request.body)?.cancel().catch(() => {});
+    } catch {
+      // Deno has closed the request with the connection
+    }
+  }
+
+  /** Lets concurrent reads follow each other. A failed read that nobody waits for is not an unhandled rejection. */
+  #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    const result = this.#turn ? this.#turn.then(work) : work();
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+
+  async #take(size: number | undefined, line: boolean): Promise<Uint8Array> {
+    const most = countOf(size);
+    const parts: Uint8Array[] = [];
+    let taken = 0;
+    while (taken < most && await this.#fill()) {
+      const end = line ? this.#chunk.indexOf(0x0a) + 1 : 0;
+      const part = this.#cut(Math.min(end || Infinity, most - taken));
+      parts.push(part);
+      taken += part.length;
+      if (line && part.at(-1) === 0x0a) break;
+    }
+    return join(parts);
+  }
+
+  /** Takes bytes from the front of the chunk at hand. */
+  #cut(size: number): Uint8Array {
+    const part = this.#chunk.subarray(0, size);
+    this.#chunk = this.#chunk.subarray(part.length);
+    return part;
+  }
+
+  #open(): ReadableStreamDefaultReader<Uint8Array> | undefined {
+    let body: Request["body"];
+    try {
+      body = this.#request.body;
+      const length = Number.parseInt(this.#request.headers.get("Content-Length") ?? "");
+      if (length >= 0) this.#length = length;
+    } catch (cause) {
+      throw clientLeft(cause); // Deno has closed the request with the connection
+    }
+    return body?.getReader();
+  }
+
+  /** Sees to it that there is a chunk at hand; tells whether there is one before the end. */
+  async #fill(): Promise<boolean> {
+    while (this.#chunk.length === 0 && !this.#ended) {
+      this.#reader ??= this.#open();
+      const step = await this.#reader?.read().catch((cause) => {
+        throw clientLeft(cause);
+      });
+      this.#chunk = step?.value?.subarray(0, this.#length - this.#received) ?? NOTHING;
+      this.#received += this.#chunk.length;
+      this.#ended = step?.done ?? true;
+      if (this.#received < this.#length || this.#ended) continue;
+      // All is there, but Deno would close a connection whose body was not read to its end.
+      Input.discard(this);
+      this.#ended = true;
+    }
+    if (this.#received > this.#limit) throw tooLarge(this.#limit);
+    return this.#chunk.length > 0;
+  }
+}
+
+/** Reads a size as Python does: none, or one below zero, is all. */
+function countOf(size: number | undefined): number {
+  if (size === undefined || size < 0) return Infinity;
+  if (Number.isInteger(size) || size === Infinity) return size;
+  throw new RangeError(`Cannot read the request body: size ${show(size)} is not an integer`);
+}
+
+/** Makes one chunk of several. */
+function join(chunks: readonly Uint8Array[]): Uint8Array {
+  let size = 0;
+  for (const chunk of chunks) size += lengthOf(chunk);
+  if (chunks.length === 1) return chunks[0]!;
+  const whole = new Uint8Array(size);
+  size = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, size);
+    size += chunk.length;
+  }
+  return whole;
+}
+
+/** `wsgi.errors`: whole lines on standard error, so that those of concurrent requests do not mix. */
+class StandardError implements ErrorStream {
+  #line = "";
+
+  write(text: string): void {
+    this.writelines([text]);
+  }
+
+  writelines(lines: Iterable<string>): void {
+    try {
+      for (const line of lines) this.#line += String(line);
+      const end = this.#line.lastIndexOf("\n");
+      if (end !== -1) print(this.#line.slice(0, end));
+      this.#line = this.#line.slice(end + 1);
+    } catch {
+      // Not text, but what reports errors must not be one more.
+    }
+  }
+
+  flush(): void {
+    if (this.#line !== "") this.write("\n");
+  }
+}
+
+function print(text: string): void {
+  try {
+    console.error(text);
+  } catch {
+    // Standard error is closed or full: there is nowhere left to say so.
+  }
+}
+
+/** Reports an error. An error stream of the deployer's own may fail, too. */
+function report(errors: ErrorStream, what: string, error: unknown): void {
+  const text = `${what}: ${explain(error)}`;
+  try {
+    errors.write(`${text}\n`);
+    errors.flush();
+  } catch {
+    print(text);
+  }
+}
+
+/** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
+function explain(error: unknown, depth = 0): string {
+  try {
+    if (!(error instanceof Error)) return `${show(error)} was thrown`;
+    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${explain(error.cause, depth + 1)}`;
+    return `${error.stack || error}${cause}`;
+  } catch {
+    return "an error that cannot be read";
+  }
+}
+
+/** Describes a value in an error message: strings quoted and shortened, objects by their class. */
+function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
+  if (typeof value === "function") return `function ${value.name || "without a name"}`;
+  if (typeof value !== "object" || value === null) return String(value);
+  const name = Object.getPrototypeOf(value)?.constructor?.name;
+  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIOU]/.test(name) ? "an" : "a"} ${name}`;
+}
+
+/** What `wsgi.file_wrapper` makes of a file. What streams itself also closes itself, at its end or when cancelled. */
+class FileBody implements AsyncIterable<Uint8Array> {
+  readonly #chunks: Chunks;
+  readonly close: () => void | Promise<void>;
+
+  constructor(file: FileLike, blockSize: number) {
+    if (!Number.isInteger(blockSize) || blockSize < 1) {
+      throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
+    }
+    const { read, readable, close } = Object(file);
+    const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
+    if (stream instanceof ReadableStream) {
+      this.#chunks = open(stream);
+      this.close = () => void this.#chunks.return!();
+    } else if (typeof read === "function") {
+      this.#chunks = {
+        async next() {
+          const value: Uint8Array = await read.call(file, blockSize);
+          return value.length > 0 ? { done: false, value } : { done: true, value: undefined };
+        },
+      };
+      this.close = () => close?.call(file);
+    } else {
+      throw new TypeError(`Cannot wrap ${show(file)}: it has no method "read"`);
+    }
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    return this.#chunks as AsyncIterator<Uint8Array>;
+  }
+}
+
+/** What `startResponse` was given, checked, in the form that a `Response` takes. */
+interface Head {
+  status: number;
+  /** All but Content-Length. */
+  headers: Record<string, string> | HeaderList;
+  length: number | undefined;
+  typed: boolean;
+}
+
+// RFC 9112, section 4, but with a reason phrase, as PEP 3333 has it, and with the numbers that a Response takes.
+const STATUS = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
+// RFC 9110, sections 5.1 and 5.5. Other control characters in a value end the process of Deno 2.9.6.
+const NAME = /^[\w!#$%&'*+.^`|~-]+$/;
+const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+// RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
+const HOP_BY_HOP =
+  /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
+const NAMES = new Map<string, string>();
+
+/** Checks a header name and gives it back in lower case. */
+function checkName(name: string): string {
+  const known = NAMES.get(name);
+  if (known !== undefined) return known;
+  const lower = name.toLowerCase();
+  if (!NAME.test(name)) throw wrong(`header name ${show(name)} is not a token, expected one such as "Content-Type"`);
+  if (HOP_BY_HOP.test(lower)) throw wrong(`header ${show(name)} is hop-by-hop, which is for the server to send`);
+  if (NAMES.size < MEMORY) NAMES.set(name, lower);
+  return lower;
+}
+
+/** Checks what `startResponse` is given. PEP 3333, "The start_response() Callable". */
+function checkHead(status: string, headers: HeaderList): Head {
+  if (typeof status !== "string" || !STATUS.test(status)) {
+    const fault = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
+    throw wrong(`status ${show(status)} ${fault}, expected "200 OK"`);
+  }
+  if (!Array.isArray(headers)) throw wrong(`headers are ${show(headers)}, expected an array of pairs`);
+  const record: Record<string, string> = {};
+  const pairs: HeaderList = [];
+  const names: string[] = [];
+  let length: number | undefined;
+  for (const pair of headers) {
+    const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
+    if (typeof name !== "string" || typeof value !== "string") {
+      const found = Array.isArray(pair) ? `[${pair.map(show).join(", ")}]` : show(pair);
+      throw wrong(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
+    }
+    const lower = checkName(name);
+    const field = () => `header ${show(name)} has the value ${show(value)}`;
+    if (!VALUE.test(value)) throw wrong(`${field()}, expected Latin-1 without control characters`);
+    if (lower !== "content-length") {
+      record[name] = value;
+      pairs.push([name, value]);
+      names.push(lower);
+    } else {
+      if (length !== undefined || !/^\d{1,15}$/.test(value)) throw wrong(`${field()}, expected one number of bytes`);
+      length = Number(value);
+    }
+  }
+  const isRecord = new Set(names).size === names.length && !names.includes("__proto__");
+  const typed = names.includes("content-type");
+  return { status: Number(status.slice(0, 3)), headers: isRecord ? record : pairs, length, typed };
+}
+
+function wrong(found: string): TypeError {
+  return new TypeError(`Cannot start the response: ${found}`);
+}
+
+/** The state of one `startResponse`. */
+class Start {
+  /** True once the first bytes are on their way. */
+  committed = false;
+  #called = false;
+  #head: Head | undefined;
+  #failure: unknown;
+
+  begin(status: string, headers: HeaderList, error: unknown): void {
+    try {
+      if (error === undefined && this.#called) {
+        throw new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
+      }
+      if (this.committed && error !== undefined) throw error;
+      // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
+      this.#called = true;
+      this.#head = checkHead(status, headers);
+      this.#failure = undefined;
+    } catch (failure) {
+      this.#failure = failure;
+      throw failure;
+    }
+  }
+
+  /** Throws what `startResponse` has thrown, if the application goes on as though nothing had happened. */
+  check(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** Settles status and headers. */
+  commit(): Head {
+    this.check();
+    if (!this.#head) throw new Error("Cannot send the response: startResponse was not called before the first chunk");
+    this.committed = true;
+    return this.#head;
+  }
+}
+
+type Chunks = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
+type Step = IteratorResult<Uint8Array>;
+
+/** Opens what the application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`. */
+function open(body: ResponseBody): Chunks {
+  if (body instanceof ReadableStream) {
+    const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
+    return {
+      next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
+      return: () => reader.cancel().then(() => ({ done: true, value: undefined })),
+    };
+  }
+  if (typeof body !== "string" && !(body instanceof Uint8Array)) {
+    const iterable = Object(body) as Partial<AsyncIterable<Uint8Array>> & Partial<Iterable<Uint8Array>>;
+    const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
+    if (iterator) return iterator;
+  }
+  throw new TypeError(`Cannot send ${show(body)} as the body of a response, expected an iterable such as [bytes]`);
+}
+
+/** Checks a chunk and gives its length. */
+function lengthOf(chunk: Uint8Array): number {
+  if (chunk instanceof Uint8Array) return chunk.length;
+  throw new TypeError(`Cannot send the chunk: found ${show(chunk)}, expected a Uint8Array`);
+}
+
+function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
+  return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
+}
+
+/** Lets the runtime write to its sockets what it was given: it does so only between two turns of its event loop. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
+// A Response with one of these must have no body (Fetch, section 2.2.3).
+const BODILESS = new Set([204, 205, 304]);
+// What Deno prints when a stream fails. The report itself goes to wsgi.errors.
+const ABORTED = DENO && "The response was aborted";
+
+/** `fetch.context`. */
+class Context implements FetchContext {
+  readonly request: Request;
+  readonly #exchange: Exchange;
+
+  constructor(request: Request, exchange: Exchange) {
+    this.request = request;
+    this.#exchange = exchange;
+  }
+
+  get signal(): AbortSignal {
+    return this.#exchange.watch();
+  }
+
+  get draining(): boolean {
+    return this.#exchange.gateway.draining;
+  }
+
+  waitUntil(work: Promise<unknown>): void {
+    const { gateway, errors } = this.#exchange;
+    gateway.track(work, (error) => report(errors, "Work after the response failed", error));
+  }
+}
+
+/** One request and its response, from the call of the application to that of `close`. */
+class Exchange {
+  readonly gateway: Gateway;
+  readonly input: Input;
+  readonly errors: ErrorStream;
+  readonly context: FetchContext;
+  readonly #request: Request;
+  readonly #line: string;
+  readonly #isHead: boolean;
+  readonly #start = new Start();
+  /** The application has neither returned nor thrown. */
+  #running = true;
+  #thrown: { error: unknown } | undefined;
+  #body: ResponseBody | undefined;
+  #chunks: Chunks | undefined;
+  /** What the application has written, from its first `write` on, and nobody has taken yet. */
+  #written: { chunk: Uint8Array; taken(): void }[] | undefined;
+  #wake: (() => void) | undefined;
+  #answer: Response | undefined;
+  #resolve: ((answer: Response) => void) | undefined;
+  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  #length = Infinity;
+  #sent = 0;
+  /** Nothing more is to be sent: the runtime has the whole response, or it has failed, or the client has left. */
+  #complete = false;
+  #gone = false;
+  #ended = false;
+  #abort: AbortController | undefined;
+  #reported: unknown = NOTHING;
+
+  constructor(gateway: Gateway, request: Request) {
+    this.gateway = gateway;
+    this.#request = request;
+    this.#line = `${request.method} ${request.url}`;
+    this.#isHead = request.method === "HEAD";
+    this.input = new Input(request, gateway.maxBodySize);
+    this.errors = gateway.errors ?? new StandardError();
+    this.context = new Context(request, this);
+  }
+
+  /** Answers without the application. */
+  refuse(error: unknown): Response {
+    this.#report(error);
+    Input.discard(this.input);
+    return refusal(error);
+  }
+
+  /** Calls the application. The answer is there at once if the first chunk is. */
+  run(environ: Environ): Response | Promise<Response> {
+    const { app } = this.gateway;
+    try {
+      const result = app(environ, this.#startResponse);
+      if (isPromise(result)) result.then((body) => this.#returned(body), (error) => this.#threw(error));
+      else this.#returned(result);
+    } catch (error) {
+      this.#threw(error);
+    }
+    if (!this.#ended) this.gateway.pending.add(this);
+    // Deno charges for the request's signal and prints a warning, so there it is left alone until somebody asks.
+    if (!this.#answer && !DENO) this.watch();
+    return this.#answer ?? new Promise((resolve) => this.#resolve = resolve);
+  }
+
+  #startResponse: StartResponse = (status, headers, error) => {
+    this.#start.begin(status, headers, error);
+    return this.#write;
+  };
+
+  #write: Write = (chunk) => {
+    if (!this.#running) throw new Error("Cannot write: the application has already returned its body");
+    if (lengthOf(chunk) > 0) this.#start.commit();
+    if (this.#complete && chunk.length > 0 && this.#sent >= this.#length) throw this.#wrongLength();
+    const taken = new Promise<void>((resolve) => {
+      if (this.#complete || chunk.length === 0) return resolve();
+      this.#written?.push({ chunk, taken: resolve });
+      this.#wake?.();
+      if (this.#written) return;
+      this.#written = [{ chunk, taken: resolve }];
+      this.#begin();
+    });
+    const sent = taken.then(nextTurn).then(() => {
+      if (this.#gone) throw clientLeft();
+    });
+    sent.catch(() => {}); // an application may ignore it
+    return sent;
+  };
+
+  #returned(body: ResponseBody): void {
+    this.#running = false;
+    this.#body = body;
+    try {
+      if (Array.isArray(body) && !this.#complete && !this.#written) return this.#commit(join(body), true);
+      this.#chunks = open(body);
+      if (this.#complete) this.#stop();
+      else if (this.#written) this.#wake?.();
+      else this.#begin();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** What was written before an application threw still leaves, before the response is aborted. */
+  #threw(error: unknown): void {
+    this.#running = false;
+    this.#thrown = { error };
+    if (!this.#written || this.#complete) this.#fail(error);
+    else this.#wake?.();
+  }
+
+  /** Asks for a chunk: of what is written, then of the body. */
+  #ask(): Step | Promise<Step> {
+    return this.#written ? this.#askWritten(this.#written) : this.#chunks!.next();
+  }
+
+  async #askWritten(written: { chunk: Uint8Array; taken(): void }[]): Promise<Step> {
+    for (;;) {
+      const first = written.shift();
+      first?.taken();
+      if (first) return { done: false, value: first.chunk };
+      if (this.#thrown) throw this.#thrown.error;
+      if (this.#chunks) return this.#chunks.next();
+      await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+  }
+
+  /** Asks for the first chunk. Until there is one that is not empty, nothing is decided. */
+  #begin(): void {
+    const use = (step: Step) => this.#commit(step.done ? NOTHING : step.value, step.done === true);
+    let step: Step | Promise<Step>;
+    try {
+      step = this.#ask();
+    } catch (error) {
+      this.#chunks = undefined;
+      throw error;
+    }
+    if (!isPromise(step) && (step.done || lengthOf(step.value) > 0)) use(step);
+    else this.#next(use, step);
+  }
+
+  /** Has the next chunk that is not empty, or the end, used, unless nobody wants it any more. */
+  async #next(use: (step: Step) => void, pending?: Step | Promise<Step>): Promise<void> {
+    let step: Step | undefined;
+    try {
+      for (;; pending = step = undefined) {
+        if (!pending) await nextTurn();
+        if (this.#ended || this.#gone) return;
+        step = await (pending ?? this.#ask());
+        if (this.#ended || this.#gone) return;
+        if (this.#answer) this.#start.check();
+        if (step.done || lengthOf(step.value) > 0) return use(step);
+        if (!this.#answer && !pending) this.watch();
+      }
+    } catch (error) {
+      if (!step) this.#chunks = undefined; // what has thrown has ended, and is not told to return
+      this.#fail(error);
+    }
+  }
+
+  /** Decides the response, with its first bytes at hand, or all of them. */
+  #commit(bytes: Uint8Array, isAll: boolean): void {
+    if (isAll) this.#chunks = undefined;
+    const head = this.#start.commit();
+    const isBodiless = this.#isHead || BODILESS.has(head.status);
+    if (isBodiless) {
+      this.#respond(bodiless(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
+    } else {
+      this.#sent = bytes.length;
+      this.#length = head.length ?? (isAll ? bytes.length : Infinity);
+      if (this.#sent >= this.#length) this.#respond(whole(head, bytes.subarray(0, this.#length)));
+      else if (isAll) throw this.#wrongLength();
+      else return this.#respond(new Response(this.#stream(bytes), init(head, head.length)));
+    }
+    this.#finish(isAll, isBodiless);
+  }
+
+  #respond(answer: Response): void {
+    this.#answer = answer;
+    this.#resolve?.(answer);
+  }
+
+  /** A stream that begins with a chunk and asks for the next when that has left. */
+  #stream(first: Uint8Array): ReadableStream<Uint8Array> {
+    return new ReadableStream({
+      start: (controller) => {
+        this.#controller = controller;
+        controller.enqueue(first);
+      },
+      pull: () => this.#next((step) => this.#send(step)),
+      cancel: () => this.leave(),
+    }, { highWaterMark: 0 });
+  }
+
+  #send(step: Step): void {
+    if (step.done) {
+      this.#chunks = undefined;
+      if (this.#length < Infinity) throw this.#wrongLength();
+    } else {
+      this.#controller!.enqueue(step.value.subarray(0, this.#length - this.#sent));
+      this.#sent += step.value.length;
+      if (this.#sent < this.#length) return;
+    }
+    this.#controller!.close();
+    this.#finish(step.done === true, false);
+  }
+
+  /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
+  #finish(isAll: boolean, isBodiless: boolean): void {
+    this.#complete = true;
+    if (isBodiless || this.#body instanceof FileBody) return this.#stop();
+    if (this.#sent > this.#length) throw this.#wrongLength();
+    if (isAll) return this.#end();
+    this.#next((step) => {
+      if (!step.done) throw this.#wrongLength();
+      this.#end();
+    });
+  }
+
+  #wrongLength(): Error {
+    const size = this.#complete ? "more" : `only ${this.#sent}`;
+    return new Error(`Cannot send the body as declared: it has ${size} bytes, Content-Length is ${this.#length}`);
+  }
+
+  /** The server waits no longer. */
+  abandon(): void {
+    this.leave(503);
+    this.#stop();
+  }
+
+  /** The client has left. An answer that is still to be given has nobody to read it. */
+  leave(status = 499): void {
+    if (this.#complete) return;
+    this.#complete = this.#gone = true;
+    this.#abort?.abort(clientLeft());
+    if (this.#answer) this.#controller?.error(ABORTED);
+    else this.#respond(new Response(null, { status }));
+    this.#stop();
+  }
+
+  #fail(error: unknown): void {
+    this.#report(error);
+    if (!this.#answer) this.#respond(refusal(error));
+    else if (!this.#complete) this.#controller?.error(ABORTED);
+    this.#complete = true;
+    this.#stop();
+  }
+
+  /** Tells the application that no more chunks are wanted. */
+  #stop(): void {
+    const chunks = this.#chunks;
+    this.#chunks = undefined;
+    for (const { taken } of this.#written?.splice(0) ?? []) taken();
+    this.#attempt(() => chunks?.return?.());
+    if (!this.#running) this.#end();
+  }
+
+  #end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#attempt(() => this.#body?.close?.());
+    this.#attempt(() => this.errors.flush());
+    Input.discard(this.input);
+    this.gateway.done(this);
+  }
+
+  /** Does what tidies up. Only a server that stops waits for it. */
+  #attempt(action: () => unknown): void {
+    try {
+      const result = action();
+      if (isPromise(result)) this.gateway.track(result, (error) => this.#report(error));
+    } catch (error) {
+      this.#report(error);
+    }
+  }
+
+  /** Reports a failure of the application, once. That a client left is none. */
+  #report(error: unknown): void {
+    if (FAULTS.has(error as object) || error === this.#reported || (this.#gone && isAbort(error))) return;
+    this.#reported = error;
+    report(this.errors, `Application failed on ${this.#line}`, error);
+  }
+
+  /** The signal of `fetch.context`. Until there is an answer, the request's own tells it; afterwards the stream. */
+  watch(): AbortSignal {
+    if (this.#abort) return this.#abort.signal;
+    this.#abort = new AbortController();
+    const { signal } = this.#abort;
+    if (this.#gone) this.#abort.abort(clientLeft());
+    else if (!this.#answer && this.#request.signal.aborted) this.leave();
+    else if (!this.#answer) this.#request.signal.addEventListener("abort", () => this.leave(), { once: true });
+    return signal;
+  }
+}
+
+/** Whether an error is what an aborted operation ends with; as with anything thrown, looking at it may throw. */
+function isAbort(error: unknown): boolean {
+  try {
+    return (error as Error).name === "AbortError";
+  } catch {
+    return false;
+  }
+}
+
+/** What a `Response` is made with. Deno is faster without the status 200. */
+function init({ status, headers }: Head, length?: number): ResponseInit {
+  if (length !== undefined) {
+    const pair: [string, string] = ["Content-Length", String(length)];
+    headers = Array.isArray(headers) ? [...headers, pair] : { ...headers, [pair[0]]: pair[1] };
+  }
+  return status === 200 ? { headers } : { status, headers };
+}
+
+/** A response that exists whole: the runtime adds its length. */
+function whole(head: Head, bytes: Uint8Array): Response {
+  if (bytes.length === 0) return new Response(null, init(head));
+  // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
+  const body = BUN && !head.typed ? ReadableStream.from([bytes]) : bytes as Uint8Array<ArrayBuffer>;
+  return new Response(body, init(head));
+}
+
+/** A response without a body: to HEAD, or with a status that has none. */
+function bodiless(head: Head, length: number | undefined): Response {
+  if (BODILESS.has(head.status)) return new Response(null, init(head));
+  if (length !== undefined) return new Response(null, init(head, length));
+  // With `null` both runtimes would declare a length of 0, which is not known.
+  const unknown = new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) });
+  return new Response(unknown, init(head));
+}
+
+/** What the client is told when there is no response of the application. */
+function refusal(error: unknown): Response {
+  const status = FAULTS.get(error as object) ?? 500;
+  return new Response(`${REASONS[status]}\n`, { status, headers: { "Content-Type": "text/plain; charset=utf-8" } });
+}
+
+/**
+ * Makes an application of a Fetch handler: mounts Hono and the like, streaming both ways.
+ *
+ * The handler gets the request of {@linkcode toRequest} and, second, the client's address where Deno's handlers expect
+ * it. Hop-by-hop headers of its response, as one forwarded from elsewhere may have, are left out (RFC 9110, section
+ * 7.6.1).
+ *
+ * @param handler The Fetch handler.
+ * @returns The application.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { fromFetch, toFetch } from "./server.ts";
+ *
+ * const app = fromFetch((request) => Response.json({ path: new URL(request.url).pathname }));
+ * const response = await toFetch(app)(new Request("http://localhost/a"));
+ * assert.deepEqual(await response.json(), { path: "/a" });
+ * ```
+ */
+export function fromFetch(handler: FetchHandler): Application {
+  // Loaded when wanted: as an import it would double the time in which Deno starts.
+  const { STATUS_CODES } = process.getBuiltinModule("node:http");
+  return async (environ, startResponse) => {
+    const { REMOTE_ADDR: hostname, REMOTE_PORT: port } = environ;
+    const remoteAddr = { transport: "tcp", hostname, port: port && Number(port) };
+    const response = await handler(toRequest(environ), hostname && { remoteAddr });
+    const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
+    const headers = [...response.headers].filter(([name]) => !HOP_BY_HOP.test(name));
+    startResponse(`${response.status} ${reason}`, headers);
+    return response.body ?? [];
+  };
+}
+
+/** A request whose signal is the one of its environ. It is not asked for one before it is read, see FetchContext. */
+class EnvironRequest extends Request {
+  readonly #context: FetchContext | undefined;
+
+  constructor(url: string, init: RequestInit, context: FetchContext | undefined) {
+    super(url, init);
+    this.#context = context;
+  }
+
+  override get signal(): AbortSignal {
+    return this.#context?.signal ?? super.signal;
+  }
+}
+
+/**
+ * Makes a Fetch request of an environ, as it now is: for applications that want `.json()` or `.formData()`.
+ *
+ * The path of its URL is PATH_INFO alone, so that a mounted handler routes by its own paths. Its body is what is left
+ * of `wsgi.input`. Its signal is that of `fetch.context`, which is not asked for one before it is read.
+ *
+ * @throws {TypeError} When the method is none that Fetch allows: CONNECT, TRACE or TRACK.
+ *
+ * @param environ The environ.
+ * @returns The request.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toEnviron, toRequest } from "./server.ts";
+ *
+ * const environ = toEnviron(new Request("http://localhost/app/item", { method: "POST", body: "[1]" }), {
+ *   scriptName: "/app",
+ * });
+ * const request = toRequest(environ);
+ * assert.equal(request.url, "http://localhost/item");
+ * assert.deepEqual(await request.json(), [1]);
+ * ```
+ */
+export function toRequest(environ: Environ): Request {
+  const { REQUEST_METHOD: method, PATH_INFO, QUERY_STRING, SERVER_NAME, SERVER_PORT } = environ;
+  const headers: Record<string, string> = {};
+  for (const [name, value] of Object.entries(environ)) {
+    if (typeof value !== "string") continue;
+    if (name.startsWith("HTTP_")) headers[name.slice(5).replaceAll("_", "-")] = value;
+    else if (name === "CONTENT_TYPE" || name === "CONTENT_LENGTH") headers[name.replace("_", "-")] = value;
+  }
+  const host = environ.HTTP_HOST || `${SERVER_NAME}:${SERVER_PORT}`;
+  // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.
+  const path = PATH_INFO.replace(
+    /[^\w/:@!$&'()*+,;=~.-]/g,
+    (byte) => `%${byte.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
+  const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
+  const body = method === "GET" || method === "HEAD" ? null : streamOf(environ["wsgi.input"]);
+  const init = { method, headers, body, duplex: "half" };
+  return new EnvironRequest(QUERY_STRING === "" ? url : `${url}?${QUERY_STRING}`, init, environ["fetch.context"]);
+}
+
+function streamOf(input: InputStream): ReadableStream<Uint8Array> {
+  return new ReadableStream({
+    async pull(controller) {
+      const chunk = await (input instanceof Input ? Input.readChunk(input) : input.read(65_536));
+      if (chunk.length > 0) controller.enqueue(chunk);
+      else controller.close();
+    },
+  }, { highWaterMark: 0 });
+}
+
+/**
+ * Calls an application once, as a server would, and collects what it gives: for tests.
+ *
+ * `startResponse` checks and behaves as that of a server; `close` is called at the end, whatever happened. The
+ * application gets a copy of the environ, with a `wsgi.errors` that collects.
+ *
+ * @throws {Error} What the application throws, or when it breaks a rule of the interface.
+ *
+ * @param app The application.
+ * @param environ The request.
+ * @returns Status, headers and body exactly as the application gave them, and what it reported.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, toEnviron } from "./server.ts";
+ *
+ * const { status, body } = await runApplication((environ, startResponse) => {
+ *   startResponse("200 Fine", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(environ.PATH_INFO)];
+ * }, toEnviron(new Request("http://localhost/path")));
+ * assert.equal(status, "200 Fine");
+ * assert.equal(new TextDecoder().decode(body), "/path");
+ * ```
+ */
+export async function runApplication(app: ApplicationLike, environ: Environ): Promise<ApplicationResult> {
+  const start = new Start();
+  const result: ApplicationResult = { status: "", headers: [], body: NOTHING, errors: "" };
+  const sent: Uint8Array[] = [];
+  const send = (chunk: Uint8Array) => {
+    if (lengthOf(chunk) > 0) start.commit();
+    sent.push(chunk);
+  };
+  const errors: ErrorStream = {
+    write: (text) => void (result.errors += text),
+    writelines: (lines) => void (result.errors += [...lines].join("")),
+    flush: () => {},
+  };
+  const body = await application(app)({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
+    start.begin(status, headers, error);
+    Object.assign(result, { status, headers });
+    return (chunk) => Promise.resolve(send(chunk));
+  });
+  try {
+    const chunks = { [Symbol.asyncIterator]: () => open(body) } as AsyncIterable<Uint8Array>;
+    for await (const chunk of chunks) send(chunk);
+    start.commit();
+  } finally {
+    await body?.close?.();
+  }
+  return { ...result, body: join(sent) };
+}
+
+/**
+ * Serves an application on `Deno.serve` or `Bun.serve`, whichever runtime this is.
+ *
+ * Says where on standard error, unless `onListen` is given. PEP 3333, "The Server/Gateway Side".
+ *
+ * @throws {TypeError} When the application or an option is not what it should be.
+ * @throws {Error} When the runtime cannot listen, or is neither of the two.
+ *
+ * @param app The application.
+ * @param options Where to listen, and what surrounds the application.
+ * @returns The server, which listens already.
+ *
+ * @example
+ * ```ts ignore
+ * import { serve } from "./server.ts";
+ *
+ * serve((_environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode("Hello\n")];
+ * }, { port: 8080 });
+ * ```
+ */
+export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
+  const { unix, cert, key, signal, shutdownTimeout = 30_000 } = options;
+  atLeast(0, "shutdownTimeout", shutdownTimeout);
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new TypeError(`Cannot use option "${cert ? "cert" : "key"}" alone: TLS needs "cert" and "key"`);
+  }
+  const gateway = new Gateway(app, options);
+  const listen = DENO ? listenDeno : BUN ? listenBun : undefined;
+  if (!listen) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
+  const listener = listen(options, (request, info) => gateway.handle(request, info));
+
+  const { hostname, port } = listener;
+  const secure = cert !== undefined;
+  const name = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
+  gateway.unnamed = secure ? undefined : `localhost:${port}`;
+  Object.assign(gateway.variables, {
+    SERVER_NAME: name,
+    SERVER_PORT: unix === undefined ? String(port) : "80",
+    "wsgi.url_scheme": secure ? "https" : "http",
+    "wsgi.multiprocess": options.reusePort === true,
+  });
+
+  const stopped = Promise.withResolvers<void>();
+  const stop = async () => {
+    gateway.draining = true;
+    const deadline = Promise.withResolvers<void>();
+    const timer = setTimeout(deadline.resolve, shutdownTimeout);
+    const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
+    // Deno breaks off what still arrives, as soon as it is told to shut down.
+    const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
+    const done = Promise.all(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
+    await Promise.race([done, deadline.promise]);
+    clearTimeout(timer);
+    for (const item of gateway.pending) if (item instanceof Exchange) item.abandon();
+    await listener.stop(true);
+  };
+  const server: Server = {
+    url: unix !== undefined
+      ? `http+unix://${encodeURIComponent(unix)}/`
+      : `${secure ? "https" : "http"}://${LOCAL.has(hostname) ? "localhost" : name}:${port}/`,
+    hostname: unix ?? hostname,
+    port,
+    runtime: DENO ? "deno" : "bun",
+    finished: stopped.promise,
+    shutdown() {
+      if (!gateway.draining) stop().then(stopped.resolve, stopped.reject);
+      return stopped.promise;
+    },
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  };
+  const onListen = options.onListen ?? (({ url }) => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}`));
+  onListen(server);
+  if (signal?.aborted) server.shutdown();
+  else signal?.addEventListener("abort", () => server.shutdown(), { once: true });
+  return server;
+}
+
+// Addresses that a person calls localhost: of this machine, or of all its interfaces.
+const LOCAL = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
+
+/** What the two adapters have in common. */
+interface Listener {
+  hostname: string;
+  port: number;
+  /** Stops: lets what is under way finish, or not. */
+  stop(force?: boolean): Promise<void>;
+}
+
+function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
+  const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort } = options;
+  const server = DENO!.serve({
+    ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
+    ...(cert === undefined ? {} : { cert, key }),
+    onListen() {},
+    onError: refusal,
+    ...options.deno,
+  }, handler);
+  return {
+    hostname: server.addr.hostname ?? "",
+    port: server.addr.port ?? 0,
+    // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. It has ended by itself
+    // as soon as all responses have, which an aborted one has.
+    stop: async (force = false) => force ? undefined : await server.shutdown(),
+  };
+}
+
+function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
+  const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort } = options;
+  const server = BUN!.serve({
+    ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
+    ...(cert === undefined ? {} : { tls: { cert, key } }),
+    idleTimeout: 0, // or Bun closes a stream that is quiet for ten seconds
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
+    development: false, // or Bun answers errors with their source
+    error: refusal,
+    ...options.bun,
+    fetch: handler,
+  });
+  return {
+    hostname: server.address?.address ?? "",
+    port: server.port ?? 0,
+    stop: async (force = false) => await server.stop(force),
+  };
+}
