@@ -141,7 +141,7 @@ export type ApplicationLike = Application | ApplicationObject | ApplicationClass
  * The body of a response: an iterable of chunks, each sent before the next is asked for.
  *
  * An array exists as a whole and is sent as a whole, with its length. Anything else is a stream: an empty chunk says
- * that there is nothing to send yet. When the response has ended, in whatever way, the server calls `close`, once;
+ * that there is nothing to send yet. A chunk is the server's once it is given, and must not be changed any more. When the response has ended, in whatever way, the server calls `close`, once;
  * when it ended early, the iterator's `return` before that. PEP 3333, "Buffering and Streaming".
  *
  * @example

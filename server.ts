@@ -124,7 +124,8 @@ class Gateway {
   /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
   readonly pending = new Set<Exchange | Promise<unknown>>();
   readonly #concurrency: number;
-  readonly #waiting: (() => void)[] = [];
+  readonly #waiting: { exchange: Exchange; environ: Environ; resolve(answer: Response | Promise<Response>): void }[] =
+    [];
   #inside = 0;
   #onIdle: (() => void) | undefined;
 
@@ -175,13 +176,13 @@ class Gateway {
       this.#inside++;
       return exchange.run(environ);
     }
-    return new Promise((resolve) => this.#waiting.push(() => resolve(exchange.run(environ))));
+    return new Promise((resolve) => this.#waiting.push({ exchange, environ, resolve }));
   }
 
   /** Gives the place of a request that is done to one that waits. */
   done(exchange: Exchange): void {
     const next = this.#waiting.shift();
-    if (next) queueMicrotask(next);
+    if (next) queueMicrotask(() => next.resolve(next.exchange.run(next.environ)));
     else this.#inside--;
     this.#settle(exchange);
   }
@@ -195,6 +196,12 @@ class Gateway {
   #settle(item: Exchange | Promise<unknown>): void {
     this.pending.delete(item);
     if (this.pending.size === 0) this.#onIdle?.();
+  }
+
+  /** Waits no longer: neither for what is under way nor for what has not begun. */
+  abandon(): void {
+    for (const { exchange, resolve } of this.#waiting.splice(0)) resolve(exchange.refuse(fault(503, new Error())));
+    for (const item of this.pending) if (item instanceof Exchange) item.abandon();
   }
 
   idle(): Promise<void> {
@@ -214,6 +221,7 @@ const REASONS: Record<number, string> = {
   413: "Content Too Large",
   500: "Internal Server Error",
   501: "Not Implemented",
+  503: "Service Unavailable",
 };
 const FAULTS = new WeakMap<object, number>();
 
@@ -371,6 +379,8 @@ class Input implements InputStream {
   #received = 0;
   #length = Infinity;
   #ended = false;
+  #abandoned = false;
+  #onArrived: (() => void) | undefined;
   #turn: Promise<unknown> | undefined;
 
   constructor(request: Request, limit: number) {
@@ -407,16 +417,24 @@ class Input implements InputStream {
     return input.#inTurn(async () => await input.#fill() ? input.#cut(Infinity) : NOTHING);
   }
 
-  /** Fulfilled when a body that is being read has arrived. */
-  static async arrived(input: Input): Promise<void> {
-    await input.#reader?.closed.catch(() => {});
+  /** Fulfilled when nothing more is to arrive, or nobody to read it. */
+  static arrived(input: Input): Promise<void> {
+    const { method } = input.#request;
+    if (input.#ended || input.#abandoned || method === "GET" || method === "HEAD") return Promise.resolve();
+    return new Promise((resolve) => input.#onArrived = resolve);
   }
 
   /** Gives up what was not read: Deno closes the connection on an unread body, maybe before the response is read. */
-  static discard(input: Input): void {
+  static abandon(input: Input): void {
     if (input.#ended || input.#request.method === "GET" || input.#request.method === "HEAD") return;
+    input.#abandoned = true;
+    input.#onArrived?.();
+    input.#cancel();
+  }
+
+  #cancel(): void {
     try {
-      (input.#reader ?? input.#request.body)?.cancel().catch(() => {});
+      (this.#reader ?? this.#request.body)?.cancel().catch(() => {});
     } catch {
       // Deno has closed the request with the connection
     }
@@ -469,13 +487,13 @@ class Input implements InputStream {
       const step = await this.#reader?.read().catch((cause) => {
         throw clientLeft(cause);
       });
+      if (this.#abandoned) throw clientLeft();
       this.#chunk = step?.value?.subarray(0, this.#length - this.#received) ?? NOTHING;
       this.#received += this.#chunk.length;
-      this.#ended = step?.done ?? true;
-      if (this.#received < this.#length || this.#ended) continue;
-      // All is there, but Deno would close a connection whose body was not read to its end.
-      Input.discard(this);
-      this.#ended = true;
+      this.#ended = (step?.done ?? true) || this.#received >= this.#length;
+      if (!this.#ended) continue;
+      this.#onArrived?.();
+      if (!step?.done) this.#cancel(); // or Deno would close the connection, for a body that was not read to its end
     }
     if (this.#received > this.#limit) throw tooLarge(this.#limit);
     return this.#chunk.length > 0;
@@ -743,6 +761,8 @@ function nextTurn(): Promise<void> {
 
 // A Response with one of these must have no body (Fetch, section 2.2.3).
 const BODILESS = new Set([204, 205, 304]);
+// PEP 3333, "The write() Callable".
+const LATE_WRITE = "Cannot write: the application has already returned the body of the response";
 // What Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO && "The response was aborted";
 
@@ -813,7 +833,7 @@ class Exchange {
   /** Answers without the application. */
   refuse(error: unknown): Response {
     this.#report(error);
-    Input.discard(this.input);
+    Input.abandon(this.input);
     return refusal(error);
   }
 
@@ -839,7 +859,7 @@ class Exchange {
   };
 
   #write: Write = (chunk) => {
-    if (!this.#running) throw new Error("Cannot write: the application has already returned its body");
+    if (!this.#running) throw new Error(LATE_WRITE);
     if (lengthOf(chunk) > 0) this.#start.commit();
     if (this.#complete && chunk.length > 0 && this.#sent >= this.#length) throw this.#wrongLength();
     const taken = new Promise<void>((resolve) => {
@@ -996,6 +1016,7 @@ class Exchange {
   abandon(): void {
     this.leave(503);
     this.#stop();
+    Input.abandon(this.input);
   }
 
   /** The client has left. An answer that is still to be given has nobody to read it. */
@@ -1030,7 +1051,7 @@ class Exchange {
     this.#ended = true;
     this.#attempt(() => this.#body?.close?.());
     this.#attempt(() => this.errors.flush());
-    Input.discard(this.input);
+    Input.abandon(this.input);
     this.gateway.done(this);
   }
 
@@ -1131,9 +1152,16 @@ export function fromFetch(handler: FetchHandler): Application {
     const { REMOTE_ADDR: hostname, REMOTE_PORT: port } = environ;
     const remoteAddr = { transport: "tcp", hostname, port: port && Number(port) };
     const response = await handler(toRequest(environ), hostname && { remoteAddr });
-    const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
-    const headers = [...response.headers].filter(([name]) => !HOP_BY_HOP.test(name));
-    startResponse(`${response.status} ${reason}`, headers);
+    if (!(response instanceof Response)) throw new TypeError(`The handler returned ${show(response)}, not a Response`);
+    const named = response.headers.get("Connection")?.toLowerCase().split(/[ \t]*,[ \t]*/) ?? [];
+    const headers = [...response.headers].filter(([name]) => !HOP_BY_HOP.test(name) && !named.includes(name));
+    try {
+      const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
+      startResponse(`${response.status} ${reason}`, headers);
+    } catch (error) {
+      response.body?.cancel(error);
+      throw error;
+    }
     return response.body ?? [];
   };
 }
@@ -1188,7 +1216,7 @@ export function toRequest(environ: Environ): Request {
   // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.
   const path = PATH_INFO.replace(
     /[^\w/:@!$&'()*+,;=~.-]/g,
-    (byte) => `%${byte.charCodeAt(0).toString(16).padStart(2, "0")}`,
+    (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
   );
   const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
   const body = method === "GET" || method === "HEAD" ? null : streamOf(environ["wsgi.input"]);
@@ -1237,18 +1265,24 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
   const sent: Uint8Array[] = [];
   const send = (chunk: Uint8Array) => {
     if (lengthOf(chunk) > 0) start.commit();
-    sent.push(chunk);
+    sent.push(chunk.slice());
   };
   const errors: ErrorStream = {
     write: (text) => void (result.errors += text),
     writelines: (lines) => void (result.errors += [...lines].join("")),
     flush: () => {},
   };
-  const body = await application(app)({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
+  const call = application(app);
+  let hasReturned = false;
+  const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
     start.begin(status, headers, error);
-    Object.assign(result, { status, headers });
-    return (chunk) => Promise.resolve(send(chunk));
+    Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
+    return (chunk) => {
+      if (hasReturned) throw new Error(LATE_WRITE);
+      return Promise.resolve(send(chunk));
+    };
   });
+  hasReturned = true;
   try {
     const chunks = { [Symbol.asyncIterator]: () => open(body) } as AsyncIterable<Uint8Array>;
     for await (const chunk of chunks) send(chunk);
@@ -1311,10 +1345,10 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
     // Deno breaks off what still arrives, as soon as it is told to shut down.
     const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
-    const done = Promise.all(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
+    const done = Promise.allSettled(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
     await Promise.race([done, deadline.promise]);
     clearTimeout(timer);
-    for (const item of gateway.pending) if (item instanceof Exchange) item.abandon();
+    gateway.abandon();
     await listener.stop(true);
   };
   const server: Server = {

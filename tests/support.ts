@@ -127,7 +127,7 @@ export class Client {
   }
 
   /** Connects to a server's port, or its unix socket. */
-  static async connect(server: Server, options: { unix?: string } = {}): Promise<Client> {
+  static async connect(server: Pick<Server, "hostname" | "port">, options: { unix?: string } = {}): Promise<Client> {
     const { unix } = options;
     const socket = unix ? connect(unix) : connect(server.port, server.hostname);
     const connected = new Event("a connection");

@@ -1,0 +1,118 @@
+/**
+ * Every command and every program of the README, as written.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { type Application, serve } from "../mod.ts";
+import { RUNTIME, text, within } from "./support.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const README = readFileSync(join(ROOT, "README.md"), "utf8");
+const [PROGRAM = "", IMPORT = ""] = blocks("ts(?: ignore)?");
+const COMMANDS = blocks("sh").join("").trim().split("\n");
+
+/** The blocks of code in the README that are in one language. */
+function blocks(language: string): string[] {
+  return [...README.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, "gm"))].map(([_all, code]) => code!);
+}
+
+/** Serves the files of the repository, as any web server would. */
+const files: Application = (environ, startResponse) => {
+  startResponse("200 OK", [["Content-Type", "text/plain"]]);
+  return [readFileSync(join(ROOT, environ.PATH_INFO))];
+};
+
+/** Runs a command until it serves a page, and gives the page. */
+async function pageOf(command: string, url: string, folder: string): Promise<string> {
+  const child = spawn(command, {
+    cwd: command.endsWith(" program.ts") ? folder : ROOT,
+    shell: true,
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: {
+      ...process.env,
+      // Modules from a URL are kept by their URL, and those of another run are not these.
+      DENO_DIR: join(folder, "deno"),
+      // The runtime that runs the tests is the one that is installed.
+      PATH: `${dirname(process.execPath)}${delimiter}${process.env.PATH}`,
+      NO_COLOR: "1",
+    },
+  });
+  let output = "";
+  for (const stream of [child.stdout!, child.stderr!]) stream.on("data", (data: Uint8Array) => output += text(data));
+  const closed = new Promise((resolve) => child.once("close", resolve));
+  try {
+    return await within(page(url, child, () => output), `${url}: ${output}`);
+  } finally {
+    try {
+      process.kill(-child.pid!, "SIGKILL");
+    } catch {
+      // It has ended.
+    }
+    await closed;
+  }
+}
+
+/** Fetches a page from a server that is starting. */
+async function page(url: string, child: ChildProcess, output: () => string): Promise<string> {
+  for (;;) {
+    try {
+      return await (await fetch(url)).text();
+    } catch {
+      assert.equal(child.exitCode, null, output());
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+  }
+}
+
+/** What each command of the README serves, and what its page says. Others have a test of their own. */
+const SERVERS: Record<string, [url: string, page: RegExp]> = {
+  "npx -y deno@2.9.6 run --allow-net examples/environ.ts": ["http://localhost:8000/path", /^PATH_INFO: \/path$/m],
+  "npx -y bun@1.4.5 run examples/environ.ts": ["http://localhost:8000/path", /^PATH_INFO: \/path$/m],
+  "deno run --allow-net examples/environ.ts": ["http://localhost:8000/?a", /^QUERY_STRING: a$/m],
+  "bun run examples/environ.ts": ["http://localhost:8000/?a", /^QUERY_STRING: a$/m],
+  "deno run --allow-net http://localhost:8080/examples/environ.ts": [
+    "http://localhost:8000/",
+    /^wsgi\.version: \[1,0\]$/m,
+  ],
+  "deno run --allow-net --allow-import=localhost:8080 program.ts": ["http://localhost:8000/", /^Hello 127\.0\.0\.1$/m],
+  "deno serve --parallel examples/fetch.ts": ["http://localhost:8000/", /^Hello, world!$/m],
+  "bun run examples/fetch.ts": ["http://localhost:3000/", /^Hello, world!$/m],
+};
+
+/** The commands that run this suite. */
+const SUITE = new Set(["npx -y deno@2.9.6 task test", "deno task test"]);
+
+for (const command of COMMANDS) {
+  // A command of the other runtime is tested when that runs the tests.
+  if (SUITE.has(command) || /^(deno|bun) /.test(command) && !command.startsWith(RUNTIME)) continue;
+  test(`the README's command works: ${command}`, async () => {
+    const [url, expected] = SERVERS[command]!;
+    const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
+    writeFileSync(join(folder, "program.ts"), PROGRAM.replace(/^import .*$/m, IMPORT));
+    await using _files = serve(files, { port: 8080, onListen: () => {}, shutdownTimeout: 0 });
+    try {
+      assert.match(await pageOf(command, url, folder), expected);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+}
+
+test("the README's program is whole, and has at most eight lines", () => {
+  assert.ok(PROGRAM.trim().split("\n").length <= 8);
+  assert.match(PROGRAM, /^import .* from "\.\/mod\.ts";$/m);
+});
+
+test("every command of the README is tested", () => {
+  assert.deepEqual(COMMANDS.filter((command) => !(command in SERVERS) && !SUITE.has(command)), []);
+});

@@ -1,0 +1,84 @@
+/**
+ * How the runtimes put a response on the wire, where they do not agree: the README's table of differences names them.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { ApplicationLike } from "../mod.ts";
+import { bytes, Client, exchange, ok, parse, request, RUNTIME, start } from "./support.ts";
+
+const STREAM: ApplicationLike = function* (_environ, startResponse) {
+  ok(startResponse);
+  yield bytes("one");
+  yield bytes("two");
+};
+
+test("a repeated response header has a line each on Deno, and one joined line on Bun", async () => {
+  await using server = start((_environ, startResponse) => {
+    ok(startResponse, ["X-A", "1"], ["x-a", "2"]);
+    return [];
+  });
+  const { headers } = await exchange(server, request("/"));
+  const values = headers.filter(([name]) => name === "x-a").map(([_name, value]) => value);
+  assert.deepEqual(values, RUNTIME === "deno" ? ["1", "2"] : ["1, 2"]);
+});
+
+test("every Set-Cookie has a line of its own, in order", async () => {
+  await using server = start((_environ, startResponse) => {
+    ok(startResponse, ["Set-Cookie", "b=1"], ["Set-Cookie", "a=2"]);
+    return [];
+  });
+  const { headers } = await exchange(server, request("/"));
+  const values = headers.filter(([name]) => name === "set-cookie").map(([_name, value]) => value);
+  assert.deepEqual(values, ["b=1", "a=2"]);
+});
+
+test("a response to HEAD declares no length that is not known", async () => {
+  await using server = start(STREAM);
+  const { headers, body } = await exchange(server, request("/", { method: "HEAD" }), { head: true });
+  const framing = headers.filter(([name]) => name === "content-length" || name === "transfer-encoding");
+  assert.deepEqual(framing, RUNTIME === "deno" ? [] : [["transfer-encoding", "chunked"]]);
+  assert.equal(body, "");
+});
+
+test("a response to HEAD declares the length of an array that the application returns all the same", async () => {
+  await using server = start((_environ, startResponse) => {
+    ok(startResponse);
+    return [bytes("four")];
+  });
+  const reply = await exchange(server, request("/", { method: "HEAD" }), { head: true });
+  assert.equal(new Map(reply.headers).get("content-length"), "4");
+  assert.equal(reply.body, "");
+});
+
+test("a client of HTTP/1.0 gets the status line of its version on Deno only, and a stream without chunks", async () => {
+  await using server = start(STREAM);
+  const client = await Client.connect(server);
+  await client.send("GET / HTTP/1.0\r\n\r\n");
+  const received = await client.end();
+  assert.match(received, RUNTIME === "deno" ? /^HTTP\/1\.0 200 OK\r\n/ : /^HTTP\/1\.1 200 OK\r\n/);
+  assert.equal(parse(received).body, "onetwo");
+});
+
+test("a response without Content-Type has none", async () => {
+  for (const chunks of [[], [bytes("a")], [bytes("a"), bytes("b")]]) {
+    await using server = start((_environ, startResponse) => {
+      startResponse("200 OK", []);
+      return chunks;
+    });
+    const headers = new Map((await exchange(server, request("/"))).headers);
+    assert.equal(headers.has("content-type"), false);
+    assert.equal(headers.get("content-length"), String(chunks.length));
+  }
+});
+
+test("a body of GET is dropped, and its input is empty", async () => {
+  await using server = start(async (environ, startResponse) => {
+    ok(startResponse);
+    return [await environ["wsgi.input"].read(), bytes(`length ${environ.CONTENT_LENGTH}`)];
+  });
+  const reply = await exchange(server, request("/", { headers: ["Content-Length: 4"], body: "four" }));
+  assert.equal(reply.body, "length 4");
+});
