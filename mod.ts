@@ -72,6 +72,8 @@ export type Application = (environ: Environ, startResponse: StartResponse) => Re
 /**
  * An application as an object: its method `handle` stands for Python's `__call__`.
  *
+ * PEP 3333, "The Application/Framework Side".
+ *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
@@ -104,6 +106,8 @@ export interface ApplicationObject {
 /**
  * An application as a class: constructed once for each request, its instance is the body.
  *
+ * PEP 3333, "The Application/Framework Side".
+ *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
@@ -127,6 +131,8 @@ export type ApplicationClass = new (environ: Environ, startResponse: StartRespon
 /**
  * Whatever PEP 3333 calls an application object: a function, a method, a class, or an instance that can be called.
  *
+ * "The Application/Framework Side" of the PEP; a method is passed on as a function.
+ *
  * @example
  * ```ts
  * import { type ApplicationLike, toFetch } from "./mod.ts";
@@ -141,8 +147,10 @@ export type ApplicationLike = Application | ApplicationObject | ApplicationClass
  * The body of a response: an iterable of chunks, each sent before the next is asked for.
  *
  * An array exists as a whole and is sent as a whole, with its length. Anything else is a stream: an empty chunk says
- * that there is nothing to send yet. A chunk is the server's once it is given, and must not be changed any more. When the response has ended, in whatever way, the server calls `close`, once;
- * when it ended early, the iterator's `return` before that. PEP 3333, "Buffering and Streaming".
+ * that there is nothing to send yet. A chunk is the server's once it is given, and must not be changed any more.
+ *
+ * When the response has ended, in whatever way, the server calls `close`, once; when it ended early, the iterator's
+ * `return` before that. PEP 3333, "Buffering and Streaming".
  *
  * @example
  * ```ts
@@ -166,13 +174,13 @@ export type ResponseBody = (Iterable<Uint8Array> | AsyncIterable<Uint8Array>) & 
  * that gives the error which made it necessary replaces them; afterwards that error is thrown back at the caller.
  * PEP 3333, "The start_response() Callable".
  *
+ * @throws {TypeError} When status or headers break a rule, which the message names.
+ * @throws {Error} When it was called before and no error is given.
+ *
  * @param status Three digits from 200 to 599, a space and a reason phrase: `"200 OK"`.
  * @param headers The response's headers. Hop-by-hop headers are the server's affair and not allowed.
  * @param error What the application caught, Python's `exc_info`; `undefined` counts as not given.
  * @returns A function that sends a chunk of the body, for applications that cannot return an iterable.
- *
- * @throws {TypeError} When status or headers break a rule, which the message names.
- * @throws {Error} When it was called before and no error is given.
  *
  * @example
  * ```ts
@@ -198,6 +206,7 @@ export type StartResponse = (status: string, headers: HeaderList, error?: unknow
  * Response headers: pairs of name and value, in order, names as often as needed.
  *
  * Values are native strings: every character stands for one byte, U+0000 to U+00FF, and none is a control character.
+ * PEP 3333, "The start_response() Callable" and "Unicode Issues".
  *
  * @example
  * ```ts
@@ -214,11 +223,11 @@ export type HeaderList = [name: string, value: string][];
  * The promise is fulfilled when the chunk has left, which makes a fast application wait for a slow client; it may be
  * ignored. New applications return an iterable instead. PEP 3333, "The write() Callable".
  *
- * @param chunk The bytes to send.
- * @returns A promise that is fulfilled when the chunk has left, and rejected when the client has.
- *
  * @throws {TypeError} When the chunk is not a `Uint8Array`.
  * @throws {Error} When the application has already returned its body.
+ *
+ * @param chunk The bytes to send.
+ * @returns A promise that is fulfilled when the chunk has left, and rejected when the client has.
  *
  * @example
  * ```ts
@@ -361,31 +370,31 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
   /**
    * Reads bytes: exactly `size` of them, or fewer where the body ends.
    *
-   * @param size How many bytes; without it, or below zero, all that are left.
-   * @returns The bytes; an empty array at the end.
-   *
    * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
    * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
+   *
+   * @param size How many bytes; without it, or below zero, all that are left.
+   * @returns The bytes; an empty array at the end.
    */
   read(size?: number): Promise<Uint8Array>;
   /**
    * Reads one line, its `\n` included.
    *
-   * @param size How many bytes at the most; without it, or below zero, the whole line.
-   * @returns The line; an empty array at the end.
-   *
    * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
    * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
+   *
+   * @param size How many bytes at the most; without it, or below zero, the whole line.
+   * @returns The line; an empty array at the end.
    */
   readline(size?: number): Promise<Uint8Array>;
   /**
    * Reads lines.
    *
-   * @param hint The number of bytes after which no further line is begun; without it, or at zero or below, all lines.
-   * @returns The lines, each with its `\n`.
-   *
    * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
    * @throws {RangeError} When the body is larger than the server accepts, or the hint is not an integer.
+   *
+   * @param hint The number of bytes after which no further line is begun; without it, or at zero or below, all lines.
+   * @returns The lines, each with its `\n`.
    */
   readlines(hint?: number): Promise<Uint8Array[]>;
 }
@@ -470,11 +479,11 @@ export interface FetchContext {
  *
  * The body closes the file when the response has ended. PEP 3333, "Optional Platform-Specific File Handling".
  *
+ * @throws {TypeError} When the file is none that can be read.
+ *
  * @param file What to read, from where it stands to its end.
  * @param blockSize How many bytes to read at a time. @default {65536}
  * @returns The body.
- *
- * @throws {TypeError} When the file is none that can be read.
  *
  * @example
  * ```ts
@@ -495,6 +504,8 @@ export type FileWrapper = (file: FileLike, blockSize?: number) => ResponseBody;
 /**
  * What {@linkcode FileWrapper} takes: a `Blob`, `Bun.file(...)` among them, a `ReadableStream`, a `Deno.FsFile`, or
  * anything with a method `read(size)` that gives bytes, and none at the end.
+ *
+ * PEP 3333, "Optional Platform-Specific File Handling".
  *
  * @example
  * ```ts
@@ -550,7 +561,10 @@ export type FetchHandler = (request: Request, info?: unknown) => Response | Prom
 export interface ToEnvironOptions {
   /** What the runtime says beside the request: the second argument of a Fetch handler. */
   info?: unknown;
-  /** The deployer's own pairs. They add to what the request says, and never replace it. */
+  /**
+   * The deployer's own pairs: they add to what the request says, and never replace it. PEP 3333, "Application
+   * Configuration".
+   */
   environ?: Record<string, unknown> | undefined;
   /**
    * The prefix of the path under which the application is reached: it moves from PATH_INFO to SCRIPT_NAME.

@@ -107,8 +107,6 @@ class Gateway {
   readonly app: Application;
   readonly maxBodySize: number;
   readonly errors: ErrorStream | undefined;
-  /** SCRIPT_NAME. */
-  readonly prefix: string;
   /** The variables that are the same for every request, and places for the others, so that all have one shape. */
   readonly variables: Partial<Environ>;
   /** The authority that Deno puts in the URL of a request that names none. */
@@ -118,8 +116,7 @@ class Gateway {
   /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
   readonly pending = new Set<Exchange | Promise<unknown>>();
   readonly #concurrency: number;
-  readonly #waiting: { exchange: Exchange; environ: Environ; resolve(answer: Response | Promise<Response>): void }[] =
-    [];
+  readonly #waiting: ((isServed: boolean) => void)[] = [];
   #inside = 0;
   #onIdle: (() => void) | undefined;
 
@@ -132,14 +129,16 @@ class Gateway {
     for (const [name, value] of Object.entries(environ)) {
       if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
     }
-    this.prefix = typeof scriptName === "string" && scriptName.isWellFormed() ? decode(encode(scriptName)) : "?";
-    if (!/^(?:\/[^?#]*[^?#/])?$/.test(this.prefix)) {
+    const prefix = typeof scriptName === "string" && scriptName.isWellFormed() ? decode(encode(scriptName)) : "?";
+    if (!/^(?:\/[^?#]*[^?#/])?$/.test(prefix)) {
       throw new TypeError(`Cannot use option "scriptName": found ${show(scriptName)}, expected a path such as "/app"`);
     }
     this.variables = {
+      "wsgi.multithread": false,
+      "wsgi.multiprocess": false,
       ...environ,
       REQUEST_METHOD: "",
-      SCRIPT_NAME: this.prefix,
+      SCRIPT_NAME: prefix,
       PATH_INFO: "",
       QUERY_STRING: "",
       REQUEST_URI: "",
@@ -149,8 +148,6 @@ class Gateway {
       SERVER_SOFTWARE: SOFTWARE,
       "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
       "wsgi.url_scheme": "",
-      "wsgi.multithread": false,
-      "wsgi.multiprocess": false,
       "wsgi.run_once": false,
       "wsgi.input_terminated": true,
       "wsgi.file_wrapper": (file, blockSize = 65_536) => new FileBody(file, blockSize),
@@ -161,6 +158,7 @@ class Gateway {
     const exchange = new Exchange(this, request);
     let environ: Environ;
     try {
+      if (this.draining) throw stopping();
       environ = readRequest(request, info, exchange);
       if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw tooLarge(this.maxBodySize);
     } catch (error) {
@@ -170,13 +168,16 @@ class Gateway {
       this.#inside++;
       return exchange.run(environ);
     }
-    return new Promise((resolve) => this.#waiting.push({ exchange, environ, resolve }));
+    this.pending.add(exchange);
+    return new Promise((resolve) => {
+      this.#waiting.push((isServed) => resolve(isServed ? exchange.run(environ) : exchange.refuse(stopping())));
+    });
   }
 
   /** Gives the place of a request that is done to one that waits. */
   done(exchange: Exchange): void {
     const next = this.#waiting.shift();
-    if (next) queueMicrotask(() => next.resolve(next.exchange.run(next.environ)));
+    if (next) queueMicrotask(() => next(true));
     else this.#inside--;
     this.#settle(exchange);
   }
@@ -194,7 +195,7 @@ class Gateway {
 
   /** Waits no longer: neither for what is under way nor for what has not begun. */
   abandon(): void {
-    for (const { exchange, resolve } of this.#waiting.splice(0)) resolve(exchange.refuse(fault(503, new Error())));
+    for (const next of this.#waiting.splice(0)) next(false);
     for (const item of this.pending) if (item instanceof Exchange) item.abandon();
   }
 
@@ -224,6 +225,10 @@ function fault<Fault extends Error>(status: number, error: Fault): Fault {
   return error;
 }
 
+function stopping(): Error {
+  return fault(503, new Error("Cannot serve the request: the server is stopping"));
+}
+
 function tooLarge(limit: number): RangeError {
   return fault(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
 }
@@ -238,7 +243,7 @@ function clientLeft(cause?: unknown): DOMException {
  *
  * Its `fetch.context` stands alone: nothing waits for its work.
  *
- * @throws {TypeError} When an option is not what it should be, the Host of the request is none, or its method is CONNECT.
+ * @throws {TypeError} When an option is not what it should be, the Host of the request is none, or the method CONNECT.
  * @throws {RangeError} When the path of the request is outside `scriptName`.
  *
  * @param request The request.
@@ -260,17 +265,30 @@ export function toEnviron(request: Request, options: ToEnvironOptions = {}): Env
   return readRequest(request, options.info, new Exchange(gateway, request));
 }
 
-// Clients choose hosts and names, so the memory of them has a bound.
-const MEMORY = 256;
-const HOSTS = new Set([""]);
+const HOSTS = new Map<string, boolean>();
 const VARIABLES = new Map<string, string>();
+const NAMES = new Map<string, string>();
+
+/** Finds a value once for each key. Clients choose the keys, so the memory has a bound. */
+function remember<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
+  let value = memory.get(key);
+  if (value === undefined) {
+    value = find(key);
+    if (memory.size < 256) memory.set(key, value);
+  }
+  return value;
+}
 
 /** Whether a Host is a name or an address, and a port: nothing to be taken for a path (RFC 9110, section 7.2). */
 function isHost(host: string): boolean {
-  if (HOSTS.has(host)) return true;
-  const isOne = /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
-  if (isOne && HOSTS.size < MEMORY) HOSTS.add(host);
-  return isOne;
+  return host === "" || /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
+}
+
+/** The client's end of a connection: Deno says `hostname`, Bun says `address`. */
+interface Peer {
+  hostname?: string;
+  address?: string;
+  port?: number;
 }
 
 /**
@@ -280,28 +298,26 @@ function isHost(host: string): boolean {
  * request without a Host has the bare target, which `new URL` would refuse.
  */
 function readRequest(request: Request, info: unknown, { gateway, input, errors, context }: Exchange): Environ {
-  const { variables, prefix, unnamed } = gateway;
+  const { variables, unnamed } = gateway;
   const { url, method } = request;
   if (method === "CONNECT") throw fault(501, new TypeError("Cannot connect: this server is no proxy"));
   const start = url.startsWith("/") ? 0 : url.indexOf("://") + 3;
   const slash = url.indexOf("/", start);
   const mark = url.indexOf("?", start);
   const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
-  const authority = url.startsWith("http+") ? "" : url.slice(start, end === -1 ? undefined : end); // Deno's unix sockets
+  // On a unix socket Deno writes "http+unix://" and the path of the socket, or the Host.
+  const authority = url.startsWith("http+") ? "" : url.slice(start, end === -1 ? undefined : end);
   let target = end === -1 ? "/" : encode(url.slice(end));
   if (!target.startsWith("/")) target = `/${target}`;
   const question = target.indexOf("?");
 
-  const environ: Environ = {
-    ...variables,
-    "wsgi.input": input,
-    "wsgi.errors": errors,
-    "fetch.context": context,
-  } as Environ;
+  const streams = { "wsgi.input": input, "wsgi.errors": errors, "fetch.context": context };
+  const environ = { ...variables, ...streams } as Environ;
   environ.REQUEST_METHOD = method;
   environ.REQUEST_URI = target;
   environ.PATH_INFO = decode(question === -1 ? target : target.slice(0, question));
   if (question !== -1) environ.QUERY_STRING = target.slice(question + 1);
+  const prefix = environ.SCRIPT_NAME;
   if (prefix !== "") {
     if (environ.PATH_INFO !== prefix && !environ.PATH_INFO.startsWith(`${prefix}/`)) {
       throw fault(404, new RangeError(`Cannot serve ${show(target)}: the path is outside ${show(prefix)}`));
@@ -310,7 +326,7 @@ function readRequest(request: Request, info: unknown, { gateway, input, errors, 
   }
 
   request.headers.forEach((value, name) => {
-    const key = variableOf(name);
+    const key = remember(VARIABLES, name, variableOf);
     // Unlike any other, this header is given once for each line.
     if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
     else if (key !== "") environ[key] = value;
@@ -323,24 +339,18 @@ function readRequest(request: Request, info: unknown, { gateway, input, errors, 
   if (environ.HTTP_HOST === variables.HTTP_HOST && authority !== "" && authority !== unnamed) {
     environ.HTTP_HOST = authority;
   }
-  if (environ.HTTP_HOST !== undefined && !isHost(environ.HTTP_HOST)) {
-    throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is none`));
+  if (environ.HTTP_HOST !== undefined && !remember(HOSTS, environ.HTTP_HOST, isHost)) {
+    throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is not a host`));
   }
   if (environ.SERVER_NAME === "") {
     const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(authority)!;
     environ.SERVER_NAME = name || "localhost";
     environ.SERVER_PORT = port ?? (environ.HTTPS ? "443" : "80");
   }
-  const { remoteAddr, requestIP } = (info ?? {}) as {
-    remoteAddr?: { hostname?: string; port?: number }; // Deno
-    requestIP?(request: Request): { address: string; port: number } | null; // Bun
-  };
-  const peer = remoteAddr ?? requestIP?.call(info, request);
-  const address = peer && "address" in peer ? peer.address : peer?.hostname;
-  if (address !== undefined) {
-    environ.REMOTE_ADDR = address;
-    if (peer!.port !== undefined) environ.REMOTE_PORT = String(peer!.port);
-  }
+  const { remoteAddr, requestIP } = (info ?? {}) as { remoteAddr?: Peer; requestIP?(request: Request): Peer | null };
+  const { hostname, address = hostname, port }: Peer = remoteAddr ?? requestIP?.call(info, request) ?? {};
+  if (address !== undefined) environ.REMOTE_ADDR = address;
+  if (address !== undefined && port !== undefined) environ.REMOTE_PORT = String(port);
   return environ;
 }
 
@@ -357,14 +367,10 @@ function decode(path: string): string {
 
 /** The variable of a header, or "" for a header that an application must not see. */
 function variableOf(name: string): string {
-  const known = VARIABLES.get(name);
-  if (known !== undefined) return known;
-  let variable = name.toUpperCase().replaceAll("-", "_");
-  if (variable !== "CONTENT_TYPE" && variable !== "CONTENT_LENGTH") variable = `HTTP_${variable}`;
   // "x_a" would pose as "x-a"; "proxy" would become HTTP_PROXY, which CGI programs obey (https://httpoxy.org).
-  if (name.includes("_") || name === "proxy") variable = "";
-  if (VARIABLES.size < MEMORY) VARIABLES.set(name, variable);
-  return variable;
+  if (name.includes("_") || name === "proxy") return "";
+  const variable = name.toUpperCase().replaceAll("-", "_");
+  return variable === "CONTENT_TYPE" || variable === "CONTENT_LENGTH" ? variable : `HTTP_${variable}`;
 }
 
 /** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
@@ -578,7 +584,7 @@ function show(value: unknown): string {
   if (typeof value === "function") return `function ${value.name || "without a name"}`;
   if (typeof value !== "object" || value === null) return String(value);
   const name = Object.getPrototypeOf(value)?.constructor?.name;
-  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIOU]/.test(name) ? "an" : "a"} ${name}`;
+  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
 }
 
 /** What `wsgi.file_wrapper` makes of a file. What streams itself also closes itself, at its end or when cancelled. */
@@ -594,12 +600,12 @@ class FileBody implements AsyncIterable<Uint8Array> {
     const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
     if (stream instanceof ReadableStream) {
       this.#chunks = open(stream);
-      this.close = () => void this.#chunks.return!();
+      this.close = async () => void await this.#chunks.return!();
     } else if (typeof read === "function") {
       this.#chunks = {
         async next() {
           const value: Uint8Array = await read.call(file, blockSize);
-          return value.length > 0 ? { done: false, value } : { done: true, value: undefined };
+          return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
         },
       };
       this.close = () => close?.call(file);
@@ -630,16 +636,12 @@ const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 // RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
 const HOP_BY_HOP =
   /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
-const NAMES = new Map<string, string>();
 
 /** Checks a header name and gives it back in lower case. */
 function checkName(name: string): string {
-  const known = NAMES.get(name);
-  if (known !== undefined) return known;
   const lower = name.toLowerCase();
   if (!NAME.test(name)) throw wrong(`header name ${show(name)} is not a token, expected one such as "Content-Type"`);
   if (HOP_BY_HOP.test(lower)) throw wrong(`header ${show(name)} is hop-by-hop, which is for the server to send`);
-  if (NAMES.size < MEMORY) NAMES.set(name, lower);
   return lower;
 }
 
@@ -649,20 +651,26 @@ function checkHead(status: string, headers: HeaderList): Head {
     const fault = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
     throw wrong(`status ${show(status)} ${fault}, expected "200 OK"`);
   }
+  // Deno sends it without a length, and then waits for a next request, while the client waits for the end of this one.
+  if (DENO && status.startsWith("205")) {
+    throw wrong(`status ${show(status)} is one that Deno cannot send, expected 204`);
+  }
   if (!Array.isArray(headers)) throw wrong(`headers are ${show(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
   const pairs: HeaderList = [];
   const names: string[] = [];
   let length: number | undefined;
+  let typed = false;
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
     if (typeof name !== "string" || typeof value !== "string") {
       const found = Array.isArray(pair) ? `[${pair.map(show).join(", ")}]` : show(pair);
       throw wrong(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
     }
-    const lower = checkName(name);
+    const lower = remember(NAMES, name, checkName);
     const field = () => `header ${show(name)} has the value ${show(value)}`;
     if (!VALUE.test(value)) throw wrong(`${field()}, expected Latin-1 without control characters`);
+    typed ||= lower === "content-type" && value.trim() !== "";
     if (lower !== "content-length") {
       record[name] = value;
       pairs.push([name, value]);
@@ -673,7 +681,6 @@ function checkHead(status: string, headers: HeaderList): Head {
     }
   }
   const isRecord = new Set(names).size === names.length && !names.includes("__proto__");
-  const typed = names.includes("content-type");
   return { status: Number(status.slice(0, 3)), headers: isRecord ? record : pairs, length, typed };
 }
 
@@ -763,10 +770,9 @@ const LATE_WRITE = "Cannot write: the application has already returned the body 
 // What Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO && "The response was aborted";
 
-/** What an application writes, and then the body that it returns, as one body. PEP 3333, "The write() Callable". */
-class Written implements AsyncIterableIterator<Uint8Array> {
+/** What an application writes, and then the chunks of the body that it returns. PEP 3333, "The write() Callable". */
+class Written implements AsyncIterator<Uint8Array> {
   readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
-  #body: ResponseBody | undefined;
   #rest: Chunks | undefined;
   #failure: { error: unknown } | undefined;
   #wake: (() => void) | undefined;
@@ -777,12 +783,9 @@ class Written implements AsyncIterableIterator<Uint8Array> {
     return taken;
   }
 
-  /** Goes on with a body. */
-  follow(body: ResponseBody): this {
-    this.#body = body;
-    this.#rest = open(body);
+  follow(rest: Chunks): void {
+    this.#rest = rest;
     this.#wake?.();
-    return this;
   }
 
   /** Ends with an error, when all that was written before has been taken. */
@@ -805,14 +808,6 @@ class Written implements AsyncIterableIterator<Uint8Array> {
   async return(): Promise<Step> {
     for (const { taken } of this.#queue.splice(0)) taken();
     return await this.#rest?.return?.() ?? { done: true, value: undefined };
-  }
-
-  close(): void | Promise<void> {
-    return this.#body?.close?.();
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
   }
 }
 
@@ -847,7 +842,6 @@ class Exchange {
   readonly errors: ErrorStream;
   readonly context: FetchContext;
   readonly #request: Request;
-  readonly #line: string;
   readonly #isHead: boolean;
   readonly #start = new Start();
   /** The application has neither returned nor thrown. */
@@ -870,7 +864,6 @@ class Exchange {
   constructor(gateway: Gateway, request: Request) {
     this.gateway = gateway;
     this.#request = request;
-    this.#line = `${request.method} ${request.url}`;
     this.#isHead = request.method === "HEAD";
     this.input = new Input(request, gateway.maxBodySize);
     this.errors = gateway.errors ?? new StandardError();
@@ -881,6 +874,7 @@ class Exchange {
   refuse(error: unknown): Response {
     this.#report(error);
     Input.abandon(this.input);
+    this.gateway.pending.delete(this);
     return refusal(error);
   }
 
@@ -889,8 +883,9 @@ class Exchange {
     const { app } = this.gateway;
     try {
       const result = app(environ, this.#startResponse);
-      if (isPromise(result)) result.then((body) => this.#returned(body), (error) => this.#threw(error));
-      else this.#returned(result);
+      if (isPromise(result)) {
+        Promise.resolve(result).then((body) => this.#returned(body), (error) => this.#threw(error));
+      } else this.#returned(result);
     } catch (error) {
       this.#threw(error);
     }
@@ -927,17 +922,14 @@ class Exchange {
 
   #returned(body: ResponseBody): void {
     this.#running = false;
+    this.#body = body;
     try {
-      this.#body = this.#written?.follow(body) ?? body;
-      if (this.#complete) {
-        this.#chunks = open(this.#body);
-        this.#stop();
-      } else if (!this.#written && Array.isArray(body)) {
-        this.#commit(join(body), true);
-      } else if (!this.#written) {
-        this.#chunks = open(body);
-        this.#begin();
-      }
+      if (Array.isArray(body) && !this.#complete && !this.#written) return this.#commit(join(body), true);
+      const chunks = open(body);
+      this.#written?.follow(chunks);
+      this.#chunks = this.#written ?? chunks;
+      if (this.#complete) this.#stop();
+      else if (!this.#written) this.#begin();
     } catch (error) {
       this.#fail(error);
     }
@@ -1044,8 +1036,8 @@ class Exchange {
   }
 
   #wrongLength(): Error {
-    const size = this.#complete ? "more" : `only ${this.#sent}`;
-    return new Error(`Cannot send the body as declared: it has ${size} bytes, Content-Length is ${this.#length}`);
+    const found = this.#complete ? "more" : this.#sent;
+    return new Error(`Cannot send the body: Content-Length declares ${this.#length} bytes, the body has ${found}`);
   }
 
   /** The server waits no longer. */
@@ -1104,7 +1096,7 @@ class Exchange {
   #report(error: unknown): void {
     if (FAULTS.has(error as object) || error === this.#reported || (this.#gone && isAbort(error))) return;
     this.#reported = error;
-    report(this.errors, `Application failed on ${this.#line}`, error);
+    report(this.errors, `Application failed on ${this.#request.method} ${encode(this.#request.url)}`, error);
   }
 
   /** The signal of `fetch.context`. Until there is an answer, the request's own tells it; afterwards the stream. */
@@ -1139,10 +1131,10 @@ function init({ status, headers }: Head, length?: number): ResponseInit {
 
 /** A response that exists whole: the runtime adds its length. */
 function whole(head: Head, bytes: Uint8Array): Response {
-  if (bytes.length === 0) return new Response(null, init(head));
+  if (bytes.length === 0) return new Response(null, init(head, head.length));
   // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
   const body = BUN && !head.typed ? ReadableStream.from([bytes]) : bytes as Uint8Array<ArrayBuffer>;
-  return new Response(body, init(head));
+  return new Response(body, init(head, head.length));
 }
 
 /** A response without a body: to HEAD, or with a status that has none. */
@@ -1163,8 +1155,8 @@ function refusal(error: unknown): Response {
 /**
  * Makes an application of a Fetch handler: mounts Hono and the like, streaming both ways.
  *
- * The handler gets the request of {@linkcode toRequest}, and the client's address where handlers of Deno and of Bun look
- * for it. Its response loses the hop-by-hop headers that one from elsewhere may have (RFC 9110, section 7.6.1).
+ * The handler gets the request of {@linkcode toRequest}, and the client's address where one of Deno or Bun looks for
+ * it. Its response loses the hop-by-hop headers that one from elsewhere may have (RFC 9110, section 7.6.1).
  *
  * @param handler The Fetch handler.
  * @returns The application.
@@ -1261,9 +1253,10 @@ export function toRequest(environ: Environ): Request {
     (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
   );
   const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
-  const body = method === "GET" || method === "HEAD" ? null : streamOf(environ["wsgi.input"]);
+  const body = /^(?:GET|HEAD)$/i.test(method) ? null : streamOf(environ["wsgi.input"]);
   const init = { method, headers, body, duplex: "half" };
-  return new EnvironRequest(QUERY_STRING === "" ? url : `${url}?${QUERY_STRING}`, init, environ["fetch.context"]);
+  const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
+  return new EnvironRequest(`${url}${query}`, init, environ["fetch.context"]);
 }
 
 function streamOf(input: InputStream): ReadableStream<Uint8Array> {
@@ -1371,14 +1364,14 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     SERVER_NAME: name,
     SERVER_PORT: unix === undefined ? String(port) : "80",
     "wsgi.url_scheme": secure ? "https" : "http",
-    "wsgi.multiprocess": options.reusePort === true,
   });
+  if (options.reusePort) gateway.variables["wsgi.multiprocess"] = true;
 
   const stopped = Promise.withResolvers<void>();
   const stop = async () => {
     gateway.draining = true;
     const deadline = Promise.withResolvers<void>();
-    const timer = setTimeout(deadline.resolve, shutdownTimeout);
+    const timer = setTimeout(deadline.resolve, Math.min(shutdownTimeout, 2 ** 31 - 1)); // the longest there is
     const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
     // Deno breaks off what still arrives, as soon as it is told to shut down.
     const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
@@ -1386,6 +1379,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     await Promise.race([done, deadline.promise]);
     clearTimeout(timer);
     gateway.abandon();
+    await nextTurn(); // for what is left to leave
     await listener.stop(true);
   };
   const server: Server = {

@@ -1665,3 +1665,75 @@ test("a bad option is refused at once, with its value", () => {
     });
   }
 });
+
+test("a file wrapper over a stream that fails is answered with 500 and reported once", async () => {
+  const errors = new ErrorLog();
+  const handler = toFetch((environ, startResponse) => {
+    ok(startResponse);
+    const stream = new ReadableStream<Uint8Array>({
+      pull: (controller) => controller.error(new Error("No such disk")),
+    });
+    return environ["wsgi.file_wrapper"](stream);
+  }, { errors });
+  assert.equal((await handler(new Request(HERE))).status, 500);
+  await new Promise((resolve) => setTimeout(resolve)); // the turn in which an unhandled rejection would end the process
+  assert.equal(errors.text.match(/No such disk/g)?.length, 1);
+});
+
+test("a file whose read() gives no bytes is answered with 500, and reported", async () => {
+  const errors = new ErrorLog();
+  const handler = toFetch((environ, startResponse) => {
+    ok(startResponse);
+    return environ["wsgi.file_wrapper"]({ read: () => ({ bytesRead: 5 }) as unknown as Uint8Array });
+  }, { errors });
+  assert.equal((await handler(new Request(HERE))).status, 500);
+  assert.match(errors.text, /found an object, expected a Uint8Array/);
+});
+
+test("close() runs once when an application has written and its body cannot be opened", async () => {
+  let closed = 0;
+  const errors = new ErrorLog();
+  const handler = toFetch((_environ, startResponse) => {
+    const write = startResponse("200 OK", PLAIN);
+    write(bytes("written"));
+    return {
+      [Symbol.iterator](): Iterator<Uint8Array> {
+        throw new Error("Nothing to open");
+      },
+      close: () => void closed++,
+    };
+  }, { errors });
+  assert.equal((await handler(new Request(HERE))).status, 500);
+  assert.equal(closed, 1);
+  assert.match(errors.text, /Nothing to open/);
+});
+
+test("a thenable that is fulfilled twice starts one response", async () => {
+  const then = (resolve: (body: Uint8Array[]) => void) => {
+    resolve([bytes("one")]);
+    resolve([bytes("two")]);
+  };
+  const handler = toFetch((_environ, startResponse) => {
+    ok(startResponse);
+    return { then } as unknown as Promise<Uint8Array[]>;
+  });
+  assert.equal(await (await handler(new Request(HERE))).text(), "one");
+});
+
+test("a declared Content-Length is among the headers of the Response, for those who have no socket", async () => {
+  for (const body of [[bytes("one")], new Set([bytes("one")])]) {
+    const handler = toFetch((_environ, startResponse) => {
+      ok(startResponse, ["Content-Length", "3"]);
+      return body;
+    });
+    assert.equal((await handler(new Request(HERE))).headers.get("Content-Length"), "3");
+  }
+});
+
+test("a report shows the address of the request without characters that would move a terminal", async () => {
+  const errors = new ErrorLog();
+  const request = new Request(HERE);
+  Object.defineProperty(request, "url", { value: `${HERE}\u009b31m\u202e` });
+  await toFetch(() => Promise.reject(new Error("Any")), { errors })(request);
+  assert.match(errors.text, /^Application failed on GET \S+%C2%9B31m%E2%80%AE: /);
+});

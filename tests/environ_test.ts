@@ -968,7 +968,8 @@ test("the deployer's pairs replace nothing that the request or the server says",
   const headers = ["Content-Type: text/plain", "Content-Length: 0", "X-Said: a"];
   const raw = request("/p?q", { method: "POST", headers });
   const said = ["CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_X_SAID", "HTTP_HOST", "REMOTE_ADDR", "REMOTE_PORT"];
-  const names = [...ALWAYS_PRESENT, ...said, "fetch.context"];
+  const theirs = ["wsgi.multithread", "wsgi.multiprocess"]; // a deployer knows better
+  const names = [...ALWAYS_PRESENT, ...said, "fetch.context"].filter((name) => !theirs.includes(name));
   const environ = await environOf(raw, {
     environ: Object.fromEntries(names.map((name) => [name, "deployer.example"])),
   });
@@ -977,6 +978,13 @@ test("the deployer's pairs replace nothing that the request or the server says",
   assert.equal(environ.HTTP_X_SAID, "a");
   assert.equal(environ["wsgi.url_scheme"], "http");
   assert.equal(environ.REMOTE_ADDR, "127.0.0.1");
+});
+
+test("the deployer can say that there are other threads or processes, which toFetch does not know", () => {
+  const environ = { "wsgi.multithread": true, "wsgi.multiprocess": true };
+  const made = toEnviron(new Request("http://localhost/"), { environ });
+  assert.equal(made["wsgi.multithread"], true);
+  assert.equal(made["wsgi.multiprocess"], true);
 });
 
 test("the deployer's HTTP_HOST does not replace the host of a URL", () => {

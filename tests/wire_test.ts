@@ -74,6 +74,26 @@ test("a response without Content-Type has none", async () => {
   }
 });
 
+test("an empty Content-Type is sent as it is", async () => {
+  await using server = start((_environ, startResponse) => {
+    startResponse("200 OK", [["Content-Type", ""]]);
+    return [bytes("a")];
+  });
+  const { headers } = await exchange(server, request("/"));
+  assert.deepEqual(headers.filter(([name]) => name === "content-type"), [["content-type", ""]]);
+});
+
+test("205 is sent with its length on Bun, and refused on Deno, which would have the client wait for ever", async () => {
+  await using server = start((_environ, startResponse) => {
+    startResponse("205 Reset Content", []);
+    return [];
+  });
+  const { status, headers } = await exchange(server, request("/"));
+  assert.equal(status, RUNTIME === "deno" ? 500 : 205);
+  if (RUNTIME === "deno") assert.match(server.errors.text, /status "205 Reset Content" is one that Deno cannot send/);
+  else assert.equal(new Map(headers).get("content-length"), "0");
+});
+
 test("a body of GET is dropped, and its input is empty", async () => {
   await using server = start(async (environ, startResponse) => {
     ok(startResponse);
