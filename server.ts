@@ -535,12 +535,12 @@ class StandardError implements ErrorStream {
   writelines(lines: Iterable<string>): void {
     try {
       for (const line of lines) this.#line += String(line);
-      const end = this.#line.lastIndexOf("\n");
-      if (end !== -1) print(this.#line.slice(0, end));
-      this.#line = this.#line.slice(end + 1);
     } catch {
       // Not text, but what reports errors must not be one more.
     }
+    const end = this.#line.lastIndexOf("\n");
+    if (end !== -1) print(this.#line.slice(0, end));
+    this.#line = this.#line.slice(end + 1);
   }
 
   flush(): void {
@@ -1092,11 +1092,18 @@ class Exchange {
     }
   }
 
-  /** Reports a failure of the application, once. That a client left is none. */
+  /** Reports a failure of the application, once. That a client left is none, nor is what it has aborted. */
   #report(error: unknown): void {
-    if (FAULTS.has(error as object) || error === this.#reported || (this.#gone && isAbort(error))) return;
+    let isKnown = FAULTS.has(error as object) || error === this.#reported;
+    try {
+      isKnown ||= this.#gone && (error as Error).name === "AbortError";
+    } catch {
+      // Anything can be thrown, and looking at it can throw again.
+    }
     this.#reported = error;
-    report(this.errors, `Application failed on ${this.#request.method} ${encode(this.#request.url)}`, error);
+    if (!isKnown) {
+      report(this.errors, `Application failed on ${this.#request.method} ${encode(this.#request.url)}`, error);
+    }
   }
 
   /** The signal of `fetch.context`. Until there is an answer, the request's own tells it; afterwards the stream. */
@@ -1108,15 +1115,6 @@ class Exchange {
     else if (!this.#answer && this.#request.signal.aborted) this.leave();
     else if (!this.#answer) this.#request.signal.addEventListener("abort", () => this.leave(), { once: true });
     return signal;
-  }
-}
-
-/** Whether an error is what an aborted operation ends with; as with anything thrown, looking at it may throw. */
-function isAbort(error: unknown): boolean {
-  try {
-    return (error as Error).name === "AbortError";
-  } catch {
-    return false;
   }
 }
 
@@ -1199,20 +1197,6 @@ function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
   return { remoteAddr: { transport: "tcp", hostname: address, port: peer.port }, requestIP: () => peer };
 }
 
-/** A request whose signal is the one of its environ. It is not asked for one before it is read, see FetchContext. */
-class EnvironRequest extends Request {
-  readonly #context: FetchContext | undefined;
-
-  constructor(url: string, init: RequestInit, context: FetchContext | undefined) {
-    super(url, init);
-    this.#context = context;
-  }
-
-  override get signal(): AbortSignal {
-    return this.#context?.signal ?? super.signal;
-  }
-}
-
 /**
  * Makes a Fetch request of an environ, as it now is: for applications that want `.json()` or `.formData()`.
  *
@@ -1256,7 +1240,9 @@ export function toRequest(environ: Environ): Request {
   const body = /^(?:GET|HEAD)$/i.test(method) ? null : streamOf(environ["wsgi.input"]);
   const init = { method, headers, body, duplex: "half" };
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
-  return new EnvironRequest(`${url}${query}`, init, environ["fetch.context"]);
+  const request = new Request(`${url}${query}`, init);
+  const context = environ["fetch.context"];
+  return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
 function streamOf(input: InputStream): ReadableStream<Uint8Array> {
