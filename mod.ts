@@ -227,7 +227,8 @@ export type HeaderList = [name: string, value: string][];
  * @throws {Error} When the application has already returned its body.
  *
  * @param chunk The bytes to send.
- * @returns A promise that is fulfilled when the chunk has left, and rejected when the client has.
+ * @returns A promise that is fulfilled when the chunk has left, and rejected when the client has, or when nobody wants
+ * a body: in answer to HEAD, with 204 or 304, after a failure.
  *
  * @example
  * ```ts
@@ -370,7 +371,7 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
   /**
    * Reads bytes: exactly `size` of them, or fewer where the body ends.
    *
-   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body, or the response ended.
    * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
    *
    * @param size How many bytes; without it, or below zero, all that are left.
@@ -380,7 +381,7 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
   /**
    * Reads one line, its `\n` included.
    *
-   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body, or the response ended.
    * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
    *
    * @param size How many bytes at the most; without it, or below zero, the whole line.
@@ -390,7 +391,7 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
   /**
    * Reads lines.
    *
-   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body.
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body, or the response ended.
    * @throws {RangeError} When the body is larger than the server accepts, or the hint is not an integer.
    *
    * @param hint The number of bytes after which no further line is begun; without it, or at zero or below, all lines.
@@ -458,7 +459,7 @@ export interface FetchContext {
   /** The request as the runtime gave it. */
   readonly request: Request;
   /**
-   * Aborts when the client leaves before the response is complete, and only then.
+   * Aborts when the client leaves before the response is complete, or is left by a server that stops, and only then.
    *
    * Deno warns on standard error, once, when it is read before the first chunk, and charges for it: read it where it is
    * needed, or let the end of a generator tell.

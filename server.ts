@@ -906,7 +906,7 @@ class Exchange {
     if (this.#complete && chunk.length > 0 && this.#sent >= this.#length) throw this.#wrongLength();
     const taken = this.#complete || chunk.length === 0 ? Promise.resolve() : this.#push(chunk);
     const sent = taken.then(nextTurn).then(() => {
-      if (this.#gone) throw clientLeft();
+      if (this.#complete && this.#sent < this.#length) throw clientLeft(); // or nobody wants a body
     });
     sent.catch(() => {}); // an application may ignore it
     return sent;
@@ -926,9 +926,11 @@ class Exchange {
     try {
       if (Array.isArray(body) && !this.#complete && !this.#written) return this.#commit(join(body), true);
       const chunks = open(body);
+      // Where what was written is all that was declared, the end is looked for in the body.
+      const isAwaited = this.#written && this.#written === this.#chunks && this.#sent >= this.#length;
       this.#written?.follow(chunks);
       this.#chunks = this.#written ?? chunks;
-      if (this.#complete) this.#stop();
+      if (this.#complete && !isAwaited) this.#stop();
       else if (!this.#written) this.#begin();
     } catch (error) {
       this.#fail(error);
@@ -952,7 +954,7 @@ class Exchange {
       this.#chunks = undefined;
       throw error;
     }
-    if (this.#gone) return;
+    if (this.#gone && !isPromise(step)) return;
     if (!isPromise(step) && (step.done || lengthOf(step.value) > 0)) use(step);
     else this.#next(use, step);
   }
@@ -962,8 +964,10 @@ class Exchange {
     let step: Step | undefined;
     try {
       for (;; pending = step = undefined) {
-        if (!pending) await nextTurn();
-        if (this.#ended || this.#gone) return;
+        if (!pending) {
+          await nextTurn();
+          if (this.#ended || this.#gone) return;
+        }
         step = await (pending ?? this.#chunks!.next());
         if (this.#ended || this.#gone) return;
         if (this.#answer) this.#start.check();
@@ -1096,7 +1100,7 @@ class Exchange {
   #report(error: unknown): void {
     let isKnown = FAULTS.has(error as object) || error === this.#reported;
     try {
-      isKnown ||= this.#gone && (error as Error).name === "AbortError";
+      isKnown ||= this.#gone && (error === ABORTED || (error as Error).name === "AbortError");
     } catch {
       // Anything can be thrown, and looking at it can throw again.
     }
@@ -1201,7 +1205,8 @@ function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
  * Makes a Fetch request of an environ, as it now is: for applications that want `.json()` or `.formData()`.
  *
  * The path of its URL is PATH_INFO alone, so that a mounted handler routes by its own paths. Its body is what is left
- * of `wsgi.input`. Its signal is that of `fetch.context`, which is not asked for one before it is read.
+ * of `wsgi.input`. Its signal is that of `fetch.context`, which is not asked for one before it is read: to hand it on,
+ * say `fetch(request, { signal: request.signal })`.
  *
  * @throws {TypeError} When the method is none that Fetch allows, which is CONNECT, TRACE and TRACK, or the path has dot
  * segments, which a URL cannot have: they could lead the handler past what a middleware has seen.
@@ -1417,8 +1422,8 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   return {
     hostname: server.addr.hostname ?? "",
     port: server.addr.port ?? 0,
-    // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. It has ended by itself
-    // as soon as all responses have, which an aborted one has.
+    // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
+    // clients that neither read nor leave.
     stop: async (force = false) => force ? undefined : await server.shutdown(),
   };
 }

@@ -13,6 +13,7 @@ import {
   type Application,
   type ApplicationLike,
   type FetchContext,
+  fromFetch,
   type HeaderList,
   type InputStream,
   type ResponseBody,
@@ -2588,9 +2589,9 @@ test("what is written in answer to HEAD, or with a status without a body, is not
   const cases = [["HEAD", "200 OK"], ["GET", "204 No Content"], ["GET", "304 Not Modified"]] as const;
   for (const [method, status] of cases) {
     let closed = 0;
-    const server = run(async (_environ, startResponse) => {
+    const server = run((_environ, startResponse) => {
       const write = startResponse(status, [["X-Header", "yes"]]);
-      for (let count = 0; count < 3; count++) await write(bytes("written"));
+      for (let count = 0; count < 3; count++) write(bytes("written"));
       return Object.assign([bytes("returned")], { close: () => void closed++ });
     });
     const reply = await exchange(server, request("/", { method }), { head: true });
@@ -2601,4 +2602,82 @@ test("what is written in answer to HEAD, or with a status without a body, is not
     assert.equal(closed, 1);
     assert.equal(server.errors.text, "");
   }
+});
+
+test("an application that waits for what it writes learns that nobody wants a body", async () => {
+  const cases = [["HEAD", "200 OK"], ["GET", "204 No Content"], ["GET", "304 Not Modified"]] as const;
+  for (const [method, status] of cases) {
+    const ended = new Event<unknown>("the end of an application that would write for ever");
+    await using server = run(async (_environ, startResponse) => {
+      const write = startResponse(status, []);
+      try {
+        for (;;) await write(bytes("tick"));
+      } catch (error) {
+        ended.happen(error);
+        throw error;
+      }
+    });
+    const reply = await exchange(server, request("/", { method }), { head: true });
+    assert.equal(reply.status, Number(status.slice(0, 3)));
+    assert.equal((await ended.wait() as Error).name, "AbortError");
+    assert.equal(server.errors.text, "");
+  }
+});
+
+test("a body that follows writes of all that was declared is looked at: its end is right, more is reported", async () => {
+  for (
+    const [rest, expected] of [[[], /^$/], [["more"], /Content-Length declares 5 bytes, the body has more/]] as const
+  ) {
+    let finished = 0;
+    const server = run(async (_environ, startResponse) => {
+      const write = startResponse("200 OK", [["Content-Length", "5"]]);
+      await write(bytes("hello"));
+      return (function* () {
+        try {
+          for (const chunk of rest) yield bytes(chunk);
+        } finally {
+          finished++;
+        }
+      })();
+    });
+    assert.equal((await exchange(server, request("/"))).body, "hello");
+    await server.shutdown();
+    assert.equal(finished, 1);
+    assert.match(server.errors.text, expected);
+  }
+});
+
+test("an application that throws the reason of a signal that has aborted already does no harm", async () => {
+  const errors = new ErrorLog();
+  const handler = toFetch(async function* (environ, startResponse) {
+    environ["fetch.context"]!.signal.throwIfAborted();
+    ok(startResponse);
+    yield bytes("never");
+  }, { errors });
+  await handler(new Request("http://test.example/", { signal: AbortSignal.abort() }));
+  await new Promise((resolve) => setTimeout(resolve)); // the turn in which an unhandled rejection would end the process
+  assert.equal(errors.text, "");
+});
+
+test("a client that leaves a stream from nested handlers is no failure", async () => {
+  const started = new Event("a stream");
+  const closed = new Event("the end of the inner generator");
+  await using server = run(fromFetch(toFetch(async function* (environ, startResponse) {
+    ok(startResponse);
+    const { signal } = environ["fetch.context"]!;
+    try {
+      yield bytes("first");
+      started.happen();
+      await new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    } finally {
+      closed.happen();
+    }
+  })));
+  const client = await Client.connect(server);
+  await client.send(request("/"));
+  await client.until(/first/);
+  await started.wait();
+  client.leave();
+  await closed.wait();
+  assert.equal(server.errors.text, "");
 });

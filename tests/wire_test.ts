@@ -102,3 +102,37 @@ test("a body of GET is dropped, and its input is empty", async () => {
   const reply = await exchange(server, request("/", { headers: ["Content-Length: 4"], body: "four" }));
   assert.equal(reply.body, "length 4");
 });
+
+test("a chunked upload with trailers is read to its end, which is the end of the connection on Bun", async () => {
+  await using server = start(async (environ, startResponse) => {
+    const body = await environ["wsgi.input"].read();
+    ok(startResponse);
+    return [body];
+  });
+  const client = await Client.connect(server);
+  const head = "POST / HTTP/1.1\r\nHost: test.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+  await client.send(`${head}3\r\nabc\r\n0\r\nX-Trailer: yes\r\n\r\n`);
+  await client.until(/\r\n\r\nabc/);
+  if (RUNTIME === "bun") return assert.match(await client.end(), /\r\n\r\nabcHTTP\/1\.1 400 /);
+  await client.send(request("/"));
+  assert.match(await client.end(), /\r\n\r\nabcHTTP\/1\.1 200 /);
+});
+
+test("a head of more than 16 KiB is accepted by Deno only", async () => {
+  await using server = start((_environ, startResponse) => {
+    ok(startResponse);
+    return [];
+  });
+  const { status } = await exchange(server, request("/", { headers: [`X-Long: ${"a".repeat(17_000)}`] }));
+  assert.equal(status, RUNTIME === "deno" ? 200 : 431);
+});
+
+test("a stream that begins before an unread upload has arrived is the last of its connection on Deno", async () => {
+  await using server = start(STREAM);
+  const client = await Client.connect(server);
+  await client.send("POST / HTTP/1.1\r\nHost: test.example\r\nContent-Length: 5\r\n\r\n");
+  await client.until(/two\r\n0\r\n\r\n/);
+  const headers = new Map(parse(client.received).headers);
+  assert.equal(headers.get("connection"), RUNTIME === "deno" ? "close" : undefined);
+  client.leave();
+});
