@@ -25,18 +25,22 @@ import {
   type StartResponse,
   toEnviron,
   toFetch,
-  type ToFetchOptions,
 } from "../mod.ts";
 import {
+  answer,
   bytes,
   Client,
   ErrorLog,
   Event,
   exchange,
+  MemoryFile,
   ok,
   PLAIN,
+  reportsIn,
   request,
   RUNTIME,
+  settle,
+  standardErrorOf,
   start,
   text,
   within,
@@ -44,43 +48,6 @@ import {
 
 const HERE = "http://test.example/";
 const EMPTY = new Uint8Array(0);
-
-/** Answers in process. */
-async function answer(
-  app: ApplicationLike,
-  request = new Request(HERE),
-  options: ToFetchOptions = {},
-): Promise<{ response: Response; errors: ErrorLog }> {
-  const errors = new ErrorLog();
-  const response = await within(
-    Promise.resolve(toFetch(app, { errors, ...options })(request)),
-    `the answer to ${request.method} ${request.url}`,
-  );
-  return { response, errors };
-}
-
-/** Lets everything go on that needs no new event. */
-async function settle(): Promise<void> {
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-}
-
-/** Reports begin at the margin; what follows is indented. */
-function reportsIn(errors: ErrorLog): string[] {
-  return errors.text.split("\n").filter((line) => /^\S/.test(line) && !line.startsWith("Caused by"));
-}
-
-/** What goes to standard error, one entry a call. */
-async function standardErrorOf(run: () => void | Promise<void>): Promise<string[]> {
-  const printed: string[] = [];
-  const { error } = console;
-  console.error = (...data: unknown[]) => void printed.push(data.join(" "));
-  try {
-    await run();
-  } finally {
-    console.error = error;
-  }
-  return printed;
-}
 
 // The callables.
 
@@ -298,30 +265,6 @@ class SlowCountdown implements AsyncIterable<Uint8Array> {
         return countdown.next();
       },
     };
-  }
-}
-
-/** A file in memory, that knows what was done with it. */
-class MemoryFile {
-  readonly #content: Uint8Array;
-  position: number;
-  readonly reads: number[] = [];
-  closed = 0;
-
-  constructor(content: string, position = 0) {
-    this.#content = bytes(content);
-    this.position = position;
-  }
-
-  read(size: number): Uint8Array {
-    this.reads.push(size);
-    const block = this.#content.slice(this.position, this.position + size);
-    this.position += block.length;
-    return block;
-  }
-
-  close(): void {
-    this.closed++;
   }
 }
 

@@ -30,21 +30,25 @@ import {
   type StartResponse,
   toEnviron,
   toFetch,
-  type ToFetchOptions,
   toRequest,
   type Write,
 } from "../mod.ts";
 import {
+  answer,
   bytes,
   Client,
   ErrorLog,
   Event,
   exchange,
+  MemoryFile,
   ok,
   parse,
   PLAIN,
+  reportsIn,
   request,
   RUNTIME,
+  settle,
+  standardErrorOf,
   start,
   text,
   within,
@@ -85,20 +89,6 @@ function requirement(number: number, section: string, sentence: string, run: () 
 const HERE = "http://test.example/";
 const EMPTY = new Uint8Array(0);
 
-/** Answers in process. */
-async function answer(
-  app: ApplicationLike,
-  request = new Request(HERE),
-  options: ToFetchOptions = {},
-): Promise<{ response: Response; errors: ErrorLog }> {
-  const errors = new ErrorLog();
-  const response = await within(
-    Promise.resolve(toFetch(app, { errors, ...options })(request)),
-    `the answer to ${request.method} ${request.url}`,
-  );
-  return { response, errors };
-}
-
 /** What an application sees of a request that came over a socket. */
 async function environOf(raw: string, options: ServeOptions = {}): Promise<Environ> {
   let seen: Environ | undefined;
@@ -120,29 +110,6 @@ function post(body: string, headers: Record<string, string> = {}): Request {
 function* failing(error: unknown, ...chunks: string[]): Generator<Uint8Array> {
   for (const chunk of chunks) yield bytes(chunk);
   throw error;
-}
-
-/** What goes to standard error, one entry a call. */
-async function standardErrorOf(run: () => void | Promise<void>): Promise<string[]> {
-  const printed: string[] = [];
-  const { error } = console;
-  console.error = (...data: unknown[]) => void printed.push(data.join(" "));
-  try {
-    await run();
-  } finally {
-    console.error = error;
-  }
-  return printed;
-}
-
-/** Lets everything go on that needs no new event. */
-async function settle(): Promise<void> {
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-}
-
-/** Reports begin at the margin; what follows is indented. */
-function reportsIn(errors: ErrorLog): string[] {
-  return errors.text.split("\n").filter((line) => /^\S/.test(line) && !line.startsWith("Caused by"));
 }
 
 /** Runs a program that is given `mod.ts`, and gives what it prints. */
@@ -1673,30 +1640,6 @@ requirement(99, "URL Reconstruction", "environ has what the URL of the request i
   await exchange(server, "GET /a HTTP/1.0\r\n\r\n");
   assert.equal(reconstruct(environ!), `http://127.0.0.1:${server.port}/a`);
 });
-
-/** A file in memory, that knows what was done with it. */
-class MemoryFile {
-  readonly #content: Uint8Array;
-  position: number;
-  reads: number[] = [];
-  closed = 0;
-
-  constructor(content: string, position = 0) {
-    this.#content = bytes(content);
-    this.position = position;
-  }
-
-  read(size: number): Uint8Array {
-    this.reads.push(size);
-    const block = this.#content.slice(this.position, this.position + size);
-    this.position += block.length;
-    return block;
-  }
-
-  close(): void {
-    this.closed++;
-  }
-}
 
 requirement(100, "Optional Platform-Specific File Handling", "wsgi.file_wrapper makes a body of a file", async () => {
   const wrap = toEnviron(new Request(HERE))["wsgi.file_wrapper"];

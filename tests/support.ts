@@ -14,6 +14,8 @@ import {
   type ServeOptions,
   type Server,
   type StartResponse,
+  toFetch,
+  type ToFetchOptions,
 } from "../mod.ts";
 
 /** The runtime that runs the tests. */
@@ -240,4 +242,65 @@ export async function exchange(server: Server, request: string, options: { head?
 export function request(target: string, options: { method?: string; headers?: string[]; body?: string } = {}): string {
   const { method = "GET", headers = [], body = "" } = options;
   return [`${method} ${target} HTTP/1.1`, "Host: test.example", "Connection: close", ...headers, "", body].join("\r\n");
+}
+
+/** Answers in process. */
+export async function answer(
+  app: ApplicationLike,
+  request = new Request("http://test.example/"),
+  options: ToFetchOptions = {},
+): Promise<{ response: Response; errors: ErrorLog }> {
+  const errors = new ErrorLog();
+  const response = await within(
+    Promise.resolve(toFetch(app, { errors, ...options })(request)),
+    `the answer to ${request.method} ${request.url}`,
+  );
+  return { response, errors };
+}
+
+/** What goes to standard error, one entry a call. */
+export async function standardErrorOf(run: () => void | Promise<void>): Promise<string[]> {
+  const printed: string[] = [];
+  const { error } = console;
+  console.error = (...data: unknown[]) => void printed.push(data.join(" "));
+  try {
+    await run();
+  } finally {
+    console.error = error;
+  }
+  return printed;
+}
+
+/** Lets everything go on that needs no new event. */
+export async function settle(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Reports begin at the margin; what follows is indented. */
+export function reportsIn(errors: ErrorLog): string[] {
+  return errors.text.split("\n").filter((line) => /^\S/.test(line) && !line.startsWith("Caused by"));
+}
+
+/** A file in memory, that knows what was done with it. */
+export class MemoryFile {
+  readonly #content: Uint8Array;
+  position: number;
+  readonly reads: number[] = [];
+  closed = 0;
+
+  constructor(content: string, position = 0) {
+    this.#content = bytes(content);
+    this.position = position;
+  }
+
+  read(size: number): Uint8Array {
+    this.reads.push(size);
+    const block = this.#content.slice(this.position, this.position + size);
+    this.position += block.length;
+    return block;
+  }
+
+  close(): void {
+    this.closed++;
+  }
 }
