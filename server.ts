@@ -583,7 +583,7 @@ function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
   if (typeof value === "function") return `function ${value.name || "without a name"}`;
   if (typeof value !== "object" || value === null) return String(value);
-  const name = Object.getPrototypeOf(value)?.constructor?.name;
+  const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
   return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
 }
 
@@ -596,7 +596,11 @@ class FileBody implements AsyncIterable<Uint8Array> {
     if (!Number.isInteger(blockSize) || blockSize < 1) {
       throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
     }
-    const { read, readable, close } = Object(file);
+    const { read, readable, close } = Object(file) as {
+      read?(size: number): Uint8Array | Promise<Uint8Array>;
+      readable?: unknown;
+      close?(): void | Promise<void>;
+    };
     const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
     if (stream instanceof ReadableStream) {
       this.#chunks = open(stream);
@@ -604,7 +608,7 @@ class FileBody implements AsyncIterable<Uint8Array> {
     } else if (typeof read === "function") {
       this.#chunks = {
         async next() {
-          const value: Uint8Array = await read.call(file, blockSize);
+          const value = await read.call(file, blockSize);
           return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
         },
       };
@@ -661,6 +665,7 @@ function checkHead(status: string, headers: HeaderList): Head {
   const names: string[] = [];
   let length: number | undefined;
   let typed = false;
+  let repeated = false;
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
     if (typeof name !== "string" || typeof value !== "string") {
@@ -668,20 +673,22 @@ function checkHead(status: string, headers: HeaderList): Head {
       throw wrong(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
     }
     const lower = remember(NAMES, name, checkName);
-    const field = () => `header ${show(name)} has the value ${show(value)}`;
-    if (!VALUE.test(value)) throw wrong(`${field()}, expected Latin-1 without control characters`);
-    typed ||= lower === "content-type" && value.trim() !== "";
-    if (lower !== "content-length") {
-      record[name] = value;
-      pairs.push([name, value]);
-      names.push(lower);
-    } else {
-      if (length !== undefined || !/^\d{1,15}$/.test(value)) throw wrong(`${field()}, expected one number of bytes`);
-      length = Number(value);
+    const isLength = lower === "content-length";
+    if (!VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
+      const expected = isLength ? "one number of bytes" : "Latin-1 without control characters";
+      throw wrong(`header ${show(name)} has the value ${show(value)}, expected ${expected}`);
     }
+    if (isLength) {
+      length = Number(value);
+      continue;
+    }
+    typed ||= lower === "content-type" && value.trim() !== "";
+    repeated ||= names.includes(lower) || lower === "__proto__";
+    names.push(lower);
+    record[name] = value;
+    pairs.push([name, value]);
   }
-  const isRecord = new Set(names).size === names.length && !names.includes("__proto__");
-  return { status: Number(status.slice(0, 3)), headers: isRecord ? record : pairs, length, typed };
+  return { status: Number(status.slice(0, 3)), headers: repeated ? pairs : record, length, typed };
 }
 
 function wrong(found: string): TypeError {
