@@ -209,7 +209,8 @@ function atLeast(least: number, name: string, value: number): number {
   throw new TypeError(`Cannot use option "${name}": found ${show(value)}, expected an integer of at least ${least}`);
 }
 
-// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported.
+// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
+// have it as a property, too, for an application or a middleware that catches them and answers instead.
 const REASONS: Record<number, string> = {
   400: "Bad Request",
   404: "Not Found",
@@ -222,7 +223,7 @@ const FAULTS = new WeakMap<object, number>();
 
 function fault<Fault extends Error>(status: number, error: Fault): Fault {
   FAULTS.set(error, status);
-  return error;
+  return Object.assign(error, { status });
 }
 
 function stopping(): Error {
