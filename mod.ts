@@ -5,7 +5,8 @@
  * A server calls the application once for each request, `application(environ, startResponse)`, and gets an iterable of
  * bytes back. A middleware plays both sides: it is an application to the server and a server to the application.
  *
- * This module is the whole interface: its types, which are below, and the server side, which is `server.ts`.
+ * This module is everything: the types of the interface, which are below, the server side, which is `server.ts`, and what
+ * stands between, which is `middleware.ts`.
  *
  * @example An application, and a server to answer with it
  * ```ts ignore
@@ -704,3 +705,41 @@ export interface Server extends AsyncDisposable {
 }
 
 export { application, fromFetch, runApplication, serve, toEnviron, toFetch, toRequest } from "./server.ts";
+export {
+  accessLog,
+  type AccessLogOptions,
+  applicationUri,
+  basicAuth,
+  type BasicAuthOptions,
+  compress,
+  type CompressOptions,
+  conditional,
+  cors,
+  type CorsOptions,
+  errorPage,
+  type ErrorPageOptions,
+  files,
+  type FilesOptions,
+  guessScheme,
+  health,
+  type HealthOptions,
+  limitBody,
+  type LimitBodyOptions,
+  mount,
+  pipeline,
+  proxyFix,
+  type ProxyFixOptions,
+  requestId,
+  type RequestIdOptions,
+  requestUri,
+  type RequestUriOptions,
+  secureHeaders,
+  type SecureHeadersOptions,
+  shiftPathInfo,
+  testEnviron,
+  timeout,
+  type TimeoutOptions,
+  trustedHosts,
+  type TrustedHostsOptions,
+  validator,
+} from "./middleware.ts";

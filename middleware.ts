@@ -1,0 +1,2530 @@
+/**
+ * What stands between server and application: a validator of the interface, the middleware that people expect, and the
+ * helpers that an application shares with them.
+ *
+ * Every middleware is a plain function `name(app, options?)` that gives back an application. It holds back no chunk of a
+ * stream, calls the inner `close` once, and leaves alone what it has nothing to do with.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { accessLog, errorPage, pipeline, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const lines: string[] = [];
+ * const app = pipeline(
+ *   () => {
+ *     throw new Error("Out of order");
+ *   },
+ *   (app) => accessLog(app, { write: (line) => lines.push(line) }),
+ *   (app) => errorPage(app),
+ * );
+ * assert.equal((await runApplication(app, testEnviron())).status, "500 Internal Server Error");
+ * assert.match(lines[0]!, /"GET \/ HTTP\/1\.0" 500 /);
+ * ```
+ *
+ * @module
+ */
+
+import type {
+  Application,
+  ApplicationLike,
+  Environ,
+  ErrorStream,
+  FetchContext,
+  HeaderList,
+  InputStream,
+  Middleware,
+  ResponseBody,
+  StartResponse,
+  Write,
+} from "./mod.ts";
+import { application, toEnviron } from "./server.ts";
+
+/**
+ * Options for {@linkcode requestUri}.
+ *
+ * @example
+ * ```ts
+ * import type { RequestUriOptions } from "./middleware.ts";
+ *
+ * const options: RequestUriOptions = { includeQuery: false };
+ * ```
+ */
+export interface RequestUriOptions {
+  /**
+   * Whether the query is a part of it.
+   *
+   * @default {true}
+   */
+  includeQuery?: boolean | undefined;
+}
+
+/**
+ * The whole address of the request, as `wsgiref.util.request_uri` in Python.
+ *
+ * PEP 3333, "URL Reconstruction".
+ *
+ * @param environ The environ.
+ * @param options Whether with the query.
+ * @returns The address.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { requestUri, testEnviron } from "./middleware.ts";
+ *
+ * const environ = testEnviron({ SCRIPT_NAME: "/app", PATH_INFO: "/a b", QUERY_STRING: "c=d" });
+ * assert.equal(requestUri(environ), "http://127.0.0.1/app/a%20b?c=d");
+ * ```
+ */
+export function requestUri(environ: Environ, options: RequestUriOptions = {}): string {
+  const { SCRIPT_NAME, PATH_INFO, QUERY_STRING } = environ;
+  const path = quote(SCRIPT_NAME ? PATH_INFO : PATH_INFO.slice(1), ";=,");
+  const query = (options.includeQuery ?? true) && QUERY_STRING ? `?${QUERY_STRING}` : "";
+  return applicationUri(environ) + path + query;
+}
+
+/**
+ * The address of the application, without PATH_INFO and query, as `wsgiref.util.application_uri` in Python.
+ *
+ * PEP 3333, "URL Reconstruction".
+ *
+ * @param environ The environ.
+ * @returns The address.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { applicationUri, testEnviron } from "./middleware.ts";
+ *
+ * const environ = testEnviron({ HTTP_HOST: "example.com:8080", SCRIPT_NAME: "/app", PATH_INFO: "/page" });
+ * assert.equal(applicationUri(environ), "http://example.com:8080/app");
+ * ```
+ */
+export function applicationUri(environ: Environ): string {
+  const { HTTP_HOST, SERVER_NAME, SERVER_PORT, SCRIPT_NAME, "wsgi.url_scheme": scheme } = environ;
+  const host = HTTP_HOST || SERVER_NAME + (SERVER_PORT === defaultPort(scheme) ? "" : `:${SERVER_PORT}`);
+  return `${scheme}://${host}${quote(SCRIPT_NAME || "/")}`;
+}
+
+function defaultPort(scheme: string): string {
+  return scheme === "https" ? "443" : "80";
+}
+
+/** Percent-encodes bytes, each a character, as Python's `quote`: all but letters, digits, `_.-~/` and what is kept. */
+function quote(bytes: string, kept = ""): string {
+  return bytes.replace(
+    /[^\w.~/-]/g,
+    (byte) => kept.includes(byte) ? byte : `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
+  );
+}
+
+/**
+ * Moves one segment from PATH_INFO to SCRIPT_NAME, as `wsgiref.util.shift_path_info` in Python.
+ *
+ * Empty segments and those of one dot are dropped on the way; two dots take a segment away from SCRIPT_NAME, as they do
+ * in Python: compare what you get before you trust it.
+ *
+ * @param environ The environ, which is changed.
+ * @returns The segment, empty for a slash at the end of the path, or `null` when nothing is left.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { shiftPathInfo, testEnviron } from "./middleware.ts";
+ *
+ * const environ = testEnviron({ PATH_INFO: "/users/7" });
+ * assert.equal(shiftPathInfo(environ), "users");
+ * assert.equal(environ.SCRIPT_NAME, "/users");
+ * assert.equal(environ.PATH_INFO, "/7");
+ * ```
+ */
+export function shiftPathInfo(environ: Environ): string | null {
+  const [first = "", ...rest] = environ.PATH_INFO.split("/");
+  const last = rest.pop();
+  if (last === undefined) return null;
+  const [name = "", ...left] = [...rest.filter((segment) => segment !== "" && segment !== "."), last];
+  const script: string[] = [];
+  for (const segment of `${environ.SCRIPT_NAME}/${name}`.split("/")) {
+    if (segment === "..") script.pop();
+    else if (segment !== "" && segment !== ".") script.push(`/${segment}`);
+  }
+  environ.SCRIPT_NAME = script.join("") + (name === "" ? "/" : "");
+  environ.PATH_INFO = [first, ...left].join("/");
+  return name === "." ? null : name;
+}
+
+/**
+ * Guesses the scheme by the variable HTTPS, as `wsgiref.util.guess_scheme` in Python.
+ *
+ * @param environ The environ, or a part of one.
+ * @returns `"https"` when HTTPS is `"on"`, `"yes"` or `"1"`, else `"http"`.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { guessScheme } from "./middleware.ts";
+ *
+ * assert.equal(guessScheme({ HTTPS: "on" }), "https");
+ * ```
+ */
+export function guessScheme(environ: Partial<Environ>): "http" | "https" {
+  return environ.HTTPS === "on" || environ.HTTPS === "yes" || environ.HTTPS === "1" ? "https" : "http";
+}
+
+/**
+ * Makes an environ for tests, as `wsgiref.util.setup_testing_defaults` in Python, with all that is always present.
+ *
+ * @param overrides What should be different, or added.
+ * @returns A new environ: a GET for `/` on 127.0.0.1 without a body, if nothing else is said.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { testEnviron } from "./middleware.ts";
+ *
+ * const environ = testEnviron({ HTTPS: "on", PATH_INFO: "/page" });
+ * assert.equal(environ["wsgi.url_scheme"], "https");
+ * assert.equal(environ.SERVER_PORT, "443");
+ * assert.equal(environ.REQUEST_URI, "/page");
+ * ```
+ */
+export function testEnviron(overrides: Partial<Environ> = {}): Environ {
+  const { SERVER_NAME = "127.0.0.1", SCRIPT_NAME = "", PATH_INFO = SCRIPT_NAME ? "" : "/", QUERY_STRING } = overrides;
+  const scheme = overrides["wsgi.url_scheme"] ?? guessScheme(overrides);
+  return {
+    ...toEnviron(new Request("http://127.0.0.1/")),
+    SERVER_NAME,
+    SERVER_PROTOCOL: "HTTP/1.0",
+    SERVER_PORT: defaultPort(scheme),
+    HTTP_HOST: SERVER_NAME,
+    REQUEST_URI: quote(SCRIPT_NAME + PATH_INFO, ";=,") + (QUERY_STRING ? `?${QUERY_STRING}` : ""),
+    PATH_INFO,
+    "wsgi.url_scheme": scheme,
+    ...overrides,
+  };
+}
+
+/**
+ * Puts an application into a stack of middleware, of which the first given is the outermost.
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @param middleware What wraps it, from the outside to the inside.
+ * @returns The application with all of it around.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { conditional, pipeline, requestId, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const app = pipeline(
+ *   (_environ, startResponse) => {
+ *     startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *     return [new TextEncoder().encode("Hello")];
+ *   },
+ *   requestId,
+ *   conditional,
+ * );
+ * const { headers } = await runApplication(app, testEnviron());
+ * assert.deepEqual(headers.map(([name]) => name), ["Content-Type", "ETag", "X-Request-Id"]);
+ * ```
+ */
+export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): Application {
+  return middleware.reduceRight((inner, wrap) => wrap(inner), application(app));
+}
+
+// What follows up to the validator is what the middleware are made of.
+
+// The statuses of responses that have no body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
+const BODILESS = /^(?:204|205|304)/;
+
+/** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
+function after<Value, Result>(
+  value: Value | PromiseLike<Value>,
+  use: (value: Value) => Result | PromiseLike<Result>,
+): Result | Promise<Result> {
+  const isPromise = typeof (value as PromiseLike<Value> | undefined)?.then === "function";
+  return (isPromise ? Promise.resolve(value).then(use) : use(value as Value)) as Result | Promise<Result>;
+}
+
+/** Hands over every failure of a call, now or later. */
+function attempt<Result>(
+  call: () => Result | Promise<Result>,
+  failed: (error: unknown) => Result | Promise<Result>,
+): Result | Promise<Result> {
+  try {
+    const result = call();
+    return result instanceof Promise ? result.catch(failed) : result;
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+/** Opens a body. A stream is read by a reader, whose `cancel` does not wait for a `read` that is pending. */
+function open(body: ResponseBody): AsyncIterator<Uint8Array> | Iterator<Uint8Array> {
+  if (!(body instanceof ReadableStream)) {
+    return Symbol.asyncIterator in body ? body[Symbol.asyncIterator]() : body[Symbol.iterator]();
+  }
+  const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
+  return {
+    next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
+    return: () => reader.cancel().then(() => END),
+  };
+}
+
+const NOTHING = new Uint8Array(0);
+const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/** What a middleware does with a body on its way. */
+interface Handling {
+  /** Called when a chunk is asked for. */
+  ask?(): void;
+  /** Waits for the answer of the application; `stop` tells it that no more is wanted. */
+  take?(ask: () => Promise<IteratorResult<Uint8Array>>, stop: () => void): Promise<IteratorResult<Uint8Array>>;
+  /** Gives what is sent in place of a chunk. */
+  chunk?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  /** Gives what is sent after the last chunk. */
+  last?(): Uint8Array | Promise<Uint8Array>;
+  /** Takes over when the application fails: gives a body to go on with, or throws. */
+  failed?(error: unknown): ResponseBody;
+  /** Calls the inner `close`. */
+  close?(inner: () => void | Promise<void>): void | Promise<void>;
+}
+
+/**
+ * Passes a body on, chunk by chunk. What exists whole stays an array.
+ *
+ * It is no generator because a generator that waits for a chunk cannot be told that the client has left.
+ */
+function relay(body: ResponseBody, handling: Handling): ResponseBody {
+  if (!isBody(body)) return body; // the server will say so
+  const inner = () => body.close?.();
+  const close = () => handling.close ? handling.close(inner) : inner();
+  if (Array.isArray(body)) return Object.assign([...body], { close });
+  let chunks: AsyncIterator<Uint8Array> | Iterator<Uint8Array> | undefined;
+  let { failed } = handling;
+  let ended = false;
+  const ask = async () => await (chunks ??= open(body)).next();
+  const cancel = async () => void await (chunks ??= open(body)).return?.();
+  const stop = async () => {
+    ended = true;
+    await cancel();
+    return END;
+  };
+  const take = async (): Promise<IteratorResult<Uint8Array>> => {
+    try {
+      return await (handling.take ? handling.take(ask, cancel) : ask());
+    } catch (error) {
+      if (!failed || ended) throw error;
+      chunks = open(failed(error));
+      failed = undefined;
+      return await chunks.next();
+    }
+  };
+  const next = async (): Promise<IteratorResult<Uint8Array>> => {
+    handling.ask?.();
+    if (ended) return END;
+    const step = await take();
+    if (ended) return END;
+    try {
+      if (!step.done) return { done: false, value: handling.chunk ? await handling.chunk(step.value) : step.value };
+      ended = true;
+      const value = await handling.last?.();
+      return value?.length ? { done: false, value } : END;
+    } catch (error) {
+      if (!step.done) await stop(); // it does not know that it has failed
+      throw error;
+    }
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: stop }), close };
+}
+
+function isBody(body: unknown): body is ResponseBody {
+  return typeof body === "object" && body !== null && !(body instanceof Uint8Array) &&
+    (Symbol.asyncIterator in body || Symbol.iterator in body);
+}
+
+/** Passes a body on as other chunks, with its `close`. */
+function replace(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
+  return body.close ? Object.assign(chunks, { close: () => body.close?.() }) : chunks;
+}
+
+/** Ends a body that is not passed on. */
+async function discard(body: ResponseBody): Promise<void> {
+  try {
+    if (isBody(body)) await open(body).return?.();
+  } finally {
+    await body?.close?.();
+  }
+}
+
+/** Ends a body that cannot be passed on, because what had to be done before has failed. */
+function closing<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
+  return attempt(work, async (error) => {
+    await discard(body);
+    throw error;
+  });
+}
+
+/** What an application says with `startResponse`. */
+interface Head {
+  status: string;
+  headers: HeaderList;
+  error: unknown;
+}
+
+/** A `startResponse` that changes what passes through it. What is no list of pairs is left to whoever checks it. */
+function changing(startResponse: StartResponse, change: (head: Head) => HeaderList): StartResponse {
+  return (status, headers, error) =>
+    startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
+}
+
+function isPairs(headers: unknown): headers is HeaderList {
+  const isPair = (pair: unknown) => Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
+  return Array.isArray(headers) && headers.every(isPair);
+}
+
+/** The value of a header, given in lower case. */
+function valueOf(headers: HeaderList, name: string): string | undefined {
+  return headers.find((pair) => pair[0].toLowerCase() === name)?.[1];
+}
+
+/** Headers without some, given in lower case. */
+function without(headers: HeaderList, ...names: string[]): HeaderList {
+  return headers.filter(([name]) => !names.includes(name.toLowerCase()));
+}
+
+/** Headers with one, in place of those of its name. */
+function withHeader(headers: HeaderList, name: string, value: string): HeaderList {
+  return [...without(headers, name.toLowerCase()), [name, value]];
+}
+
+/** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
+function vary(headers: HeaderList, ...names: string[]): HeaderList {
+  const said = headers.filter(([name]) => name.toLowerCase() === "vary").map(([, value]) => value).join(", ");
+  const known = said.toLowerCase().split(/[ \t]*,[ \t]*/);
+  const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
+  return added.length === 0 ? headers : withHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
+}
+
+/**
+ * Calls an application and holds back what it begins until it has returned its body, so that both can be changed
+ * together. What it writes, or begins later, as a generator does, is not held back.
+ */
+function hold(
+  call: (startResponse: StartResponse) => ResponseBody | Promise<ResponseBody>,
+  startResponse: StartResponse,
+  change: (head: Head, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined,
+): ResponseBody | Promise<ResponseBody> {
+  let held: Head | undefined;
+  let write: Write | undefined;
+  let hasReturned = false;
+  const begin = ({ status, headers, error }: Head) => write = startResponse(status, headers, error);
+  const release = () => {
+    if (held) begin(held);
+    held = undefined;
+  };
+  const result = call((status, headers, error) => {
+    const head = { status, headers, error };
+    if (!isPairs(headers)) return begin(head); // which throws
+    if (hasReturned) change(head);
+    if (write || hasReturned) return begin(head);
+    if (held && error === undefined) {
+      release();
+      begin(head); // a second time, which throws
+    }
+    held = head;
+    return (chunk) => {
+      release();
+      return write!(chunk);
+    };
+  });
+  return after(result, (body) => {
+    hasReturned = true;
+    const head = held;
+    if (!head) return body;
+    held = undefined;
+    return closing(body, () =>
+      after(change(head, body) ?? body, (changed) => {
+        begin(head);
+        return changed;
+      }));
+  });
+}
+
+/** Answers in place of the application, in plain text. */
+function answer(startResponse: StartResponse, status: string, headers: HeaderList = [], error?: unknown): ResponseBody {
+  startResponse(status, [["Content-Type", "text/plain; charset=utf-8"], ...headers], error);
+  return [new TextEncoder().encode(`${status.slice(4)}\n`)];
+}
+
+/** Reports a failure of which the server does not get to know. */
+function report({ "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI }: Environ, error: unknown): void {
+  errors.write(`Application failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error)}\n`);
+}
+
+/** Describes any value, an error with its stack and its causes. */
+function show(value: unknown): string {
+  const { inspect } = process.getBuiltinModule("node:util");
+  return typeof value === "string" ? JSON.stringify(value) : inspect(value, { depth: 1, breakLength: Infinity });
+}
+
+/** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
+function native(text: string): string {
+  return Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
+}
+
+/** The weights of what a client accepts: RFC 9110, section 12.4.2. */
+function weightsOf(accept: string | undefined): Map<string, number> {
+  const weights = new Map<string, number>();
+  for (const item of accept?.toLowerCase().split(",") ?? []) {
+    const [name = "", ...parameters] = item.split(";").map((part) => part.trim());
+    const weight = Number(parameters.find((parameter) => parameter.startsWith("q="))?.slice(2) ?? 1);
+    if (name !== "") weights.set(name, weight >= 0 && weight <= 1 ? weight : 0);
+  }
+  return weights;
+}
+
+/** The content codings that a client would rather have than none, the best first: RFC 9110, section 12.5.3. */
+function codingsFor({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
+  const weights = weightsOf(HTTP_ACCEPT_ENCODING);
+  const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
+  const wanted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= (weights.get("identity") ?? 0));
+  return wanted.sort((one, other) => weightOf(other) - weightOf(one));
+}
+
+/** Whether the client has already what would be sent: RFC 9110, section 13.2.2. */
+function isFresh(environ: Environ, headers: HeaderList): boolean {
+  const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since = "" } = environ;
+  if (tags === undefined) return Date.parse(valueOf(headers, "last-modified") ?? "") <= Date.parse(since);
+  const tag = valueOf(headers, "etag")?.replace(/^W\//, "");
+  return tags.trim() === "*" || Array.from(tags.matchAll(/"[^"]*"/g), ([known]) => known).includes(tag ?? "");
+}
+
+/** Begins a 304. It has the headers that a 200 would have, but for those that describe the body. */
+function notModified(headers: HeaderList): HeaderList {
+  return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
+}
+
+/** Who can break a rule. A middleware is told from the others by a second validator on its other side. */
+type Side = "server" | "middleware" | "application";
+
+// Headings of PEP 3333.
+const CALLING = "The Application/Framework Side";
+const ENVIRON = "environ Variables";
+const STREAMS = "Input and Error Streams";
+const STARTING = "The start_response() Callable";
+const WRITING = "The write() Callable";
+const LENGTH = "Handling the Content-Length Header";
+const BLOCKS = "Middleware Handling of Block Boundaries";
+const BUFFERING = "Buffering and Streaming";
+const CLOSING = "Specification Details";
+const STRINGS = "Unicode Issues";
+const HTTP = "Other HTTP Features";
+
+/** Raises the error that says what was found and what was expected; "inside" is whoever is there. */
+type Fail = (side: Side | "inside", section: string, found: string, expected: string) => never;
+
+/** One request on its way through a validator. */
+interface Passage {
+  /** The application inside. */
+  readonly inner: Application;
+  /** The passage through the next validator outside, of the same request. */
+  readonly above: Passage | undefined;
+  /** The passage through the next validator inside. */
+  below?: Passage;
+  /** How many chunks were asked for. */
+  asked: number;
+  returned: boolean;
+  closed: boolean;
+}
+
+const PASSAGE = Symbol("validator"); // no string, so that the application does not see it among the variables
+
+/**
+ * Raises an error on every rule of the interface that either side breaks: what `wsgiref.validate` is for Python.
+ *
+ * It tells which side it was, what was found and what would be right, and names the section of PEP 3333. With a second
+ * one on the other side of a middleware, the middleware is checked as well: `validator(middleware(validator(app)))`.
+ *
+ * What an application does wrong fails where it does so, and once more at the server, should the application go on.
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @returns The application, watched.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, testEnviron, validator } from "./mod.ts";
+ *
+ * const app = validator((_environ, startResponse) => {
+ *   startResponse("200", [["Content-Type", "text/plain"]]);
+ *   return [];
+ * });
+ * await assert.rejects(async () => await runApplication(app, testEnviron()), {
+ *   message: 'The application broke PEP 3333, "The start_response() Callable": ' +
+ *     'the status is "200", expected three digits from 200 to 599, a space and a reason, such as "200 OK"',
+ * });
+ * ```
+ */
+export function validator(app: ApplicationLike): Application {
+  const inner = application(app);
+  return (...call: Parameters<Application>) => {
+    const [environ, startResponse] = call as [Environ & { [PASSAGE]?: Passage }, StartResponse];
+    const found = Object(environ)[PASSAGE] as Passage | undefined;
+    const above = found?.inner === inner ? found.above : found; // a middleware may call the application twice
+    const passage: Passage = { inner, above, asked: 0, returned: false, closed: false };
+    const outside: Side = above ? "middleware" : "server";
+    let failure: unknown;
+    const fail: Fail = (side, section, found, expected) => {
+      const who = side === "inside" ? passage.below ? "middleware" : "application" : side;
+      failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
+      throw failure;
+    };
+
+    if (call.length !== 2 || typeof startResponse !== "function") {
+      fail(
+        outside,
+        CALLING,
+        `the application was called with (${call.map(show).join(", ")})`,
+        "(environ, startResponse)",
+      );
+    }
+    checkEnviron(environ, (...broken) => fail(outside, ...broken));
+    if (above) above.below = passage;
+    environ[PASSAGE] = passage;
+    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], fail, outside);
+    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], fail);
+    const isHead = environ.REQUEST_METHOD === "HEAD";
+
+    let wasCalled = false;
+    let status = "";
+    let length: number | undefined;
+    let sent = 0;
+    let isAsking = false;
+    const send = (chunk: Uint8Array) => {
+      if (!(chunk instanceof Uint8Array)) fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
+      if (chunk.length === 0) return chunk;
+      if (status === "") fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
+      if (BODILESS.test(status)) fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
+      sent += chunk.length;
+      if (sent > (length ?? Infinity)) fail("inside", LENGTH, `the body has ${sent} bytes`, `${length} as declared`);
+      return chunk;
+    };
+    const begin: StartResponse = (...call) => {
+      const [line, headers, error] = call as Parameters<StartResponse>;
+      if (call.length < 2 || call.length > 3) {
+        fail("inside", STARTING, `startResponse was called with (${call.map(show).join(", ")})`, "2 or 3 arguments");
+      }
+      if (wasCalled && error === undefined) {
+        fail(
+          "inside",
+          STARTING,
+          `startResponse was called again with ${show(line)}`,
+          "the error that requires it, too",
+        );
+      }
+      wasCalled = true;
+      checkHead(line, headers, (...broken) => fail("inside", ...broken));
+      const write = startResponse(line, headers, error);
+      if (typeof write !== "function") fail(outside, WRITING, `startResponse returned ${show(write)}`, "a function");
+      status = line;
+      const declared = valueOf(headers, "content-length");
+      length = declared === undefined ? undefined : Number(declared);
+      return (chunk) => {
+        if (passage.returned) fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
+        const sending = write(send(chunk));
+        if (!(sending instanceof Promise)) fail(outside, WRITING, `write returned ${show(sending)}`, "a promise");
+        return sending;
+      };
+    };
+
+    const handling: Handling = {
+      ask() {
+        passage.asked++;
+        if (passage.closed) fail(outside, CLOSING, "a chunk was asked for after close", "close to come last");
+        if (isAsking) {
+          fail(outside, BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
+        }
+        if (above && passage.asked > above.asked) {
+          fail(outside, BLOCKS, `chunk ${passage.asked} was asked for ahead of its turn`, "each to be passed on first");
+        }
+        isAsking = true;
+      },
+      chunk(chunk) {
+        isAsking = false;
+        if (failure) throw failure;
+        return send(chunk);
+      },
+      last() {
+        isAsking = false;
+        if (failure) throw failure;
+        if (status === "") fail("inside", STARTING, "the body ended without a call of startResponse", "one");
+        if (sent < (length ?? 0) && !isHead && !BODILESS.test(status)) {
+          fail("inside", LENGTH, `the body has ${sent} bytes`, `${length} as declared`);
+        }
+        return NOTHING;
+      },
+      failed(error) {
+        isAsking = false;
+        throw error;
+      },
+      close(close) {
+        if (passage.closed) fail(outside, CLOSING, "close was called a second time", "one call");
+        passage.closed = true;
+        return after(close(), () => {
+          if (!passage.below?.returned || passage.below.closed) return;
+          fail("middleware", CLOSING, "close of the application inside was not called", "a call before this one ends");
+        });
+      },
+    };
+    return after(inner(environ, begin), (body) => {
+      passage.returned = true;
+      return closing(body, () => {
+        if (failure) throw failure;
+        const checked = relay(body, handling);
+        if (checked === body) {
+          fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
+        }
+        if (Array.isArray(body)) {
+          for (const chunk of body) send(chunk);
+          handling.last!();
+        }
+        return checked;
+      });
+    });
+  };
+}
+
+/** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
+const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
+  REQUEST_METHOD: [/^[\w!#$%&'*+.^`|~-]+$/, 'a method such as "GET"'],
+  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
+  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
+  QUERY_STRING: [/^(?!\?)/, 'an empty string or a query without its question mark, such as "a=b"'],
+  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
+  SERVER_NAME: [/^./, 'a host such as "localhost"'],
+  SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
+  SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
+  SERVER_SOFTWARE: [/^./, "a name"],
+  "wsgi.version": [(value) => Array.isArray(value) && value.join() === "1,0", "[1, 0]"],
+  "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
+  "wsgi.input": [has("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
+  "wsgi.errors": [has("write", "writelines", "flush"), "an error stream"],
+  "wsgi.multithread": [isBoolean, "true or false"],
+  "wsgi.multiprocess": [isBoolean, "true or false"],
+  "wsgi.run_once": [isBoolean, "true or false"],
+  "wsgi.input_terminated": [isBoolean, "true or false"],
+  "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
+};
+const OPTIONAL: typeof VARIABLES = {
+  CONTENT_LENGTH: [/^\d+$/, "a number of bytes"],
+  HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
+  HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
+};
+
+function isBoolean(value: unknown): boolean {
+  return typeof value === "boolean";
+}
+
+function has(...members: PropertyKey[]): (value: unknown) => boolean {
+  return (value) => members.every((member) => typeof Object(value)[member] === "function");
+}
+
+/** Checks what the server gives. */
+function checkEnviron(environ: Environ, broken: (section: string, found: string, expected: string) => never): void {
+  const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
+  if (prototype !== Object.prototype && prototype !== null) {
+    broken(ENVIRON, `environ is ${show(environ)}`, "an ordinary object");
+  }
+  for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
+    if (!(name in environ)) {
+      if (name in VARIABLES) broken(ENVIRON, `${name} is absent`, expected);
+      continue;
+    }
+    const value = environ[name];
+    const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
+    if (!isRight) broken(ENVIRON, `${name} is ${show(value)}`, expected);
+  }
+  if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
+    broken(ENVIRON, 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
+  }
+  for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
+    if (get) broken(ENVIRON, `${name} is computed when it is read`, "a value");
+    if (value === undefined) broken(ENVIRON, `${name} is undefined`, "what is not known to be absent");
+    if (name.includes(".")) continue;
+    if (typeof value !== "string") broken(ENVIRON, `${name} is ${show(value)}`, "a string");
+    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${show(value)}`, "one character for each byte");
+  }
+}
+
+/** Checks what the application gives to `startResponse`. */
+function checkHead(
+  status: string,
+  headers: HeaderList,
+  broken: (section: string, found: string, expected: string) => never,
+): void {
+  if (typeof status !== "string" || !/^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/.test(status)) {
+    broken(
+      STARTING,
+      `the status is ${show(status)}`,
+      'three digits from 200 to 599, a space and a reason, such as "200 OK"',
+    );
+  }
+  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${show(headers)}`, "an array of pairs");
+  const names: string[] = [];
+  for (const pair of headers) {
+    if (!isPairs([pair]) || pair.length !== 2) broken(STARTING, `a header is ${show(pair)}`, '["Name", "value"]');
+    const [name, value] = pair;
+    const lower = name.toLowerCase();
+    const shown = `header ${show(name)} has the value ${show(value)}`;
+    if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name)) broken(STARTING, `a header has the name ${show(name)}`, "a token");
+    if (lower === "status") broken(STARTING, shown, "the status as the first argument");
+    if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
+    if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
+    // deno-lint-ignore no-control-regex
+    if (/[\0-\x08\x0a-\x1f\x7f]/.test(value)) broken(STARTING, shown, "no control characters");
+    if (lower === "content-length") {
+      if (!/^\d+$/.test(value) || names.includes(lower)) broken(LENGTH, shown, "one number of bytes");
+      if (status.startsWith("204")) broken(LENGTH, `${show(status)} came with ${shown}`, "no Content-Length");
+    }
+    names.push(lower);
+  }
+  const isTyped = names.includes("content-type");
+  if (isTyped && BODILESS.test(status)) broken(HTTP, `${show(status)} came with a Content-Type`, "none without a body");
+  if (!isTyped && !BODILESS.test(status)) broken(HTTP, `${show(status)} came without a Content-Type`, "one");
+}
+
+// RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
+const HOP_BY_HOP =
+  /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
+
+/** `wsgi.input`, with both sides watched. */
+class CheckedInput implements InputStream {
+  readonly #input: InputStream;
+  readonly #fail: Fail;
+  readonly #outside: Side;
+
+  constructor(input: InputStream, fail: Fail, outside: Side) {
+    this.#input = input;
+    this.#fail = fail;
+    this.#outside = outside;
+  }
+
+  read(...sizes: [size?: number]): Promise<Uint8Array> {
+    return this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]);
+  }
+
+  readline(...sizes: [size?: number]): Promise<Uint8Array> {
+    return this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]);
+  }
+
+  async readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
+    const lines = await this.#input.readlines(...this.#checked("readlines", hints));
+    if (!Array.isArray(lines)) this.#fail(this.#outside, STREAMS, `readlines gave ${show(lines)}`, "an array");
+    return await Promise.all(lines.map((line) => this.#bytes(line)));
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for await (const line of this.#input) yield await this.#bytes(line);
+  }
+
+  close(): void {
+    this.#fail("inside", STREAMS, "wsgi.input was closed", "it to be left open");
+  }
+
+  #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
+    const [size] = sizes;
+    if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
+      this.#fail(
+        "inside",
+        STREAMS,
+        `${method} was called with (${sizes.map(show).join(", ")})`,
+        "an integer or nothing",
+      );
+    }
+    return sizes;
+  }
+
+  async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
+    const bytes = await reading;
+    if (!(bytes instanceof Uint8Array)) this.#fail(this.#outside, STREAMS, `wsgi.input gave ${show(bytes)}`, "bytes");
+    if (size < 0 || bytes.length <= size) return bytes;
+    return this.#fail(this.#outside, STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
+  }
+}
+
+/** `wsgi.errors`, with the application watched. */
+class CheckedErrors implements ErrorStream {
+  readonly #errors: ErrorStream;
+  readonly #fail: Fail;
+
+  constructor(errors: ErrorStream, fail: Fail) {
+    this.#errors = errors;
+    this.#fail = fail;
+  }
+
+  write(text: string): void {
+    if (typeof text !== "string") this.#fail("inside", STREAMS, `wsgi.errors was given ${show(text)}`, "a string");
+    this.#errors.write(text);
+  }
+
+  writelines(lines: Iterable<string>): void {
+    if (typeof lines === "string") this.#fail("inside", STREAMS, `writelines was given ${show(lines)}`, "strings");
+    for (const line of lines) this.write(line);
+  }
+
+  flush(): void {
+    this.#errors.flush();
+  }
+
+  close(): void {
+    this.#fail("inside", STREAMS, "wsgi.errors was closed", "it to be left open");
+  }
+}
+
+/**
+ * Dispatches by the path, and by the host where a key names one.
+ *
+ * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`. It matches whole
+ * segments: `"/app"` is for `/app` and `/app/page`, not for `/application`. Keys with a host come first, then those with
+ * the longest prefix. What has matched moves from PATH_INFO to SCRIPT_NAME.
+ *
+ * @throws {TypeError} When a key is neither of these, or an application is none.
+ *
+ * @param apps The applications by their keys.
+ * @param fallback What answers when none matches: 404 if it is not given.
+ * @returns The application that dispatches.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type Application, mount, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const where: Application = ({ SCRIPT_NAME, PATH_INFO }, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(`${SCRIPT_NAME} ${PATH_INFO}`)];
+ * };
+ * const app = mount({ "/api": where, "/api/v2": where });
+ * const { body } = await runApplication(app, testEnviron({ PATH_INFO: "/api/v2/users" }));
+ * assert.equal(new TextDecoder().decode(body), "/api/v2 /users");
+ * ```
+ */
+export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
+  const routes = Object.entries(apps).map(([key, app]) => {
+    const [, host, path] = /^([^/?#]*)(\/[^?#]*|)$/.exec(key) ?? [];
+    if (host === undefined || path === undefined || host + path === "" || /[^/]\/$|\/\//.test(path)) {
+      throw new TypeError(`Cannot mount at ${show(key)}: expected a path such as "/api", or "example.com/api"`);
+    }
+    return { host: host.toLowerCase(), prefix: path === "/" ? "" : native(path), app: application(app) };
+  });
+  routes.sort((one, other) =>
+    Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length
+  );
+  const otherwise = application(fallback);
+  return (environ, startResponse) => {
+    const { PATH_INFO: path } = environ;
+    const [named, bare] = hostOf(environ);
+    for (const { host, prefix, app } of routes) {
+      if (host !== "" && host !== named && host !== bare) continue;
+      if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
+      environ.SCRIPT_NAME += prefix;
+      environ.PATH_INFO = path.slice(prefix.length);
+      return app(environ, startResponse);
+    }
+    return otherwise(environ, startResponse);
+  };
+}
+
+/** The host that the client asked for, with and without its port. */
+function hostOf({ HTTP_HOST, SERVER_NAME }: Environ): [named: string, bare: string] {
+  const named = (HTTP_HOST ?? SERVER_NAME).toLowerCase();
+  return [named, named.replace(/:\d*$/, "")];
+}
+
+function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
+  return answer(startResponse, "404 Not Found");
+}
+
+/**
+ * Options for {@linkcode files}.
+ *
+ * @example
+ * ```ts
+ * import type { FilesOptions } from "./middleware.ts";
+ *
+ * const options: FilesOptions = { cacheControl: "public, max-age=3600", types: { gpx: "application/gpx+xml" } };
+ * ```
+ */
+export interface FilesOptions {
+  /**
+   * The file that stands for a folder.
+   *
+   * @default {"index.html"}
+   */
+  index?: string | undefined;
+  /**
+   * The header Cache-Control.
+   *
+   * @default {"no-cache"}
+   */
+  cacheControl?: string | undefined;
+  /**
+   * Whether files and folders are served whose names begin with a dot.
+   *
+   * @default {false}
+   */
+  dotFiles?: boolean | undefined;
+  /**
+   * Whether `name.br` and `name.gz` are served in place of `name` to clients that accept them.
+   *
+   * @default {true}
+   */
+  precompressed?: boolean | undefined;
+  /** Media types by file extension, beside the usual ones. */
+  types?: Record<string, string> | undefined;
+}
+
+// What browsers have to be told, and what people download. Everything else is application/octet-stream.
+const TYPES: Record<string, string> = {
+  ...{ html: "text/html", htm: "text/html", css: "text/css", js: "text/javascript", mjs: "text/javascript" },
+  ...{ txt: "text/plain", md: "text/markdown", csv: "text/csv", ics: "text/calendar", vtt: "text/vtt" },
+  ...{ json: "application/json", map: "application/json", webmanifest: "application/manifest+json" },
+  ...{ xml: "application/xml", pdf: "application/pdf", wasm: "application/wasm", zip: "application/zip" },
+  ...{ gz: "application/gzip", png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif" },
+  ...{ webp: "image/webp", avif: "image/avif", svg: "image/svg+xml", ico: "image/x-icon", bmp: "image/bmp" },
+  ...{ woff: "font/woff", woff2: "font/woff2", ttf: "font/ttf", otf: "font/otf", mp3: "audio/mpeg" },
+  ...{ m4a: "audio/mp4", ogg: "audio/ogg", wav: "audio/wav", mp4: "video/mp4", webm: "video/webm" },
+};
+
+/**
+ * Serves the files of a folder, to GET and HEAD.
+ *
+ * With media types, Last-Modified and ETag, 304, ranges, one or several, and compressed twins where there are some. What
+ * is not there is answered with 404, and so is whatever leads out of the folder: dot segments, backslashes, NUL, symbolic
+ * links. A folder is served by its index file; there are no listings. RFC 9110, sections 8, 13 and 14.
+ *
+ * Deno needs `--allow-read` for it.
+ *
+ * @throws {Error} When the root is not a folder that can be read.
+ *
+ * @param root The folder, as a path or a `file:` URL.
+ * @param options How to serve it.
+ * @returns The application.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { files, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const app = files(new URL(".", import.meta.url));
+ * const { status } = await runApplication(app, testEnviron({ PATH_INFO: "/../etc/passwd" }));
+ * assert.equal(status, "404 Not Found");
+ * ```
+ */
+export function files(root: string | URL, options: FilesOptions = {}): Application {
+  const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
+  const types = new Map(Object.entries({ ...TYPES, ...options.types }));
+  const fs = process.getBuiltinModule("node:fs");
+  const { relative, sep } = process.getBuiltinModule("node:path");
+  let base: string;
+  try {
+    base = fs.realpathSync(root);
+    fs.readdirSync(base);
+  } catch (cause) {
+    throw new Error(`Cannot serve files from ${show(String(root))}: expected a folder that can be read`, { cause });
+  }
+
+  /** Finds out what a path stands for, if that is inside the root. */
+  const find = async (path: string) => {
+    try {
+      const real = await fs.promises.realpath(base + path);
+      const segments = relative(base, real).split(sep);
+      const isOutside = segments[0] === ".." || relative(base, real) === real;
+      if (isOutside || !dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
+      const stats = await fs.promises.stat(real);
+      return { real, size: stats.size, modified: stats.mtime, isFolder: stats.isDirectory(), isFile: stats.isFile() };
+    } catch (error) {
+      if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES)$/.test((error as { code?: string }).code ?? "")) {
+        return undefined;
+      }
+      throw error;
+    }
+  };
+
+  return async (environ, startResponse) => {
+    const { REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, QUERY_STRING } = environ;
+    if (REQUEST_METHOD !== "GET" && REQUEST_METHOD !== "HEAD") {
+      return answer(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
+    }
+    const path = pathOf(PATH_INFO, dotFiles);
+    let file = path === undefined ? undefined : await find(path);
+    if (file?.isFolder && !path!.endsWith("/")) {
+      const target = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would lead away
+      return answer(startResponse, "301 Moved Permanently", [
+        ["Location", QUERY_STRING === "" ? target : `${target}?${QUERY_STRING}`],
+      ]);
+    }
+    const name = path?.endsWith("/") ? path + index : path;
+    if (path?.endsWith("/")) file = file?.isFolder ? await find(name!) : undefined;
+    if (!file?.isFile) return notFound(environ, startResponse);
+
+    const type = types.get(/\.([^./]+)$/.exec(name!)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
+    let headers: HeaderList = [
+      ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
+      ["Cache-Control", cacheControl],
+      ["Accept-Ranges", "bytes"],
+    ];
+    const twins = precompressed ? await Promise.all([find(`${name}.br`), find(`${name}.gz`)]) : [];
+    if (twins.some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
+    for (const coding of codingsFor(environ, ["br", "gzip"])) {
+      const twin = twins[coding === "br" ? 0 : 1];
+      if (!twin?.isFile) continue;
+      headers.push(["Content-Encoding", coding]);
+      file = twin;
+      break;
+    }
+    const { real, size, modified } = file;
+    headers.push(
+      ["Last-Modified", modified.toUTCString()],
+      [
+        "ETag",
+        `"${Math.trunc(modified.getTime()).toString(16)}-${size.toString(16)}${real.endsWith(".br") ? "-br" : ""}"`,
+      ],
+    );
+    if (isFresh(environ, headers)) {
+      startResponse("304 Not Modified", notModified(headers));
+      return [];
+    }
+
+    const ranges = REQUEST_METHOD === "GET" && mayBeRanged(environ, headers)
+      ? rangesOf(environ.HTTP_RANGE, size)
+      : undefined;
+    if (ranges?.length === 0) {
+      return answer(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
+    }
+    const pieces: Piece[] = [];
+    if (!ranges) pieces.push({ at: 0, end: size });
+    else if (ranges.length === 1) {
+      pieces.push(...ranges);
+      headers.push(["Content-Range", contentRange(ranges[0]!, size)]);
+    } else {
+      const boundary = crypto.randomUUID();
+      for (const range of ranges) {
+        const lines = [`--${boundary}`, `Content-Type: ${type}`, `Content-Range: ${contentRange(range, size)}`, "", ""];
+        pieces.push(new TextEncoder().encode(`\r\n${lines.join("\r\n")}`), range);
+      }
+      pieces.push(new TextEncoder().encode(`\r\n--${boundary}--\r\n`));
+      headers = withHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
+    }
+    let length = 0;
+    for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
+    headers.push(["Content-Length", String(length)]);
+    const handle = REQUEST_METHOD === "GET" ? await fs.promises.open(real) : undefined;
+    try {
+      startResponse(ranges ? "206 Partial Content" : "200 OK", headers);
+    } catch (error) {
+      await handle?.close();
+      throw error;
+    }
+    if (!handle) return [];
+    return environ["wsgi.file_wrapper"]({
+      async read(blockSize) {
+        const piece = pieces[0];
+        if (!piece || piece instanceof Uint8Array) return pieces.shift() as Uint8Array ?? NOTHING;
+        const block = new Uint8Array(Math.min(blockSize, piece.end - piece.at));
+        const { bytesRead } = await handle.read(block, 0, block.length, piece.at);
+        piece.at += bytesRead;
+        if (piece.at === piece.end) pieces.shift();
+        return block.subarray(0, bytesRead);
+      },
+      close: () => handle.close(),
+    });
+  };
+}
+
+/** A part of the body: bytes as they are, or those of the file from one position to another. */
+type Piece = Uint8Array | { at: number; end: number };
+
+/** The path of a file below the root, or nothing if it could lead elsewhere. */
+function pathOf(pathInfo: string, dotFiles: boolean): string | undefined {
+  let path: string;
+  try {
+    path = new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(pathInfo, (byte) => byte.charCodeAt(0)));
+  } catch {
+    return undefined;
+  }
+  const isHidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
+  return path !== "" && !path.startsWith("/") || /[\0\\]|\/\//.test(path) || isHidden.test(path) ? undefined : path;
+}
+
+/** Whether the client wants a range of what it has, and not of something newer: RFC 9110, section 13.1.5. */
+function mayBeRanged({ HTTP_IF_RANGE: validator }: Environ, headers: HeaderList): boolean {
+  return validator === undefined || validator === valueOf(headers, "etag") ||
+    validator === valueOf(headers, "last-modified");
+}
+
+/**
+ * Reads a Range: none of them satisfiable is an empty array, and what is not understood is nothing.
+ *
+ * Many ranges, or such as repeat the file, only serve to make a server work. RFC 9110, sections 14.1 and 14.2.
+ */
+function rangesOf(range: string | undefined, size: number): { at: number; end: number }[] | undefined {
+  const specs = /^bytes=(.*)$/i.exec(range ?? "")?.[1]?.split(",").map((spec) => /^(\d*)-(\d*)$/.exec(spec.trim()));
+  if (!specs || specs.length > 16) return undefined;
+  const ranges: { at: number; end: number }[] = [];
+  let sum = 0;
+  for (const spec of specs) {
+    const [, first = "", last = ""] = spec ?? [];
+    if (first + last === "" || first !== "" && last !== "" && Number(last) < Number(first)) return undefined;
+    const at = first === "" ? Math.max(size - Number(last), 0) : Number(first);
+    const end = first === "" || last === "" ? size : Math.min(Number(last) + 1, size);
+    if (at < end) ranges.push({ at, end });
+    sum += Math.max(end - at, 0);
+  }
+  return sum > size ? undefined : ranges;
+}
+
+function contentRange({ at, end }: { at: number; end: number }, size: number): string {
+  return `bytes ${at}-${end - 1}/${size}`;
+}
+
+/**
+ * Options for {@linkcode accessLog}.
+ *
+ * @example
+ * ```ts
+ * import type { AccessLogOptions } from "./middleware.ts";
+ *
+ * const options: AccessLogOptions = { format: "json", skip: ["/livez", "/readyz"] };
+ * ```
+ */
+export interface AccessLogOptions {
+  /**
+   * Apache's combined format, followed by the duration, the request's id and `aborted` where they apply, or an object of
+   * JSON a line.
+   *
+   * @default {"combined"}
+   */
+  format?: "combined" | "json" | undefined;
+  /**
+   * Takes a line, which has no end of line. Standard output by default.
+   *
+   * @param line The line.
+   */
+  write?: ((line: string) => void) | undefined;
+  /**
+   * Paths that are not logged.
+   *
+   * @default {[]}
+   */
+  skip?: string[] | undefined;
+}
+
+/**
+ * Writes a line about every request, once, when its response has ended or the client has left.
+ *
+ * With the bytes of the body that were given to the server to be sent, and the time from the call of the application to
+ * that of `close`. Whatever could forge a line is escaped, as Apache does it, or JSON.
+ *
+ * @throws {TypeError} When the format is neither of the two, or the application is none.
+ *
+ * @param app The application.
+ * @param options What to write, and where to.
+ * @returns The application, logged.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { accessLog, runApplication, type StartResponse, testEnviron } from "./mod.ts";
+ *
+ * let line = "";
+ * const hello = (_environ: unknown, startResponse: StartResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode("Hello")];
+ * };
+ * await runApplication(accessLog(hello, { write: (text) => line = text }), testEnviron({ REMOTE_ADDR: "10.0.0.1" }));
+ * assert.match(line, /^10\.0\.0\.1 - - \[.+\] "GET \/ HTTP\/1\.0" 200 5 "-" "-" \d+\.\d{3}ms$/);
+ * ```
+ */
+export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}): Application {
+  const { format = "combined", write: print = (line) => console.log(line), skip = [] } = options;
+  if (format !== "combined" && format !== "json") {
+    throw new TypeError(`Cannot use option "format": found ${show(format)}, expected "combined" or "json"`);
+  }
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const { REQUEST_METHOD: method, REQUEST_URI: target, SCRIPT_NAME, PATH_INFO } = environ;
+    if (skip.includes(SCRIPT_NAME + PATH_INFO)) return inner(environ, startResponse);
+    const time = new Date();
+    const start = performance.now();
+    let status = 0;
+    let most = Infinity;
+    let bytes = 0;
+    let isWhole = false;
+    const count = (chunk: Uint8Array) => {
+      bytes = Math.min(bytes + (chunk?.length ?? 0), most);
+      return chunk;
+    };
+    const failed = (error: unknown): never => {
+      if (bytes === 0) status = (error as { status?: number } | undefined)?.status ?? 500;
+      throw error;
+    };
+    const log = () => {
+      // Of a response that was whole at once nobody knows whether the client has waited for it.
+      const aborted = !isWhole && (environ["fetch.context"]?.signal.aborted ?? false);
+      const duration = performance.now() - start;
+      if (aborted && bytes === 0) status = 499; // as nginx has it
+      const entry = { time, method, target, status, bytes, duration, aborted };
+      print(format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry));
+    };
+
+    const begin: StartResponse = (line, headers, error) => {
+      const write = startResponse(line, headers, error);
+      status = Number(line.slice(0, 3));
+      most = method === "HEAD" || BODILESS.test(line) ? 0 : Number(valueOf(headers, "content-length") ?? Infinity);
+      return (chunk) => {
+        const sending = write(chunk);
+        count(chunk);
+        return sending;
+      };
+    };
+    const close = (inner: () => void | Promise<void>) => {
+      try {
+        return inner();
+      } finally {
+        log();
+      }
+    };
+    return attempt(() =>
+      after(inner(environ, begin), (body) => {
+        isWhole = Array.isArray(body) && bytes === 0;
+        if (Array.isArray(body)) body.forEach(count);
+        return relay(body, { chunk: count, failed, close });
+      }), (error) => {
+      try {
+        return failed(error);
+      } finally {
+        log();
+      }
+    });
+  };
+}
+
+/** What is logged of a request. */
+interface LogEntry {
+  time: Date;
+  method: string;
+  target: string;
+  status: number;
+  bytes: number;
+  /** In milliseconds. */
+  duration: number;
+  aborted: boolean;
+}
+
+/** A line of Apache's combined log format, and a little more at its end. */
+function combinedOf(environ: Environ, { time, method, target, status, bytes, duration, aborted }: LogEntry): string {
+  const { REMOTE_ADDR, REMOTE_USER, SERVER_PROTOCOL, HTTP_REFERER, HTTP_USER_AGENT, "request.id": id } = environ;
+  const [, day, month, year, clock] = time.toUTCString().split(" ");
+  const escape = (value: unknown) =>
+    // deno-lint-ignore no-control-regex
+    String(value || "-").replace(/[\0-\x1f"\\\x7f-\uffff]/g, (character) =>
+      character === '"' || character === "\\"
+        ? `\\${character}`
+        : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  const bare = (value: unknown) => escape(value).replaceAll(" ", "\\x20");
+  return `${bare(REMOTE_ADDR)} - ${bare(REMOTE_USER)} [${day}/${month}/${year}:${clock} +0000] ` +
+    `"${escape(method)} ${escape(target)} ${escape(SERVER_PROTOCOL)}" ${status} ${bytes || "-"} ` +
+    `"${escape(HTTP_REFERER)}" "${escape(HTTP_USER_AGENT)}" ` +
+    `${duration.toFixed(3)}ms${id ? ` ${bare(id)}` : ""}${aborted ? " aborted" : ""}`;
+}
+
+/** A line of JSON. */
+function jsonOf(environ: Environ, entry: LogEntry): string {
+  const line = JSON.stringify({
+    ...entry,
+    protocol: environ.SERVER_PROTOCOL,
+    remoteAddr: environ.REMOTE_ADDR,
+    remoteUser: environ.REMOTE_USER,
+    referer: environ.HTTP_REFERER,
+    userAgent: environ.HTTP_USER_AGENT,
+    requestId: environ["request.id"],
+  });
+  // What JSON allows, a terminal may obey.
+  return line.replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
+}
+
+/**
+ * Options for {@linkcode errorPage}.
+ *
+ * @example
+ * ```ts
+ * import type { ErrorPageOptions } from "./middleware.ts";
+ *
+ * const options: ErrorPageOptions = { development: true };
+ * ```
+ */
+export interface ErrorPageOptions {
+  /**
+   * Whether to show the error, its causes, the stack and the environ. They are nobody's business but the developer's.
+   *
+   * @default {false}
+   */
+  development?: boolean | undefined;
+}
+
+/**
+ * Answers with a page when the application fails, and reports the error on `wsgi.errors`.
+ *
+ * An error that has a `status` from 400 to 599 decides that of the response, and is reported from 500 on; it may be the
+ * server's own, for a body that is too large. Clients that accept JSON or plain text rather than HTML get that. Once
+ * bytes have left there is nothing to answer any more, and the error goes on. PEP 3333, "Error Handling".
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @param options What to show.
+ * @returns The application, which does not fail any more before its first byte.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { errorPage, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const app = errorPage(() => {
+ *   throw Object.assign(new Error("Article 7 is not there"), { status: 404 });
+ * });
+ * const { status, body, errors } = await runApplication(app, testEnviron());
+ * assert.equal(status, "404 Not Found");
+ * assert.equal(new TextDecoder().decode(body), "404 Not Found\n");
+ * assert.equal(errors, "");
+ * ```
+ */
+export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}): Application {
+  const { development = false } = options;
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const failed = (error: unknown): ResponseBody => {
+      const { STATUS_CODES } = process.getBuiltinModule("node:http");
+      const { status: wanted } = Object(error) as { status?: unknown };
+      const code = Number.isInteger(wanted) && Number(wanted) >= 400 && Number(wanted) < 600 ? Number(wanted) : 500;
+      const status = `${code} ${STATUS_CODES[code] ?? "Unknown"}`;
+      const weights = weightsOf(environ.HTTP_ACCEPT ?? "*/*");
+      const weightOf = (type: string) =>
+        weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
+      const types = development ? ["text/html", "application/json", "text/plain"] : ["text/plain", "application/json"];
+      const [type = ""] = types.sort((one, other) => weightOf(other) - weightOf(one));
+      startResponse(status, [
+        ["Content-Type", type === "application/json" ? type : `${type}; charset=utf-8`],
+        ["Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"],
+        ["Cache-Control", "no-store"],
+        ["Vary", "Accept"],
+      ], error);
+      if (code >= 500) report(environ, error);
+      const detail = development ? show(error) : undefined;
+      const page = type === "text/html"
+        ? htmlOf(status, error, environ)
+        : type === "text/plain"
+        ? `${detail ?? status}\n`
+        : JSON.stringify({ status: code, title: status.slice(4), detail });
+      return [new TextEncoder().encode(page)];
+    };
+    return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed })), failed);
+  };
+}
+
+/** The page for a developer. */
+function htmlOf(status: string, error: unknown, environ: Environ): string {
+  const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+  const rows = Object.entries(environ).sort().map(([name, value]) =>
+    `<tr><th>${escape(name)}<td>${escape(typeof value === "string" ? value : show(value))}\n`
+  );
+  const causes: string[] = [];
+  for (let cause = error; cause !== undefined && causes.length < 10; cause = Object(cause).cause) {
+    causes.push(escape(cause instanceof Error ? `${cause.name}: ${cause.message}` : show(cause)));
+  }
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${escape(status)}</title>
+<style>
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+pre, td { font-family: ui-monospace, monospace; font-size: 0.875rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+pre { background: #8882; border-radius: 0.5rem; padding: 1rem; }
+th { font-weight: 500; padding-right: 1.5rem; text-align: left; vertical-align: top; }
+</style>
+<h1>${escape(status)}</h1>
+<p>${causes.join("\n<p>Caused by ")}
+<h2>Stack</h2>
+<pre>${escape(show(error))}</pre>
+<h2>Environ</h2>
+<table>
+${rows.join("")}</table>
+`;
+}
+
+/**
+ * Options for {@linkcode proxyFix}.
+ *
+ * @example
+ * ```ts
+ * import type { ProxyFixOptions } from "./middleware.ts";
+ *
+ * const options: ProxyFixOptions = { trust: ["10.0.0.0/8", "fd00::/8"] };
+ * ```
+ */
+export interface ProxyFixOptions {
+  /**
+   * Who is believed: the addresses and networks of the proxies, `"unix"` for a peer that has no address because it has
+   * come through a unix socket, or the number of proxies that everybody has to pass.
+   *
+   * @default {["127.0.0.0/8", "::1"]}
+   */
+  trust?: string[] | number | undefined;
+  /**
+   * The header that the proxies set, with those that belong to it. By default `Forwarded` is read only where there is no
+   * header `X-Forwarded-*`. Name it where the proxies set the one and let the other through.
+   */
+  header?: "X-Forwarded-For" | "Forwarded" | undefined;
+}
+
+const LOOPBACK = ["127.0.0.0/8", "::1"];
+const REWRITTEN = [
+  "REMOTE_ADDR",
+  "REMOTE_PORT",
+  "HTTPS",
+  "HTTP_HOST",
+  "SCRIPT_NAME",
+  "SERVER_NAME",
+  "SERVER_PORT",
+  "wsgi.url_scheme",
+];
+
+/**
+ * Sets right what a proxy in front has changed: the client's address, the scheme, the host and the port that it asked
+ * for, and the prefix of the path that the proxy took away.
+ *
+ * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, past
+ * every proxy that is trusted: what stands further left could be from anybody. A trusted proxy has to set these headers
+ * or take them away, each of them. One with a value that cannot be is answered with 400.
+ *
+ * What was there before is kept in `proxy_fix.original`.
+ *
+ * @throws {TypeError} When an option is not what it should be, or the application is none.
+ *
+ * @param app The application.
+ * @param options Who is believed.
+ * @returns The application, which sees the request as the client has sent it.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { proxyFix, requestUri, runApplication, type StartResponse, testEnviron } from "./mod.ts";
+ *
+ * const app = proxyFix((environ, startResponse: StartResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(`${environ.REMOTE_ADDR} ${requestUri(environ)}`)];
+ * });
+ * const { body } = await runApplication(
+ *   app,
+ *   testEnviron({
+ *     REMOTE_ADDR: "127.0.0.1",
+ *     HTTP_X_FORWARDED_FOR: "203.0.113.7",
+ *     HTTP_X_FORWARDED_PROTO: "https",
+ *     HTTP_X_FORWARDED_HOST: "example.com",
+ *   }),
+ * );
+ * assert.equal(new TextDecoder().decode(body), "203.0.113.7 https://example.com/");
+ * ```
+ */
+export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): Application {
+  const { trust = LOOPBACK, header } = options;
+  const isTrusted = typeof trust === "number" ? undefined : trusts(trust);
+  if (!isTrusted && !(Number.isInteger(trust) && Number(trust) > 0)) {
+    throw new TypeError(`Cannot use option "trust": found ${trust}, expected a number of proxies or their addresses`);
+  }
+  if (header !== undefined && header !== "X-Forwarded-For" && header !== "Forwarded") {
+    throw new TypeError(`Cannot use option "header": found ${show(header)}, expected "X-Forwarded-For" or "Forwarded"`);
+  }
+  const inner = application(app);
+  return (environ, startResponse) => {
+    if (isTrusted && !isTrusted(environ.REMOTE_ADDR)) return inner(environ, startResponse);
+    const fields = forwardedBy(environ, header);
+    const senders = fields?.for ?? [];
+    let hops = typeof trust === "number" ? trust : 1;
+    const isProxy = (sender?: { address: string }) => sender && isTrusted?.(sender.address);
+    while (hops < senders.length && isProxy(addressOf(senders.at(-hops)))) hops++;
+    // Proxies known by address may leave out what others before them have set, but not if they are only counted.
+    const said = (values: string[] = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
+    const [sender, scheme, host, port, prefix] = [
+      said(senders),
+      said(fields?.proto)?.toLowerCase(),
+      said(fields?.host),
+      said(fields?.port),
+      said(fields?.prefix)?.replace(/\/$/, ""),
+    ];
+    const [, name = "", ownPort] = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d{1,5}))?$/i.exec(host ?? "") ?? [];
+    if (
+      !fields || host && name === "" || scheme && !/^https?$/.test(scheme) || port && !/^\d{1,5}$/.test(port) ||
+      prefix && !/^(?:\/(?!\.{1,2}(?:\/|$))(?:[\w.~!$&'()*+,;=:@-]|%[\da-f]{2})+)+$/i.test(prefix)
+    ) {
+      return answer(startResponse, "400 Bad Request");
+    }
+
+    const before = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
+    environ["proxy_fix.original"] = Object.fromEntries(before);
+    if (sender) {
+      const client = addressOf(sender);
+      delete environ.REMOTE_ADDR;
+      delete environ.REMOTE_PORT;
+      if (client) environ.REMOTE_ADDR = client.address;
+      if (client?.port) environ.REMOTE_PORT = client.port;
+    }
+    if (scheme) {
+      environ["wsgi.url_scheme"] = scheme;
+      if (scheme === "https") environ.HTTPS = "on";
+      else delete environ.HTTPS;
+    }
+    if (host || port) {
+      const usual = defaultPort(environ["wsgi.url_scheme"]);
+      environ.SERVER_NAME = name || hostOf(environ)[1];
+      environ.SERVER_PORT = port || ownPort || usual;
+      environ.HTTP_HOST = environ.SERVER_NAME + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
+    }
+    if (prefix) environ.SCRIPT_NAME = unquote(prefix) + environ.SCRIPT_NAME;
+    return inner(environ, startResponse);
+  };
+}
+
+/** Percent-decodes to bytes, each a character. */
+function unquote(path: string): string {
+  return path.replace(/%([\da-f]{2})/gi, (_escape, hex) => String.fromCharCode(parseInt(hex, 16)));
+}
+
+/** What proxies have said, by the names of RFC 7239, one value each, the last proxy's last. */
+type Forwarded = Partial<Record<string, string[]>>;
+
+/** Reads the headers of one kind; nothing if they cannot be read. */
+function forwardedBy(environ: Environ, header: ProxyFixOptions["header"]): Forwarded | undefined {
+  const fields: Forwarded = {};
+  for (const field of ["for", "proto", "host", "port", "prefix"]) {
+    const value = environ[`HTTP_X_FORWARDED_${field.toUpperCase()}` as const];
+    if (value !== undefined) fields[field] = value.split(",").map((part) => part.trim());
+  }
+  const hasNone = Object.keys(fields).length === 0;
+  const text = environ.HTTP_FORWARDED;
+  if (header === "X-Forwarded-For" || text === undefined || !hasNone && !header) {
+    return header === "Forwarded" ? {} : fields;
+  }
+  // A quote that somebody has left open must not swallow what the next proxy has added: it cannot be read at all.
+  const pair = /[ \t]*([\w!#$%&'*+.^`|~-]+)=(?:([\w!#$%&'*+.^`|~:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*([;,]|$)/y;
+  const hops: Record<string, string>[] = [{}];
+  for (let separator = ";"; separator !== "";) {
+    const [, name = "", token, quoted = "", end] = pair.exec(text) ?? [];
+    if (end === undefined) return undefined;
+    hops.at(-1)![name.toLowerCase()] = token ?? quoted.replace(/\\(.)/g, "$1");
+    separator = end;
+    if (end === ",") hops.push({});
+  }
+  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop[name] ?? "")]));
+}
+
+/** Reads the address of a client, with or without a port; nothing for `unknown` and what else is none. */
+function addressOf(text = ""): { address: string; port: string | undefined } | undefined {
+  const { isIP } = process.getBuiltinModule("node:net");
+  if (isIP(text)) return { address: text, port: undefined };
+  const [, six, four, port] = /^(?:\[(.+)\]|([^:]+))(?::(\d{1,5}))?$/.exec(text) ?? [];
+  const address = six ?? four ?? "";
+  return isIP(address) === (six ? 6 : 4) ? { address, port } : undefined;
+}
+
+/** Makes a test of whether a peer is trusted. */
+function trusts(list: string[]): (address: string | undefined) => boolean {
+  const { BlockList, isIP } = process.getBuiltinModule("node:net");
+  const networks = new BlockList();
+  const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
+  for (const entry of list) {
+    const [address = "", bits] = entry.split("/");
+    if (entry === "unix") continue;
+    try {
+      networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
+    } catch (cause) {
+      const expected = 'an address or a network such as "10.0.0.0/8"';
+      throw new TypeError(`Cannot use option "trust": found ${show(entry)}, expected ${expected}`, { cause });
+    }
+  }
+  return (address) => address === undefined ? list.includes("unix") : networks.check(address, family(address));
+}
+
+/**
+ * Options for {@linkcode trustedHosts}.
+ *
+ * @example
+ * ```ts
+ * import type { TrustedHostsOptions } from "./middleware.ts";
+ *
+ * const options: TrustedHostsOptions = { hosts: ["example.com", ".example.org"] };
+ * ```
+ */
+export interface TrustedHostsOptions {
+  /** The hosts: `"example.com"` on any port, `"example.com:8080"` on one, `".example.com"` with all its subdomains. */
+  hosts: string[];
+}
+
+/**
+ * Answers 400 to requests for other hosts: a Host is the client's to choose, and addresses in links are made of it.
+ *
+ * Behind a proxy it belongs inside of {@linkcode proxyFix}.
+ *
+ * @throws {TypeError} When there is no list of hosts, or the application is none.
+ *
+ * @param app The application.
+ * @param options The hosts.
+ * @returns The application, which is called for these hosts only.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, testEnviron, trustedHosts } from "./mod.ts";
+ *
+ * const app = trustedHosts(() => [], { hosts: [".example.com"] });
+ * const { status } = await runApplication(app, testEnviron({ HTTP_HOST: "example.org" }));
+ * assert.equal(status, "400 Bad Request");
+ * ```
+ */
+export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions): Application {
+  if (!Array.isArray(options?.hosts)) {
+    throw new TypeError(`Cannot use option "hosts": found ${show(options?.hosts)}, expected an array of hosts`);
+  }
+  const hosts = options.hosts.map((host) => host.toLowerCase());
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const [named, bare] = hostOf(environ);
+    const isTrusted = (host: string) =>
+      host === named || host === bare || host.startsWith(".") && `.${bare}`.endsWith(host);
+    return hosts.some(isTrusted) ? inner(environ, startResponse) : answer(startResponse, "400 Bad Request");
+  };
+}
+
+/**
+ * Options for {@linkcode compress}.
+ *
+ * @example
+ * ```ts
+ * import type { CompressOptions } from "./middleware.ts";
+ *
+ * const options: CompressOptions = { threshold: 256 };
+ * ```
+ */
+export interface CompressOptions {
+  /**
+   * The length from which on a body is compressed, where its length is known, in bytes.
+   *
+   * @default {1024}
+   */
+  threshold?: number | undefined;
+}
+
+/**
+ * Compresses what a client accepts compressed, with `br`, `gzip` or `deflate`.
+ *
+ * Each chunk leaves at once, as a part that can be read by itself; a body that exists whole stays so. Left alone is what
+ * is small, compressed already, a part (206), marked `no-transform`, or written with `write`. A strong ETag becomes a
+ * weak one. RFC 9110, sections 8.4 and 12.5.3.
+ *
+ * @throws {TypeError} When the threshold is not a number, or the application is none.
+ *
+ * @param app The application.
+ * @param options What is too small.
+ * @returns The application, compressed.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { compress, type StartResponse, toFetch } from "./mod.ts";
+ *
+ * const app = compress((_environ: unknown, startResponse: StartResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new Uint8Array(10_000)];
+ * });
+ * const request = new Request("http://localhost/", { headers: { "Accept-Encoding": "gzip" } });
+ * const response = await toFetch(app)(request);
+ * assert.equal(response.headers.get("Content-Encoding"), "gzip");
+ * assert(Number((await response.bytes()).length) < 100);
+ * ```
+ */
+export function compress(app: ApplicationLike, options: CompressOptions = {}): Application {
+  const { threshold = 1024 } = options;
+  if (!(threshold >= 0)) throw new TypeError(`Cannot use option "threshold": found ${show(threshold)}, expected bytes`);
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
+    const isCandidate = ({ status, headers }: Head) => {
+      const {
+        "content-encoding": encoded,
+        "content-range": range,
+        "cache-control": control = "",
+        "content-type": type,
+      } = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value]));
+      return !BODILESS.test(status) && !status.startsWith("206") && range === undefined &&
+        (encoded ?? "identity") === "identity" && !/\bno-transform\b/i.test(control) && COMPRESSIBLE.test(type ?? "");
+    };
+    if (!coding) {
+      const change = (head: Head) => isCandidate(head) ? vary(head.headers, "Accept-Encoding") : head.headers;
+      return inner(environ, changing(startResponse, change));
+    }
+
+    let encoder: Encoder | undefined;
+    const change = (head: Head, body?: ResponseBody) => {
+      encoder?.close();
+      encoder = undefined;
+      if (!isCandidate(head)) return undefined;
+      head.headers = vary(head.headers, "Accept-Encoding");
+      let length = 0;
+      if (Array.isArray(body)) { for (const chunk of body) length += chunk.length; }
+      else length = Infinity;
+      if (Number(valueOf(head.headers, "content-length") ?? length) < threshold) return undefined;
+      const tag = valueOf(head.headers, "etag");
+      head.headers = withHeader(without(head.headers, "content-length", "accept-ranges"), "Content-Encoding", coding);
+      if (tag?.startsWith('"')) head.headers = withHeader(head.headers, "ETag", `W/${tag}`);
+      if (!Array.isArray(body)) encoder = new Encoder(coding, true);
+      else if (length > 0) return encodeAll(coding, body);
+      return undefined;
+    };
+    const result = hold((begin) => inner(environ, begin), startResponse, change);
+    return after(result, (body) =>
+      Array.isArray(body) ? body : relay(body, {
+        chunk: (chunk) => encoder ? encoder.encode(chunk) : chunk,
+        last: () => encoder?.encode() ?? NOTHING,
+        close(inner) {
+          encoder?.close();
+          return inner();
+        },
+      }));
+  };
+}
+
+// Media types that are text of some kind; what is none has mostly been compressed by those who made it.
+const COMPRESSIBLE =
+  /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
+
+/** Compresses a body that exists whole. */
+async function encodeAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
+  const encoder = new Encoder(coding, false);
+  const chunks: Uint8Array[] = [];
+  for (const chunk of body) chunks.push(await encoder.encode(chunk));
+  return replace(body, [...chunks, await encoder.encode()]);
+}
+
+/** A compressor that gives for each chunk what belongs to it. */
+class Encoder {
+  readonly #stream;
+  readonly #parts: Uint8Array[] = [];
+  readonly #failed = Promise.withResolvers<never>();
+
+  constructor(coding: string, flushes: boolean) {
+    const { constants, createBrotliCompress, createDeflate, createGzip } = process.getBuiltinModule("node:zlib");
+    const { BROTLI_OPERATION_FLUSH, BROTLI_PARAM_QUALITY, Z_SYNC_FLUSH } = constants;
+    const flush = flushes ? { flush: coding === "br" ? BROTLI_OPERATION_FLUSH : Z_SYNC_FLUSH } : {};
+    this.#stream = coding === "br"
+      ? createBrotliCompress({ ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }) // its default, 11, is for files
+      : coding === "gzip"
+      ? createGzip(flush)
+      : createDeflate(flush);
+    this.#stream.on("data", (part: Uint8Array) => this.#parts.push(part));
+    this.#stream.on("error", this.#failed.reject);
+    this.#failed.promise.catch(() => {});
+  }
+
+  /** Compresses a chunk; without one, what is left at the end. */
+  async encode(chunk?: Uint8Array): Promise<Uint8Array> {
+    const done = new Promise<void>((resolve) => {
+      if (chunk) this.#stream.write(chunk, () => resolve());
+      else this.#stream.once("end", resolve).end();
+    });
+    await Promise.race([done, this.#failed.promise]);
+    return process.getBuiltinModule("node:buffer").Buffer.concat(this.#parts.splice(0));
+  }
+
+  close(): void {
+    this.#stream.destroy();
+  }
+}
+
+/**
+ * Answers 304 when the client has already what would be sent, and gives an ETag to every body that exists whole.
+ *
+ * It is a hash of the body, unless the application has set one. Looked at is what answers GET and HEAD with 200; streams
+ * pass untouched. RFC 9110, section 13.
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @returns The application, which sends nothing twice.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { conditional, type StartResponse, toFetch } from "./mod.ts";
+ *
+ * const handler = toFetch(conditional((_environ: unknown, startResponse: StartResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode("Hello")];
+ * }));
+ * const first = await handler(new Request("http://localhost/"));
+ * const headers = { "If-None-Match": first.headers.get("ETag")! };
+ * assert.equal((await handler(new Request("http://localhost/", { headers }))).status, 304);
+ * ```
+ */
+export function conditional(app: ApplicationLike): Application {
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const { REQUEST_METHOD: method } = environ;
+    if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
+    return hold((begin) => inner(environ, begin), startResponse, (head, body) => {
+      if (!head.status.startsWith("200") || !Array.isArray(body)) return undefined;
+      // What answers HEAD without a body has nothing to make a tag of.
+      if (valueOf(head.headers, "etag") === undefined && (method === "GET" || body.length > 0)) {
+        const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
+        for (const chunk of body) hash.update(chunk);
+        head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
+      }
+      if (!isFresh(environ, head.headers)) return undefined;
+      head.status = "304 Not Modified";
+      head.headers = notModified(head.headers);
+      return replace(body, []);
+    });
+  };
+}
+
+/**
+ * Options for {@linkcode limitBody}.
+ *
+ * @example
+ * ```ts
+ * import type { LimitBodyOptions } from "./middleware.ts";
+ *
+ * const options: LimitBodyOptions = { bytes: 10 * 1024 * 1024 };
+ * ```
+ */
+export interface LimitBodyOptions {
+  /**
+   * The largest request body, in bytes.
+   *
+   * @default {1048576}
+   */
+  bytes?: number | undefined;
+}
+
+/**
+ * Answers 413 to requests with too large a body: at once where Content-Length says so, else when it has been read.
+ *
+ * The application's `read` is rejected then with an error whose `status` is 413. Unless it answers by itself, the
+ * response is made here, while nothing has left yet. RFC 9110, section 15.5.14.
+ *
+ * @throws {TypeError} When the limit is not a number, or the application is none.
+ *
+ * @param app The application.
+ * @param options The limit.
+ * @returns The application, which reads no more than that.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { limitBody, toFetch } from "./mod.ts";
+ *
+ * const handler = toFetch(limitBody(() => [], { bytes: 2 }));
+ * const headers = { "Content-Length": "4" };
+ * const response = await handler(new Request("http://localhost/", { method: "POST", body: "four", headers }));
+ * assert.equal(response.status, 413);
+ * ```
+ */
+export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}): Application {
+  const { bytes = 1024 * 1024 } = options;
+  if (!(bytes >= 0)) throw new TypeError(`Cannot use option "bytes": found ${show(bytes)}, expected a number of bytes`);
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const { CONTENT_LENGTH } = environ;
+    const input = new LimitedInput(environ["wsgi.input"], bytes);
+    const refuse = (error: unknown) => {
+      if (error !== input.error) throw error;
+      return answer(startResponse, "413 Content Too Large", [], error);
+    };
+    if (Number(CONTENT_LENGTH) > bytes) return answer(startResponse, "413 Content Too Large");
+    if (CONTENT_LENGTH !== undefined) return inner(environ, startResponse); // with no more than that, says the server
+    environ["wsgi.input"] = input;
+    return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed: refuse })), refuse);
+  };
+}
+
+/** `wsgi.input`, of which only so much is read. */
+class LimitedInput implements InputStream {
+  /** What was thrown because there was too much to read. */
+  error: Error | undefined;
+  readonly #input: InputStream;
+  readonly #bytes: number;
+  /** What may still be read, and one byte more, which tells that there is too much. */
+  #left: number;
+
+  constructor(input: InputStream, bytes: number) {
+    this.#input = input;
+    this.#bytes = bytes;
+    this.#left = bytes + 1;
+  }
+
+  async read(size = -1): Promise<Uint8Array> {
+    return this.#counted(await this.#input.read(size < 0 ? this.#left : Math.min(size, this.#left)));
+  }
+
+  async readline(size = -1): Promise<Uint8Array> {
+    return this.#counted(await this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
+  }
+
+  async readlines(hint?: number): Promise<Uint8Array[]> {
+    const lines: Uint8Array[] = [];
+    let size = 0;
+    for await (const line of this) {
+      lines.push(line);
+      size += line.length;
+      if (hint !== undefined && hint > 0 && size >= hint) break;
+    }
+    return lines;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
+  }
+
+  #counted(bytes: Uint8Array): Uint8Array {
+    this.#left -= bytes.length;
+    if (this.#left > 0) return bytes;
+    const message = `Cannot read the request body: it has more than the ${this.#bytes} bytes allowed`;
+    throw this.error ??= Object.assign(new RangeError(message), { status: 413 });
+  }
+}
+
+/**
+ * Options for {@linkcode timeout}.
+ *
+ * @example
+ * ```ts
+ * import type { TimeoutOptions } from "./middleware.ts";
+ *
+ * const options: TimeoutOptions = { milliseconds: 5000 };
+ * ```
+ */
+export interface TimeoutOptions {
+  /**
+   * How long an application may take to call `startResponse`, in milliseconds.
+   *
+   * @default {30000}
+   */
+  milliseconds?: number | undefined;
+}
+
+/**
+ * Answers 504 when the application has not started its response in time.
+ *
+ * The signal in its `fetch.context` aborts then, and what it still returns is closed. A response that has been started
+ * takes as long as it takes. RFC 9110, section 15.6.5.
+ *
+ * @throws {TypeError} When the time is not a number, or the application is none.
+ *
+ * @param app The application.
+ * @param options The time.
+ * @returns The application, which is in time.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { timeout, toFetch } from "./mod.ts";
+ *
+ * const app = timeout(() => new Promise(() => {}), { milliseconds: 10 });
+ * assert.equal((await toFetch(app)(new Request("http://localhost/"))).status, 504);
+ * ```
+ */
+export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): Application {
+  const { milliseconds = 30_000 } = options;
+  if (!(milliseconds >= 0)) {
+    throw new TypeError(`Cannot use option "milliseconds": found ${show(milliseconds)}, expected a number`);
+  }
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const expired = Promise.withResolvers<never>();
+    expired.promise.catch(() => {});
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let isStarted = false;
+    if (environ["fetch.context"]) environ["fetch.context"] = lend(environ["fetch.context"], signal);
+    const begin: StartResponse = (status, headers, error) => {
+      signal.throwIfAborted();
+      const write = startResponse(status, headers, error);
+      isStarted = true;
+      clearTimeout(timer);
+      return write;
+    };
+    const failed = (error: unknown) => {
+      clearTimeout(timer);
+      if (!signal.aborted || error !== signal.reason) throw error;
+      return answer(startResponse, "504 Gateway Timeout", [], error);
+    };
+    const inTime = async <Value>(value: Value | PromiseLike<Value>, stop?: () => void) => {
+      expired.promise.catch(() => stop?.());
+      return await Promise.race([value, expired.promise]);
+    };
+
+    return attempt(() => {
+      const result = inner(environ, begin);
+      if (isStarted || Array.isArray(result)) return result;
+      timer = setTimeout(() => {
+        controller.abort(new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError"));
+        expired.reject(signal.reason);
+      }, milliseconds);
+      Promise.resolve(result).then((body) => signal.aborted ? discard(body) : undefined).catch((error) => {
+        if (signal.aborted && error !== signal.reason) report(environ, error);
+      });
+      return inTime(result).then((body) => {
+        if (isStarted || Array.isArray(body)) return body;
+        return relay(body, {
+          take: (ask, stop) => isStarted ? ask() : inTime(ask(), stop),
+          failed,
+          close(inner) {
+            clearTimeout(timer);
+            return inner();
+          },
+        });
+      });
+    }, failed);
+  };
+}
+
+/** What an application is lent of its `fetch.context`, with one more signal. */
+function lend(context: FetchContext, other: AbortSignal): FetchContext {
+  let signal: AbortSignal | undefined;
+  return {
+    request: context.request,
+    get signal() {
+      return signal ??= AbortSignal.any([context.signal, other]);
+    },
+    get draining() {
+      return context.draining;
+    },
+    waitUntil: (work) => context.waitUntil(work),
+  };
+}
+
+/**
+ * Options for {@linkcode requestId}.
+ *
+ * @example
+ * ```ts
+ * import type { RequestIdOptions } from "./middleware.ts";
+ *
+ * const options: RequestIdOptions = { trust: ["10.0.0.0/8"] };
+ * ```
+ */
+export interface RequestIdOptions {
+  /**
+   * The header that the id comes in and goes out with.
+   *
+   * @default {"X-Request-Id"}
+   */
+  header?: string | undefined;
+  /**
+   * The proxies whose ids are taken over, as in {@linkcode ProxyFixOptions}.
+   *
+   * @default {["127.0.0.0/8", "::1"]}
+   */
+  trust?: string[] | undefined;
+}
+
+/**
+ * Gives every request an id: in the environ, as `request.id` and as the header, in the response, and in the access log.
+ *
+ * The id of a proxy that is trusted is taken over if it has up to 128 letters, digits and `_.+/=:-`; else one is made.
+ *
+ * @throws {TypeError} When an option is not what it should be, or the application is none.
+ *
+ * @param app The application.
+ * @param options The header, and who is trusted.
+ * @returns The application, with ids.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { requestId, toFetch } from "./mod.ts";
+ *
+ * const handler = toFetch(requestId((environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(String(environ["request.id"]))];
+ * }));
+ * const response = await handler(new Request("http://localhost/"));
+ * assert.equal(await response.text(), response.headers.get("X-Request-Id"));
+ * ```
+ */
+export function requestId(app: ApplicationLike, options: RequestIdOptions = {}): Application {
+  const { header = "X-Request-Id", trust } = options;
+  if (!/^[a-z\d-]+$/i.test(header)) {
+    throw new TypeError(`Cannot use option "header": found ${show(header)}, expected a header name`);
+  }
+  const variable = `HTTP_${header.toUpperCase().replaceAll("-", "_")}` as const;
+  let isTrusted = trust && trusts(trust);
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const { [variable]: given, "proxy_fix.original": original = environ } = environ;
+    const isGiven = given !== undefined && /^[\w.+/=:-]{1,128}$/.test(given) &&
+      (isTrusted ??= trusts(LOOPBACK))((original as Environ).REMOTE_ADDR);
+    const id = isGiven ? given : crypto.randomUUID();
+    environ[variable] = id;
+    environ["request.id"] = id;
+    return inner(environ, changing(startResponse, ({ headers }) => withHeader(headers, header, id)));
+  };
+}
+
+/**
+ * Options for {@linkcode cors}.
+ *
+ * @example
+ * ```ts
+ * import type { CorsOptions } from "./middleware.ts";
+ *
+ * const options: CorsOptions = { origin: ["https://example.com"], credentials: true, maxAge: 600 };
+ * ```
+ */
+export interface CorsOptions {
+  /**
+   * The origins that may read responses: one, several, or `"*"` for any.
+   *
+   * @default {"*"}
+   */
+  origin?: string | string[] | undefined;
+  /**
+   * The methods they may use.
+   *
+   * @default {["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]}
+   */
+  methods?: string[] | undefined;
+  /** The request headers they may send; by default whichever they ask for. */
+  headers?: string[] | undefined;
+  /**
+   * Whether they may send cookies and the like. Not to be had for any origin.
+   *
+   * @default {false}
+   */
+  credentials?: boolean | undefined;
+  /** How long a browser may remember the answer to a preflight, in seconds. */
+  maxAge?: number | undefined;
+}
+
+/**
+ * Lets pages of other origins use the application (Fetch, section 3.3).
+ *
+ * Answers preflights by itself, and adds to all other responses what browsers look for.
+ *
+ * @throws {TypeError} When credentials are allowed to any origin, or the application is none.
+ *
+ * @param app The application.
+ * @param options Who may do what: any origin everything, but without credentials, if nothing is said.
+ * @returns The application, open to these origins.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { cors, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const app = cors(() => [], { origin: "https://example.com" });
+ * const { status, headers } = await runApplication(
+ *   app,
+ *   testEnviron({
+ *     REQUEST_METHOD: "OPTIONS",
+ *     HTTP_ORIGIN: "https://example.com",
+ *     HTTP_ACCESS_CONTROL_REQUEST_METHOD: "PUT",
+ *   }),
+ * );
+ * assert.equal(status, "204 No Content");
+ * assert.deepEqual(headers.find(([name]) => name === "Access-Control-Allow-Origin")?.[1], "https://example.com");
+ * ```
+ */
+export function cors(app: ApplicationLike, options: CorsOptions = {}): Application {
+  const { origin: allowed = "*", credentials = false, headers: sendable, maxAge } = options;
+  const { methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
+  const origins = [allowed].flat();
+  const isOpen = origins.includes("*");
+  if (isOpen && credentials) {
+    throw new TypeError(`Cannot use option "credentials": origin is "*", expected the origins that may have them`);
+  }
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const { HTTP_ORIGIN: origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD: method } = environ;
+    const add = (headers: HeaderList) => {
+      if (!isOpen) headers = vary(headers, "Origin");
+      if (!isOpen && !origins.includes(origin ?? "")) return headers;
+      headers = withHeader(headers, "Access-Control-Allow-Origin", isOpen ? "*" : origin!);
+      return credentials ? withHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
+    };
+    if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
+      return inner(environ, changing(startResponse, ({ headers }) => add(headers)));
+    }
+    const wanted = sendable?.join(", ") ?? environ.HTTP_ACCESS_CONTROL_REQUEST_HEADERS;
+    const headers = add(sendable ? [] : [["Vary", "Access-Control-Request-Headers"]]);
+    if (valueOf(headers, "access-control-allow-origin") !== undefined) {
+      headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
+      if (wanted) headers.push(["Access-Control-Allow-Headers", wanted]);
+      if (maxAge !== undefined) headers.push(["Access-Control-Max-Age", String(maxAge)]);
+    }
+    startResponse("204 No Content", headers);
+    return [];
+  };
+}
+
+/**
+ * Options for {@linkcode secureHeaders}.
+ *
+ * @example
+ * ```ts
+ * import type { SecureHeadersOptions } from "./middleware.ts";
+ *
+ * const options: SecureHeadersOptions = { headers: { "X-Frame-Options": "DENY", "Referrer-Policy": false } };
+ * ```
+ */
+export interface SecureHeadersOptions {
+  /** Headers with other values than the usual ones, headers to be added, and, with `false`, headers to be left out. */
+  headers?: Record<string, string | false> | undefined;
+}
+
+// What is safe for any page: nothing here keeps a page from loading what it has loaded so far.
+const SECURE_HEADERS: Record<string, string | false> = {
+  "Content-Security-Policy": "base-uri 'self'; frame-ancestors 'self'; object-src 'none'",
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Resource-Policy": "same-origin",
+  "Referrer-Policy": "strict-origin-when-cross-origin",
+  "Strict-Transport-Security": "max-age=31536000",
+  "X-Content-Type-Options": "nosniff",
+  "X-Frame-Options": "SAMEORIGIN",
+};
+
+/**
+ * Adds the headers by which browsers protect a page and its visitors.
+ *
+ * What the application sets itself is left as it is. `Strict-Transport-Security` is sent over TLS only (RFC 6797,
+ * section 7.2).
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @param options What should be different.
+ * @returns The application, with these headers.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, secureHeaders, type StartResponse, testEnviron } from "./mod.ts";
+ *
+ * const app = secureHeaders((_environ: unknown, startResponse: StartResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/html"]]);
+ *   return [];
+ * });
+ * const { headers } = await runApplication(app, testEnviron());
+ * assert(headers.some(([name, value]) => name === "X-Content-Type-Options" && value === "nosniff"));
+ * ```
+ */
+export function secureHeaders(app: ApplicationLike, options: SecureHeadersOptions = {}): Application {
+  const wanted = new Map<string, [name: string, value: string]>();
+  for (const [name, value] of Object.entries({ ...SECURE_HEADERS, ...options.headers })) {
+    if (value === false) wanted.delete(name.toLowerCase());
+    else wanted.set(name.toLowerCase(), [name, value]);
+  }
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const isSecure = environ["wsgi.url_scheme"] === "https";
+    return inner(
+      environ,
+      changing(startResponse, ({ headers }) => {
+        const given = headers.map(([name]) => name.toLowerCase());
+        const added = [...wanted].filter(([name]) =>
+          !given.includes(name) && (isSecure || name !== "strict-transport-security")
+        );
+        return [...headers, ...added.map(([, pair]) => pair)];
+      }),
+    );
+  };
+}
+
+/**
+ * Options for {@linkcode basicAuth}: either `users` or `check`.
+ *
+ * @example
+ * ```ts
+ * import type { BasicAuthOptions } from "./middleware.ts";
+ *
+ * const options: BasicAuthOptions = { realm: "Kitchen", users: { cook: "salt" } };
+ * ```
+ */
+export interface BasicAuthOptions {
+  /**
+   * What the client is told to be asked for.
+   *
+   * @default {"Restricted"}
+   */
+  realm?: string | undefined;
+  /** Passwords by user. They are compared in constant time. */
+  users?: Record<string, string> | undefined;
+  /**
+   * Decides who may enter. It should compare in constant time.
+   *
+   * @param user The user's name.
+   * @param password The password.
+   * @returns Whether they are right, or a promise of it.
+   */
+  check?: ((user: string, password: string) => boolean | Promise<boolean>) | undefined;
+}
+
+/**
+ * Asks for user and password (RFC 7617), and answers 401 with a challenge until they are right.
+ *
+ * Sets REMOTE_USER and AUTH_TYPE. To be used over TLS: passwords are sent as they are.
+ *
+ * @throws {TypeError} When there is neither `users` nor `check`, or both, or the application is none.
+ *
+ * @param app The application.
+ * @param options Who may enter.
+ * @returns The application, for those alone.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { basicAuth, toFetch } from "./mod.ts";
+ *
+ * const handler = toFetch(basicAuth((environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(String(environ.REMOTE_USER))];
+ * }, { users: { cook: "salt" } }));
+ * const headers = { Authorization: `Basic ${btoa("cook:salt")}` };
+ * assert.equal(await (await handler(new Request("http://localhost/", { headers }))).text(), "cook");
+ * assert.equal((await handler(new Request("http://localhost/"))).status, 401);
+ * ```
+ */
+export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Application {
+  const { realm = "Restricted", users, check = users && against(users) } = options ?? {};
+  if (!check || users && options.check) {
+    throw new TypeError('Cannot check passwords: expected either "users" or "check"');
+  }
+  if (!/^[\x20-\x7e]*$/.test(realm)) {
+    throw new TypeError(`Cannot use option "realm": found ${show(realm)}, expected printable ASCII`);
+  }
+  const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const [user, password] = credentialsOf(environ.HTTP_AUTHORIZATION) ?? [];
+    const isRight = user !== undefined && password !== undefined && check(user, password);
+    return after(isRight, (isRight) => {
+      if (isRight !== true) {
+        return answer(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
+      }
+      environ.REMOTE_USER = native(user!);
+      environ.AUTH_TYPE = "Basic";
+      return inner(environ, startResponse);
+    });
+  };
+}
+
+/** Reads user and password, or nothing. */
+function credentialsOf(authorization = ""): [user: string, password: string] | undefined {
+  try {
+    const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
+    const bytes = Uint8Array.from(atob(encoded), (byte) => byte.charCodeAt(0));
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    const colon = text.indexOf(":");
+    // deno-lint-ignore no-control-regex
+    return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
+  } catch {
+    return undefined; // neither Base64 nor UTF-8
+  }
+}
+
+/** Makes a check against a list, which takes as long for a user who is not on it. */
+function against(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
+  const { createHash, randomBytes, timingSafeEqual } = process.getBuiltinModule("node:crypto");
+  const hash = (text: string) => createHash("sha256").update(text).digest();
+  const nobody = randomBytes(32);
+  const hashes = new Map(Object.entries(users).map(([user, password]) => [user, hash(password)]));
+  return (user, password) => timingSafeEqual(hash(password), hashes.get(user) ?? nobody);
+}
+
+/**
+ * Options for {@linkcode health}.
+ *
+ * @example
+ * ```ts
+ * import type { HealthOptions } from "./middleware.ts";
+ *
+ * const options: HealthOptions = { live: "/healthz", check: () => true };
+ * ```
+ */
+export interface HealthOptions {
+  /**
+   * The path that tells whether the process is alive.
+   *
+   * @default {"/livez"}
+   */
+  live?: string | undefined;
+  /**
+   * The path that tells whether it is ready for requests.
+   *
+   * @default {"/readyz"}
+   */
+  ready?: string | undefined;
+  /**
+   * Tells whether what the application depends on is there.
+   *
+   * @returns Whether it is, or a promise of it.
+   */
+  check?: (() => boolean | Promise<boolean>) | undefined;
+}
+
+/**
+ * Answers those who ask whether the process is alive and ready, without the application.
+ *
+ * It is not ready while the server is stopping, and when `check` says so or fails, which is reported.
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @param options The paths, and what has to be there.
+ * @returns The application, with its health.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { health, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const app = health(() => [], { check: () => false });
+ * assert.equal((await runApplication(app, testEnviron({ PATH_INFO: "/livez" }))).status, "200 OK");
+ * assert.equal((await runApplication(app, testEnviron({ PATH_INFO: "/readyz" }))).status, "503 Service Unavailable");
+ * ```
+ */
+export function health(app: ApplicationLike, options: HealthOptions = {}): Application {
+  const { live = "/livez", ready = "/readyz", check = () => true } = options;
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const { PATH_INFO: path, REQUEST_METHOD: method } = environ;
+    if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
+    const isReady = path === live || !environ["fetch.context"]?.draining && attempt(check, (error) => {
+          report(environ, error);
+          return false;
+        });
+    return after(
+      isReady,
+      (isReady) =>
+        answer(startResponse, isReady ? "200 OK" : "503 Service Unavailable", [["Cache-Control", "no-store"]]),
+    );
+  };
+}
