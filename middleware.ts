@@ -686,7 +686,9 @@ export function validator(app: ApplicationLike): Application {
       passage.returned = true;
       return closing(body, () => {
         if (failure) throw failure;
-        const checked = relay(body, handling);
+        // An application may answer with what it was sent, but the input is not closed with the response.
+        const isEcho = body instanceof CheckedInput;
+        const checked = relay(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, handling);
         if (checked === body) {
           fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
         }
@@ -796,7 +798,7 @@ function checkHead(
   }
   const isTyped = names.includes("content-type");
   if (isTyped && BODILESS.test(status)) broken(HTTP, `${show(status)} came with a Content-Type`, "none without a body");
-  if (!isTyped && !BODILESS.test(status)) broken(HTTP, `${show(status)} came without a Content-Type`, "one");
+  if (!isTyped && !/^(?:204|205|3)/.test(status)) broken(HTTP, `${show(status)} came without a Content-Type`, "one");
 }
 
 // RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
@@ -1801,7 +1803,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
     const result = hold((begin) => inner(environ, begin), startResponse, change);
     return after(result, (body) =>
       Array.isArray(body) ? body : relay(body, {
-        chunk: (chunk) => encoder ? encoder.encode(chunk) : chunk,
+        chunk: (chunk) => encoder && chunk.length > 0 ? encoder.encode(chunk) : chunk,
         last: () => encoder?.encode() ?? NOTHING,
         close(inner) {
           encoder?.close();

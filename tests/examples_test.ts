@@ -8,12 +8,15 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { type Application, type HeaderList, runApplication, toEnviron, toFetch } from "../mod.ts";
+import { type Application, type HeaderList, runApplication, toEnviron, toFetch, validator } from "../mod.ts";
 import { application as environ } from "../examples/environ.ts";
 import fetching from "../examples/fetch.ts";
+import { application as files } from "../examples/files.ts";
+import { application as framework } from "../examples/framework.ts";
 import { application as hello } from "../examples/hello.ts";
 import { application as reversedEnviron, Reverseware } from "../examples/reverse.ts";
 import { application as stream } from "../examples/stream.ts";
@@ -138,6 +141,59 @@ test("stream.ts sends its first event at once, and the next ones later", async (
   assert.doesNotMatch(client.received, /id: 2/);
   await client.until(/id: 2\ndata: \S+\n\n/);
   client.leave();
+});
+
+test("files.ts serves a folder, compressed and logged", async () => {
+  const lines: unknown[] = [];
+  const { log } = console;
+  console.log = (line: unknown) => void lines.push(line);
+  try {
+    const handler = toFetch(files(fileURLToPath(new URL("..", import.meta.url))));
+    const response = await handler(new Request(`${HERE}README.md`, { headers: { "Accept-Encoding": "deflate" } }));
+    const body = response.body!.pipeThrough(new DecompressionStream("deflate"));
+    assert.match(await new Response(body).text(), /^# WSGI/);
+    assert.equal((await handler(new Request(`${HERE}missing`))).status, 404);
+  } finally {
+    console.log = log;
+  }
+  assert.equal(lines.length, 2);
+  assert.match(String(lines[0]), /"GET \/README.md HTTP\/1.1" 200 \d+ /);
+});
+
+for (
+  const [call, status, type, page] of [
+    ["GET /", 200, "text/html", /<a href="\/hello\/you">/],
+    ["GET /hello/%3Cb%3E%C3%A9", 200, "text/html", /Hello &#60;b&#62;é!/],
+    ["GET /hello/a/b", 404, "text/plain", /^404 Not Found\n$/],
+    ["GET /users/7", 200, "application/json", /^\{"id":"7","name":"Ada"\}$/],
+    ["GET /users/8", 404, "text/plain", /^404 Not Found\n$/],
+    ["POST /sum [1,2,3]", 200, "application/json", /^\{"sum":6\}$/],
+    ["POST /sum {}", 422, "text/plain", /^422 Unprocessable Entity\n$/],
+    ["POST /sum [", 400, "text/plain", /^400 Bad Request\n$/],
+    ["PUT /sum []", 405, "text/plain", /^$/],
+    ["GET /count", 200, "text/plain", /^1\n2\n3\n$/],
+    ["HEAD /count", 200, "text/plain", /^$/],
+  ] as const
+) {
+  test(`framework.ts answers ${call} with ${status}`, async () => {
+    const [method = "", path = "", body = null] = call.split(" ");
+    const { log } = console;
+    console.log = () => {};
+    try {
+      const app = toFetch(validator(framework));
+      const response = await app(new Request(new URL(path, HERE), { method, body }));
+      assert.equal(response.status, status);
+      assert.equal(response.headers.get("Content-Type")?.split(";")[0], type);
+      assert.match(await response.text(), page);
+    } finally {
+      console.log = log;
+    }
+  });
+}
+
+test("framework.ts has fewer than 120 lines", () => {
+  const program = readFileSync(new URL("../examples/framework.ts", import.meta.url), "utf8");
+  assert.ok(program.trimEnd().split("\n").length < 120);
 });
 
 test("stream.ts shows in the terminal who listens, and who has left", async () => {

@@ -17,7 +17,8 @@ import { RUNTIME, text, within } from "./support.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
-const [PROGRAM = "", IMPORT = ""] = blocks("ts(?: ignore)?");
+const [PROGRAM = ""] = blocks("ts");
+const [IMPORT = ""] = blocks("ts ignore");
 const COMMANDS = blocks("sh").join("").trim().split("\n");
 
 /** The blocks of code in the README that are in one language. */
