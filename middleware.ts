@@ -25,6 +25,7 @@
  * @module
  */
 
+import type { FileHandle } from "node:fs/promises";
 import type {
   Application,
   ApplicationLike,
@@ -341,6 +342,11 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
   return { [Symbol.asyncIterator]: () => ({ next, return: stop }), close };
 }
 
+/** Whether a body exists whole. What is in it besides bytes is left to whoever checks it. */
+function isWhole(body: unknown): body is ResponseBody & Uint8Array[] {
+  return Array.isArray(body) && body.every((chunk) => chunk instanceof Uint8Array);
+}
+
 function isBody(body: unknown): body is ResponseBody {
   return typeof body === "object" && body !== null && !(body instanceof Uint8Array) &&
     (Symbol.asyncIterator in body || Symbol.iterator in body);
@@ -460,6 +466,12 @@ function answer(startResponse: StartResponse, status: string, headers: HeaderLis
   return [new TextEncoder().encode(`${status.slice(4)}\n`)];
 }
 
+/** The status that an error asks for, which is 500 for most. */
+function statusOf(error: unknown): number {
+  const { status } = Object(error) as { status?: unknown };
+  return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
+}
+
 /** Reports a failure of which the server does not get to know. */
 function report({ "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI }: Environ, error: unknown): void {
   errors.write(`Application failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error)}\n`);
@@ -497,10 +509,25 @@ function codingsFor({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): strin
 
 /** Whether the client has already what would be sent: RFC 9110, section 13.2.2. */
 function isFresh(environ: Environ, headers: HeaderList): boolean {
-  const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since = "" } = environ;
-  if (tags === undefined) return Date.parse(valueOf(headers, "last-modified") ?? "") <= Date.parse(since);
+  const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since } = environ;
+  if (tags === undefined) return timeOf(valueOf(headers, "last-modified")) <= timeOf(since);
   const tag = valueOf(headers, "etag")?.replace(/^W\//, "");
   return tags.trim() === "*" || Array.from(tags.matchAll(/"[^"]*"/g), ([known]) => known).includes(tag ?? "");
+}
+
+/** Whether the client wants an answer only about something else: RFC 9110, sections 13.1.1 and 13.1.4. */
+function isRefused(environ: Environ, headers: HeaderList): boolean {
+  const { HTTP_IF_MATCH: tags, HTTP_IF_UNMODIFIED_SINCE: since } = environ;
+  if (tags === undefined) return timeOf(valueOf(headers, "last-modified")) > timeOf(since);
+  const known = Array.from(tags.matchAll(/(?:W\/)?"[^"]*"/g), ([tag]) => tag); // weak ones never match
+  return tags.trim() !== "*" && !known.includes(valueOf(headers, "etag") ?? "");
+}
+
+/** The time of a date in one of its three forms, or none: RFC 9110, section 5.6.7. */
+function timeOf(date = ""): number {
+  if (/^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/.test(date)) return Date.parse(`${date} GMT`);
+  const isDate = /^[A-Z][a-z]+, \d\d(?: [A-Z][a-z]{2} \d\d|-[A-Z][a-z]{2}-)\d\d \d\d:\d\d:\d\d GMT$/.test(date);
+  return isDate ? Date.parse(date) : NaN;
 }
 
 /** Begins a 304. It has the headers that a 200 would have, but for those that describe the body. */
@@ -1031,132 +1058,94 @@ const TYPES: Record<string, string> = {
 export function files(root: string | URL, options: FilesOptions = {}): Application {
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
+  const { open } = process.getBuiltinModule("node:fs/promises");
+  const find = finderIn(root, dotFiles);
+  return async (environ, startResponse) => {
+    const isGet = environ.REQUEST_METHOD === "GET";
+    if (!isGet && environ.REQUEST_METHOD !== "HEAD") {
+      return answer(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
+    }
+    let path = pathOf(environ.PATH_INFO, dotFiles);
+    if (path === undefined) return notFound(environ, startResponse);
+    let file = await find(path);
+    if (file?.isFolder) {
+      if (!path.endsWith("/")) return answer(startResponse, "301 Moved Permanently", [["Location", slashed(environ)]]);
+      path += index;
+      file = await find(path);
+    }
+    const twins = new Map<string, typeof file>();
+    if (precompressed && file?.isFile) twins.set("br", await find(`${path}.br`)).set("gzip", await find(`${path}.gz`));
+    const coding = codingsFor(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
+    const chosen = coding ? twins.get(coding) : file;
+    const handle = chosen?.isFile ? await orNothing(open(chosen.real)) : undefined;
+    if (!handle) return notFound(environ, startResponse);
+    try {
+      const { size, mtime } = await handle.stat(); // of what is open now, whatever was there before
+      const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
+      const headers: HeaderList = [
+        ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
+        ["Cache-Control", cacheControl],
+        ["Accept-Ranges", "bytes"],
+        ["Last-Modified", new Date(Math.min(mtime.getTime(), Date.now())).toUTCString()],
+        ["ETag", `"${mtime.getTime().toString(16)}-${size.toString(16)}${coding ? `-${coding}` : ""}"`],
+      ];
+      if (coding) headers.push(["Content-Encoding", coding]);
+      if ([...twins.values()].some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
+      const { status, headers: all, pieces } = choose(environ, headers, size);
+      startResponse(status, all);
+      const body = isGet ? pieces : [];
+      if (!isWhole(body)) return environ["wsgi.file_wrapper"](new Pieces(handle, body));
+      await handle.close();
+      return body;
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  };
+}
+
+/** Gives what a promise comes to, or nothing where there is no file that can be read. */
+async function orNothing<Value>(promise: Promise<Value>): Promise<Value | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES)$/.test((error as { code?: string }).code ?? "")) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** Makes a function that finds out what a path stands for, if that is inside the root. */
+function finderIn(root: string | URL, dotFiles: boolean) {
   const fs = process.getBuiltinModule("node:fs");
-  const { relative, sep } = process.getBuiltinModule("node:path");
+  const { isAbsolute, relative, sep } = process.getBuiltinModule("node:path");
   let base: string;
   try {
+    if (root === "") throw new TypeError("The path is empty"); // for Bun it is the working folder
     base = fs.realpathSync(root);
     fs.readdirSync(base);
   } catch (cause) {
     throw new Error(`Cannot serve files from ${show(String(root))}: expected a folder that can be read`, { cause });
   }
-
-  /** Finds out what a path stands for, if that is inside the root. */
-  const find = async (path: string) => {
-    try {
-      const real = await fs.promises.realpath(base + path);
-      const segments = relative(base, real).split(sep);
-      const isOutside = segments[0] === ".." || relative(base, real) === real;
-      if (isOutside || !dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
-      const stats = await fs.promises.stat(real);
-      return { real, size: stats.size, modified: stats.mtime, isFolder: stats.isDirectory(), isFile: stats.isFile() };
-    } catch (error) {
-      if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES)$/.test((error as { code?: string }).code ?? "")) {
-        return undefined;
-      }
-      throw error;
-    }
-  };
-
-  return async (environ, startResponse) => {
-    const { REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, QUERY_STRING } = environ;
-    if (REQUEST_METHOD !== "GET" && REQUEST_METHOD !== "HEAD") {
-      return answer(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
-    }
-    const path = pathOf(PATH_INFO, dotFiles);
-    let file = path === undefined ? undefined : await find(path);
-    if (file?.isFolder && !path!.endsWith("/")) {
-      const target = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would lead away
-      return answer(startResponse, "301 Moved Permanently", [
-        ["Location", QUERY_STRING === "" ? target : `${target}?${QUERY_STRING}`],
-      ]);
-    }
-    const name = path?.endsWith("/") ? path + index : path;
-    if (path?.endsWith("/")) file = file?.isFolder ? await find(name!) : undefined;
-    if (!file?.isFile) return notFound(environ, startResponse);
-
-    const type = types.get(/\.([^./]+)$/.exec(name!)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
-    let headers: HeaderList = [
-      ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
-      ["Cache-Control", cacheControl],
-      ["Accept-Ranges", "bytes"],
-    ];
-    const twins = precompressed ? await Promise.all([find(`${name}.br`), find(`${name}.gz`)]) : [];
-    if (twins.some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
-    for (const coding of codingsFor(environ, ["br", "gzip"])) {
-      const twin = twins[coding === "br" ? 0 : 1];
-      if (!twin?.isFile) continue;
-      headers.push(["Content-Encoding", coding]);
-      file = twin;
-      break;
-    }
-    const { real, size, modified } = file;
-    headers.push(
-      ["Last-Modified", modified.toUTCString()],
-      [
-        "ETag",
-        `"${Math.trunc(modified.getTime()).toString(16)}-${size.toString(16)}${real.endsWith(".br") ? "-br" : ""}"`,
-      ],
-    );
-    if (isFresh(environ, headers)) {
-      startResponse("304 Not Modified", notModified(headers));
-      return [];
-    }
-
-    const ranges = REQUEST_METHOD === "GET" && mayBeRanged(environ, headers)
-      ? rangesOf(environ.HTTP_RANGE, size)
-      : undefined;
-    if (ranges?.length === 0) {
-      return answer(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
-    }
-    const pieces: Piece[] = [];
-    if (!ranges) pieces.push({ at: 0, end: size });
-    else if (ranges.length === 1) {
-      pieces.push(...ranges);
-      headers.push(["Content-Range", contentRange(ranges[0]!, size)]);
-    } else {
-      const boundary = crypto.randomUUID();
-      for (const range of ranges) {
-        const lines = [`--${boundary}`, `Content-Type: ${type}`, `Content-Range: ${contentRange(range, size)}`, "", ""];
-        pieces.push(new TextEncoder().encode(`\r\n${lines.join("\r\n")}`), range);
-      }
-      pieces.push(new TextEncoder().encode(`\r\n--${boundary}--\r\n`));
-      headers = withHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
-    }
-    let length = 0;
-    for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
-    headers.push(["Content-Length", String(length)]);
-    const handle = REQUEST_METHOD === "GET" ? await fs.promises.open(real) : undefined;
-    try {
-      startResponse(ranges ? "206 Partial Content" : "200 OK", headers);
-    } catch (error) {
-      await handle?.close();
-      throw error;
-    }
-    if (!handle) return [];
-    return environ["wsgi.file_wrapper"]({
-      async read(blockSize) {
-        const piece = pieces[0];
-        if (!piece || piece instanceof Uint8Array) return pieces.shift() as Uint8Array ?? NOTHING;
-        const block = new Uint8Array(Math.min(blockSize, piece.end - piece.at));
-        const { bytesRead } = await handle.read(block, 0, block.length, piece.at);
-        piece.at += bytesRead;
-        if (piece.at === piece.end) pieces.shift();
-        return block.subarray(0, bytesRead);
-      },
-      close: () => handle.close(),
-    });
+  return async (path: string) => {
+    const real = await orNothing(fs.promises.realpath(base + path));
+    if (real === undefined) return undefined;
+    const inside = relative(base, real);
+    const segments = inside.split(sep);
+    if (isAbsolute(inside) || segments[0] === "..") return undefined;
+    if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
+    const stats = await orNothing(fs.promises.stat(real));
+    return stats && { real, isFolder: stats.isDirectory(), isFile: stats.isFile() };
   };
 }
-
-/** A part of the body: bytes as they are, or those of the file from one position to another. */
-type Piece = Uint8Array | { at: number; end: number };
 
 /** The path of a file below the root, or nothing if it could lead elsewhere. */
 function pathOf(pathInfo: string, dotFiles: boolean): string | undefined {
   let path: string;
   try {
-    path = new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(pathInfo, (byte) => byte.charCodeAt(0)));
+    const bytes = Uint8Array.from(pathInfo, (byte) => byte.charCodeAt(0));
+    path = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
     return undefined;
   }
@@ -1164,24 +1153,59 @@ function pathOf(pathInfo: string, dotFiles: boolean): string | undefined {
   return path !== "" && !path.startsWith("/") || /[\0\\]|\/\//.test(path) || isHidden.test(path) ? undefined : path;
 }
 
-/** Whether the client wants a range of what it has, and not of something newer: RFC 9110, section 13.1.5. */
-function mayBeRanged({ HTTP_IF_RANGE: validator }: Environ, headers: HeaderList): boolean {
-  return validator === undefined || validator === valueOf(headers, "etag") ||
-    validator === valueOf(headers, "last-modified");
+/** The address of a folder, which is that of the request with a slash. */
+function slashed({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
+  const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would lead away
+  return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
+}
+
+/** A part of a body: bytes as they are, or those of the file from one position to another. */
+type Piece = Uint8Array | { at: number; end: number };
+
+/** Decides what is answered about a file: all of it, some of it, or that the client has no need of it. */
+function choose(environ: Environ, headers: HeaderList, size: number): Omit<Head, "error"> & { pieces: Piece[] } {
+  const refuse = (status: string, ...more: HeaderList) => {
+    const text = new TextEncoder().encode(`${status.slice(4)}\n`);
+    return { status, headers: [["Content-Type", "text/plain; charset=utf-8"], ...more] as HeaderList, pieces: [text] };
+  };
+  const send = (status: string, headers: HeaderList, pieces: Piece[]) => {
+    let length = 0;
+    for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
+    return { status, headers: [...headers, ["Content-Length", String(length)]] as HeaderList, pieces };
+  };
+  if (isRefused(environ, headers)) return refuse("412 Precondition Failed");
+  if (isFresh(environ, headers)) return { status: "304 Not Modified", headers: notModified(headers), pieces: [] };
+  const ranges = rangesOf(environ, headers, size);
+  if (!ranges) return send("200 OK", headers, [{ at: 0, end: size }]);
+  const saying = ({ at, end }: { at: number; end: number }) => `bytes ${at}-${end - 1}/${size}`;
+  const [first, second] = ranges;
+  if (!first) return refuse("416 Range Not Satisfiable", ["Content-Range", `bytes */${size}`]);
+  if (!second) return send("206 Partial Content", [...headers, ["Content-Range", saying(first)]], [first]);
+  const boundary = crypto.randomUUID();
+  const type = valueOf(headers, "content-type");
+  const parts = ranges.flatMap((range) => {
+    const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${saying(range)}\r\n\r\n`;
+    return [new TextEncoder().encode(head), range];
+  });
+  const typed = withHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
+  return send("206 Partial Content", typed, [...parts, new TextEncoder().encode(`\r\n--${boundary}--\r\n`)]);
 }
 
 /**
- * Reads a Range: none of them satisfiable is an empty array, and what is not understood is nothing.
+ * Reads a Range: none that can be satisfied is an empty array, and one that does not hold is nothing.
  *
- * Many ranges, or such as repeat the file, only serve to make a server work. RFC 9110, sections 14.1 and 14.2.
+ * Many ranges, or such as repeat the file, only serve to make a server work. RFC 9110, sections 13.1.5 and 14.2.
  */
-function rangesOf(range: string | undefined, size: number): { at: number; end: number }[] | undefined {
-  const specs = /^bytes=(.*)$/i.exec(range ?? "")?.[1]?.split(",").map((spec) => /^(\d*)-(\d*)$/.exec(spec.trim()));
-  if (!specs || specs.length > 16) return undefined;
+function rangesOf(environ: Environ, headers: HeaderList, size: number): { at: number; end: number }[] | undefined {
+  const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
+  const isMeant = validator === undefined ||
+    ["etag", "last-modified"].some((name) => validator === valueOf(headers, name));
+  const specs = /^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1]?.split(",");
+  if (REQUEST_METHOD !== "GET" || !isMeant || !specs || specs.length > 16) return undefined;
   const ranges: { at: number; end: number }[] = [];
   let sum = 0;
   for (const spec of specs) {
-    const [, first = "", last = ""] = spec ?? [];
+    const [, first = "", last = ""] = /^(\d*)-(\d*)$/.exec(spec.trim()) ?? [];
     if (first + last === "" || first !== "" && last !== "" && Number(last) < Number(first)) return undefined;
     const at = first === "" ? Math.max(size - Number(last), 0) : Number(first);
     const end = first === "" || last === "" ? size : Math.min(Number(last) + 1, size);
@@ -1191,8 +1215,33 @@ function rangesOf(range: string | undefined, size: number): { at: number; end: n
   return sum > size ? undefined : ranges;
 }
 
-function contentRange({ at, end }: { at: number; end: number }, size: number): string {
-  return `bytes ${at}-${end - 1}/${size}`;
+/** A file for `wsgi.file_wrapper`, of which some pieces are read. */
+class Pieces {
+  readonly #handle: FileHandle;
+  readonly #pieces: Piece[];
+
+  constructor(handle: FileHandle, pieces: Piece[]) {
+    this.#handle = handle;
+    this.#pieces = pieces;
+  }
+
+  async read(size: number): Promise<Uint8Array> {
+    const [piece] = this.#pieces;
+    if (!piece) return NOTHING;
+    if (piece instanceof Uint8Array) {
+      this.#pieces.splice(0, 1, ...piece.length > size ? [piece.subarray(size)] : []);
+      return piece.subarray(0, size);
+    }
+    const block = new Uint8Array(Math.min(size, piece.end - piece.at));
+    const { bytesRead } = await this.#handle.read(block, 0, block.length, piece.at);
+    piece.at += bytesRead;
+    if (piece.at === piece.end) this.#pieces.shift();
+    return block.subarray(0, bytesRead);
+  }
+
+  close(): Promise<void> {
+    return this.#handle.close();
+  }
 }
 
 /**
@@ -1260,7 +1309,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
   }
   const inner = application(app);
   return (environ, startResponse) => {
-    const { REQUEST_METHOD: method, REQUEST_URI: target, SCRIPT_NAME, PATH_INFO } = environ;
+    const { REQUEST_METHOD: method, REQUEST_URI: target, SCRIPT_NAME, PATH_INFO, "fetch.context": context } = environ;
     if (skip.includes(SCRIPT_NAME + PATH_INFO)) return inner(environ, startResponse);
     const time = new Date();
     const start = performance.now();
@@ -1273,16 +1322,20 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       return chunk;
     };
     const failed = (error: unknown): never => {
-      if (bytes === 0) status = (error as { status?: number } | undefined)?.status ?? 500;
+      if (bytes === 0) status = statusOf(error);
       throw error;
     };
     const log = () => {
       // Of a response that was whole at once nobody knows whether the client has waited for it.
-      const aborted = !isWhole && (environ["fetch.context"]?.signal.aborted ?? false);
+      const aborted = !isWhole && (context?.signal.aborted ?? false);
       const duration = performance.now() - start;
       if (aborted && bytes === 0) status = 499; // as nginx has it
       const entry = { time, method, target, status, bytes, duration, aborted };
-      print(format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry));
+      try {
+        print(format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry));
+      } catch (error) {
+        report(environ, error); // the response has nothing to do with it
+      }
     };
 
     const begin: StartResponse = (line, headers, error) => {
@@ -1413,8 +1466,7 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   return (environ, startResponse) => {
     const failed = (error: unknown): ResponseBody => {
       const { STATUS_CODES } = process.getBuiltinModule("node:http");
-      const { status: wanted } = Object(error) as { status?: unknown };
-      const code = Number.isInteger(wanted) && Number(wanted) >= 400 && Number(wanted) < 600 ? Number(wanted) : 500;
+      const code = statusOf(error);
       const status = `${code} ${STATUS_CODES[code] ?? "Unknown"}`;
       const weights = weightsOf(environ.HTTP_ACCEPT ?? "*/*");
       const weightOf = (type: string) =>
@@ -1789,15 +1841,14 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       encoder = undefined;
       if (!isCandidate(head)) return undefined;
       head.headers = vary(head.headers, "Accept-Encoding");
-      let length = 0;
-      if (Array.isArray(body)) { for (const chunk of body) length += chunk.length; }
-      else length = Infinity;
+      const chunks = isWhole(body) ? body : undefined;
+      const length = chunks?.reduce((sum, chunk) => sum + chunk.length, 0) ?? Infinity;
       if (Number(valueOf(head.headers, "content-length") ?? length) < threshold) return undefined;
       const tag = valueOf(head.headers, "etag");
       head.headers = withHeader(without(head.headers, "content-length", "accept-ranges"), "Content-Encoding", coding);
       if (tag?.startsWith('"')) head.headers = withHeader(head.headers, "ETag", `W/${tag}`);
-      if (!Array.isArray(body)) encoder = new Encoder(coding, true);
-      else if (length > 0) return encodeAll(coding, body);
+      if (!chunks) encoder = new Encoder(coding, true);
+      else if (length > 0) return encodeAll(coding, chunks); // what answers HEAD may have no body
       return undefined;
     };
     const result = hold((begin) => inner(environ, begin), startResponse, change);
@@ -1891,7 +1942,7 @@ export function conditional(app: ApplicationLike): Application {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
     return hold((begin) => inner(environ, begin), startResponse, (head, body) => {
-      if (!head.status.startsWith("200") || !Array.isArray(body)) return undefined;
+      if (!head.status.startsWith("200") || !isWhole(body)) return undefined;
       // What answers HEAD without a body has nothing to make a tag of.
       if (valueOf(head.headers, "etag") === undefined && (method === "GET" || body.length > 0)) {
         const hash = process.getBuiltinModule("node:crypto").createHash("sha1");

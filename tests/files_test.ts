@@ -1,0 +1,1440 @@
+/**
+ * The application that serves a folder: what it says of a file, what it sends of it, and what it never sends.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { execFileSync } from "node:child_process";
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, relative } from "node:path";
+import process from "node:process";
+import { after, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import {
+  type Application,
+  type ApplicationLike,
+  type Environ,
+  type FileLike,
+  files,
+  type FilesOptions,
+  type HeaderList,
+  mount,
+  runApplication,
+  type Server,
+  testEnviron,
+  validator,
+} from "../mod.ts";
+import {
+  answer,
+  Client,
+  Event,
+  exchange,
+  parse,
+  type Reply,
+  request,
+  RUNTIME,
+  settle,
+  start,
+  within,
+} from "./support.ts";
+
+/** What must never be seen in a response. */
+const SECRET = "the secret that lies outside";
+const DAY = new Date("2024-01-01T00:00:00.500Z");
+const DATE = "Mon, 01 Jan 2024 00:00:00 GMT";
+const PAGE = "<!doctype html><title>Page</title>";
+/** Some 300 KiB, in which no two neighbouring stretches look alike. */
+const DATA = Buffer.from(Uint32Array.from({ length: 76_801 }, (_, at) => Math.imul(at, 2_654_435_761)).buffer);
+const SIZE = DATA.length;
+
+const FOLDER = realpathSync(mkdtempSync(join(tmpdir(), "wsgi-files-")));
+const ROOT = join(FOLDER, "root");
+chmodSync(FOLDER, 0o755); // so that another user can read it, too
+after(() => rmSync(FOLDER, { recursive: true, force: true }));
+
+/** Writes a file of the temporary folder, of one and the same date. */
+function put(name: string, content: string | Uint8Array = `content of ${name}`): void {
+  const path = join(FOLDER, name);
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, content);
+  utimesSync(path, DAY, DAY);
+}
+
+function link(name: string, target: string): void {
+  const path = join(FOLDER, name);
+  mkdirSync(dirname(path), { recursive: true });
+  symlinkSync(target, path);
+}
+
+const TYPES: [name: string, type: string][] = [
+  ["type.html", "text/html; charset=utf-8"],
+  ["type.htm", "text/html; charset=utf-8"],
+  ["TYPE.HTML", "text/html; charset=utf-8"],
+  ["type.css", "text/css; charset=utf-8"],
+  ["type.js", "text/javascript; charset=utf-8"],
+  ["type.mjs", "text/javascript; charset=utf-8"],
+  ["type.txt", "text/plain; charset=utf-8"],
+  ["type.json", "application/json"],
+  ["type.svg", "image/svg+xml"],
+  ["type.png", "image/png"],
+  ["type.wasm", "application/wasm"],
+  ["type.pdf", "application/pdf"],
+  ["type.woff2", "font/woff2"],
+  ["type.mp4", "video/mp4"],
+  ["type.tar.gz", "application/gzip"],
+  ["type.html.bin", "application/octet-stream"],
+  ["type", "application/octet-stream"],
+  ["html", "application/octet-stream"],
+  ["type.", "application/octet-stream"],
+  ["type.constructor", "application/octet-stream"],
+  ["type.__proto__", "application/octet-stream"],
+  ["folder.html/type", "application/octet-stream"],
+];
+const NAMES = [
+  "with space.txt",
+  "100%.txt",
+  "a%2fb.txt",
+  "%2e%2e",
+  "naïve – 日本語 🙂.txt",
+  "semi;colon=1,2&3+4.txt",
+  "quote\"s'<>.txt",
+  "question?.txt",
+  "hash#.txt",
+  "new\nline.txt",
+  "..double",
+  "...",
+  "trailing.",
+  " ",
+  "~",
+  "C:",
+  "a".repeat(255),
+];
+for (const [name] of TYPES) put(`root/${name}`);
+for (const name of NAMES.filter((name) => !name.startsWith("."))) put(`root/names/${name}`, name);
+put("root/index.html", PAGE);
+put("root/data.bin", DATA);
+put("root/empty.txt", "");
+put("root/sub/index.html", "sub index");
+put("root/sub/start.htm", "sub start");
+put("root/bare/file.txt");
+put("root/with space/100%/index.html");
+put("root/日本/index.html");
+put("root/new\r\nX-Injected: 1/index.html");
+put("root/evil.example/index.html");
+put("root/.env", "hidden content");
+put("root/..twice", "hidden content");
+put("root/back\\slash.txt");
+put("root/\ufffd");
+put("root/.well-known/security.txt", "hidden content");
+put("root/deep/.git/config", "hidden content");
+put("root/both.js", "both, as it is");
+put("root/both.js.br", "both, in Brotli");
+put("root/both.js.gz", "both, in gzip, as it were");
+put("root/single.css", "single, as it is");
+put("root/single.css.gz", "single, in gzip");
+put("root/plain.js", "plain, as it is");
+put("root/twinned/index.html", "twinned, as it is");
+put("root/twinned/index.html.gz", "twinned, in gzip");
+put("root/orphan.js.gz");
+put("root/folded.js", "folded, as it is");
+mkdirSync(join(ROOT, "folded.js.br"));
+mkdirSync(join(ROOT, "folded.js.gz"));
+for (const name of ["alike.js", "alike.js.br", "alike.js.gz", "linked.js", "blob"]) put(`root/${name}`, "0123456789");
+link("root/linked.js.br", "blob");
+put("outside/secret.txt", SECRET);
+put("outside/index.html", SECRET);
+put("root-beside/secret.txt", SECRET);
+link("root/inside.txt", "index.html");
+link("root/inside", "sub");
+link("root/absolute.txt", join(ROOT, "index.html"));
+link("root/round.txt", "../root/index.html");
+link("root/by-alias.txt", "../alias/index.html");
+link("alias", "root");
+link("root/outside.txt", "../outside/secret.txt");
+link("root/outside-absolute.txt", join(FOLDER, "outside/secret.txt"));
+link("root/outside", "../outside");
+link("root/beside", "../root-beside");
+link("root/up", "..");
+link("root/chain.txt", "outside.txt");
+link("root/indexed/index.html", "../../outside/index.html");
+put("root/leaky.js", "leaky, as it is");
+link("root/leaky.js.br", "../outside/secret.txt");
+link("root/leaky.js.gz", "../outside/secret.txt");
+link("root/seen-env", ".env");
+link("root/seen-folder", "deep/.git");
+link("root/.dotted-link", "index.html");
+link("root/broken", "nowhere");
+link("root/loop", "loop");
+link("root/loop-one", "loop-two");
+link("root/loop-two", "loop-one");
+if (process.platform !== "win32") execFileSync("mkfifo", [join(ROOT, "fifo")]);
+
+/** Text as a native string. */
+function native(text: string): string {
+  return Buffer.from(text).toString("latin1");
+}
+
+interface Outcome {
+  status: number;
+  headers: Headers;
+  list: HeaderList;
+  body: string;
+}
+
+/** Sends a request to an application, as it is. */
+async function run(app: ApplicationLike, variables: Partial<Environ> = {}): Promise<Outcome> {
+  const { status, headers: list, body } = await within(
+    runApplication(app, testEnviron(variables)),
+    `the answer to ${JSON.stringify(variables)}`,
+  );
+  return {
+    status: Number(status.slice(0, 3)),
+    headers: new Headers(list),
+    list,
+    body: Buffer.from(body).toString("latin1"),
+  };
+}
+
+/** Asks for a path of the root; the body is given as Latin-1. */
+function get(path: string, variables: Partial<Environ> = {}, options: FilesOptions = {}): Promise<Outcome> {
+  return run(validator(files(ROOT, options)), { PATH_INFO: native(path), ...variables });
+}
+
+async function etagOf(path: string, variables: Partial<Environ> = {}): Promise<string> {
+  return (await get(path, variables)).headers.get("ETag") ?? "";
+}
+
+/** The files of a folder that this process has open, where the system tells. */
+function openFiles(folder = FOLDER): string[] {
+  if (!existsSync("/proc/self/fd")) return [];
+  return readdirSync("/proc/self/fd").flatMap((fd) => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`);
+      return target.startsWith(folder) ? [target] : [];
+    } catch {
+      return []; // that of the listing itself
+    }
+  });
+}
+
+/** What was done with the files that were wrapped. */
+class Wrapped {
+  count = 0;
+  closed = 0;
+  readonly #closing = new Event("the file to be closed");
+
+  /** Serves a folder by a `wsgi.file_wrapper` that watches; `onRead` is called after each block with their number. */
+  app(root: string, onRead: (blocks: number) => void = () => {}): Application {
+    const app = validator(files(root));
+    return (environ, startResponse) => {
+      const wrap = environ["wsgi.file_wrapper"];
+      environ["wsgi.file_wrapper"] = (file, blockSize) => wrap(this.#watched(file, onRead), blockSize);
+      return app(environ, startResponse);
+    };
+  }
+
+  /** Waits for the first close, and for one too many. */
+  async end(): Promise<void> {
+    await this.#closing.wait();
+    await settle();
+  }
+
+  #watched(file: FileLike, onRead: (blocks: number) => void): FileLike {
+    this.count++;
+    assert.ok("read" in file, "it is read block by block");
+    let blocks = 0;
+    return {
+      read: async (size) => {
+        const block = await file.read(size);
+        onRead(++blocks);
+        return block;
+      },
+      close: async () => {
+        this.closed++;
+        await file.close?.();
+        this.#closing.happen();
+      },
+    };
+  }
+}
+
+/** A copy of the data in a folder of its own, to be changed. */
+function changeable(content: string | Uint8Array = DATA): { root: string; path: string } {
+  const root = mkdtempSync(join(FOLDER, "changeable-"));
+  const path = join(root, "data.bin");
+  put(relative(FOLDER, path), content);
+  return { root, path };
+}
+
+/** Runs something as a user who is not the superuser, for whom no file is unreadable. */
+async function unprivileged<Value>(run: () => Value | Promise<Value>): Promise<Value> {
+  if (process.getuid?.() !== 0) return await run();
+  process.seteuid?.(65_534);
+  try {
+    return await run();
+  } finally {
+    process.seteuid?.(0);
+  }
+}
+
+// What is said of a file.
+
+for (const [name, type] of TYPES) {
+  test(`"${name}" is ${type}`, async () => {
+    const { status, headers, body } = await get(`/${name}`);
+    assert.equal(status, 200);
+    assert.equal(headers.get("Content-Type"), type);
+    assert.equal(body, `content of root/${name}`);
+  });
+}
+
+for (
+  const [types, name, type] of [
+    [{ bin: "model/stl" }, "type.html.bin", "model/stl"],
+    [{ html: "application/xhtml+xml" }, "type.html", "application/xhtml+xml"],
+    [{ html: "application/xhtml+xml" }, "type.css", "text/css; charset=utf-8"],
+    [{ bin: "text/x-log" }, "type.html.bin", "text/x-log; charset=utf-8"],
+    [{ txt: "text/plain; charset=iso-8859-1" }, "type.txt", "text/plain; charset=iso-8859-1"],
+  ] as [Record<string, string>, string, string][]
+) {
+  test(`with the types ${JSON.stringify(types)}, "${name}" is ${type}`, async () => {
+    assert.equal((await get(`/${name}`, {}, { types })).headers.get("Content-Type"), type);
+  });
+}
+
+test("a file is sent whole, with its length, and with leave to ask for ranges", async () => {
+  const { status, headers, body } = await get("/data.bin");
+  assert.equal(status, 200);
+  assert.equal(headers.get("Content-Length"), String(SIZE));
+  assert.equal(headers.get("Accept-Ranges"), "bytes");
+  assert.equal(headers.get("Content-Range"), null);
+  assert.ok(body === DATA.toString("latin1"));
+});
+
+test("an empty file is sent as such", async () => {
+  const { status, headers, body } = await get("/empty.txt");
+  assert.deepEqual([status, headers.get("Content-Length"), body], [200, "0", ""]);
+  assert.deepEqual(openFiles(), []);
+});
+
+for (const name of NAMES.filter((name) => !name.startsWith("."))) {
+  test(`a file of the name ${JSON.stringify(name.slice(0, 40))} is found`, async () => {
+    const { status, body } = await get(`/names/${name}`);
+    assert.deepEqual([status, body], [200, native(name)]);
+  });
+}
+
+test("a name is percent-decoded once on its way over a socket", async () => {
+  await using server = start(validator(files(ROOT)));
+  for (const name of NAMES.filter((name) => !/^\.|^%2e%2e$/.test(name))) {
+    const { status, body } = await exchange(server, request(`/names/${encodeURIComponent(name)}`));
+    assert.deepEqual([status, body], [200, native(name)], name);
+  }
+});
+
+test("Last-Modified is the date of the file, its fraction of a second dropped", async () => {
+  put("root/late.txt");
+  utimesSync(join(ROOT, "late.txt"), 1_704_067_199.9996, 1_704_067_199.9996);
+  assert.equal((await get("/late.txt")).headers.get("Last-Modified"), "Sun, 31 Dec 2023 23:59:59 GMT");
+});
+
+test("Last-Modified is never later than the response", async () => {
+  put("root/future.txt");
+  const future = new Date(Date.now() + 86_400_000);
+  utimesSync(join(ROOT, "future.txt"), future, future);
+  const { headers } = await get("/future.txt");
+  const modified = Date.parse(headers.get("Last-Modified") ?? "");
+  assert.ok(modified <= Date.now(), `${headers.get("Last-Modified")} is in the future`); // RFC 9110, section 8.8.2.1
+});
+
+test("the ETag is strong, the same as long as the file is, and another one when it has changed", async () => {
+  const { root, path } = changeable("one");
+  const tag = async () => (await run(files(root), { PATH_INFO: "/data.bin" })).headers.get("ETag") ?? "";
+  const first = await tag();
+  assert.match(first, /^"[\x21\x23-\x7e]+"$/);
+  assert.equal(await tag(), first);
+  writeFileSync(path, "three");
+  utimesSync(path, DAY, DAY);
+  const longer = await tag();
+  assert.notEqual(longer, first);
+  utimesSync(path, DAY, new Date(DAY.getTime() + 1));
+  assert.notEqual(await tag(), longer);
+});
+
+test("Cache-Control is no-cache, unless the option says otherwise", async () => {
+  assert.equal((await get("/index.html")).headers.get("Cache-Control"), "no-cache");
+  const { headers } = await get("/index.html", {}, { cacheControl: "public, max-age=60" });
+  assert.equal(headers.get("Cache-Control"), "public, max-age=60");
+});
+
+// Folders.
+
+test("a folder is served by its index file", async () => {
+  for (const [path, body] of [["/", PAGE], ["/sub/", "sub index"]]) {
+    const outcome = await get(path!);
+    assert.deepEqual([outcome.status, outcome.body], [200, body]);
+    assert.equal(outcome.headers.get("Content-Type"), "text/html; charset=utf-8");
+  }
+});
+
+test("the index file has the name that the option gives", async () => {
+  const { status, headers, body } = await get("/sub/", {}, { index: "start.htm" });
+  assert.deepEqual([status, headers.get("Content-Type"), body], [200, "text/html; charset=utf-8", "sub start"]);
+  assert.equal((await get("/", {}, { index: "start.htm" })).status, 404);
+});
+
+for (
+  const [path, variables, location] of [
+    ["/sub", {}, "/sub/"],
+    ["/sub", { SCRIPT_NAME: "/static" }, "/static/sub/"],
+    ["", { SCRIPT_NAME: "/static" }, "/static/"],
+    ["/sub", { QUERY_STRING: "a=b&c=//d?e" }, "/sub/?a=b&c=//d?e"],
+    ["/sub", { SCRIPT_NAME: "/a b", QUERY_STRING: "%20" }, "/a%20b/sub/?%20"],
+    ["/inside", {}, "/inside/"],
+    ["/with space/100%", {}, "/with%20space/100%25/"],
+    ["/日本", {}, "/%E6%97%A5%E6%9C%AC/"],
+    ["/new\r\nX-Injected: 1", {}, "/new%0D%0AX-Injected%3A%201/"],
+    ["/sub", { SCRIPT_NAME: "//evil.example" }, "/evil.example/sub/"],
+    ["/sub", { SCRIPT_NAME: "/\\evil.example" }, "/%5Cevil.example/sub/"],
+  ] as [string, Partial<Environ>, string][]
+) {
+  test(`the folder ${JSON.stringify(variables)} ${JSON.stringify(path)} redirects to ${location}`, async () => {
+    const { status, headers } = await get(path, variables);
+    assert.deepEqual([status, headers.get("Location")], [301, location]);
+  });
+}
+
+test("a mounted folder redirects below its prefix, and serves its index there", async () => {
+  const app = validator(mount({ "/static": validator(files(ROOT)) }));
+  const redirect = await run(app, { PATH_INFO: "/static", QUERY_STRING: "a=b" });
+  assert.deepEqual([redirect.status, redirect.headers.get("Location")], [301, "/static/?a=b"]);
+  assert.equal((await run(app, { PATH_INFO: "/static/sub" })).headers.get("Location"), "/static/sub/");
+  assert.equal((await run(app, { PATH_INFO: "/static/" })).body, PAGE);
+  assert.equal((await run(app, { PATH_INFO: "/statics/" })).status, 404);
+});
+
+test("no redirect leads to another host, whatever is sent", async () => {
+  await using server = start(validator(mount({ "/": validator(files(ROOT)) })));
+  const targets = ["//evil.example", "///evil.example", "/\\evil.example", "/%5Cevil.example", "/%2Fevil.example"];
+  for (const target of [...targets, "//evil.example/..", "/.//evil.example", "/sub/..//evil.example", "//sub"]) {
+    const { status, headers } = await exchange(server, request(target));
+    const location = new Map(headers).get("location") ?? "";
+    assert.doesNotMatch(location, /^(?:[/\\]{2}|[^/])/, `${target} → ${location}`);
+    assert.ok(status === 301 || status === 404 || status === 400, `${target} → ${status}`);
+  }
+});
+
+// What is not there, and what cannot be done.
+
+const ABSENT = [
+  "/absent",
+  "/absent/",
+  "/absent/index.html",
+  "/bare/",
+  "/index.html/",
+  "/index.html/index.html",
+  "/index.html/x",
+  "/inside.txt/",
+  "/INDEX.HTML",
+  "/orphan.js",
+  "/broken",
+  "/broken/",
+  "/loop",
+  "/loop/x",
+  "/loop-one",
+  "/fifo",
+  "/fifo/",
+  `/${"b".repeat(256)}`,
+  `/${"b".repeat(100_000)}`,
+  "/sub".repeat(5000),
+];
+for (const path of ABSENT) {
+  test(`${JSON.stringify(path.slice(0, 40))} of ${path.length} characters is answered with 404`, async () => {
+    const { status, headers, body } = await get(path);
+    assert.deepEqual([status, headers.get("Content-Type")], [404, "text/plain; charset=utf-8"]);
+    assert.ok(body.length < 100 && !body.includes(FOLDER), body);
+  });
+}
+
+for (const REQUEST_METHOD of ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "get"]) {
+  test(`${REQUEST_METHOD} is answered with 405 and the methods that are allowed`, async () => {
+    for (const path of ["/index.html", "/absent", "/sub"]) {
+      const { status, headers } = await get(path, { REQUEST_METHOD });
+      assert.deepEqual([status, headers.get("Allow")], [405, "GET, HEAD"]);
+    }
+  });
+}
+
+for (
+  const [path, variables] of [
+    ["/index.html", {}],
+    ["/data.bin", {}],
+    ["/empty.txt", {}],
+    ["/sub/", {}],
+    ["/sub", {}],
+    ["/absent", {}],
+    ["/outside.txt", {}],
+    ["/both.js", { HTTP_ACCEPT_ENCODING: "br" }],
+    ["/both.js", { HTTP_ACCEPT_ENCODING: "gzip" }],
+    ["/index.html", { HTTP_IF_NONE_MATCH: "*" }],
+    ["/index.html", { HTTP_IF_MODIFIED_SINCE: DATE }],
+  ] as [string, Partial<Environ>][]
+) {
+  test(`HEAD ${path} ${JSON.stringify(variables)} has the headers of GET and no body`, async () => {
+    const whole = await get(path, variables);
+    const head = await get(path, { REQUEST_METHOD: "HEAD", ...variables });
+    assert.deepEqual([head.status, head.list], [whole.status, whole.list]);
+    if (whole.status === 200) assert.equal(head.body, "");
+  });
+}
+
+test("HEAD has the headers of GET over a socket, too, and sends nothing", async () => {
+  await using server = start(validator(files(ROOT)));
+  // Bun sends no Content-Length with a body of several chunks.
+  const framing = RUNTIME === "bun" ? ["content-length", "transfer-encoding"] : [];
+  const told = ({ headers }: Reply) => headers.filter(([name]) => name !== "date" && !framing.includes(name));
+  const whole = await exchange(server, request("/data.bin"));
+  const head = await exchange(server, request("/data.bin", { method: "HEAD" }), { head: true });
+  assert.deepEqual(told(head), told(whole));
+  assert.equal(new Map(head.headers).get("content-length"), String(SIZE));
+  assert.deepEqual([head.status, head.body, whole.body.length], [200, "", SIZE]);
+});
+
+test("a file that may not be read is not there, for HEAD as for GET", async () => {
+  const { root, path } = changeable();
+  chmodSync(root, 0o755);
+  chmodSync(path, 0);
+  await unprivileged(async () => {
+    for (const REQUEST_METHOD of ["GET", "HEAD"]) {
+      const { status } = await run(validator(files(root)), { REQUEST_METHOD, PATH_INFO: "/data.bin" });
+      assert.ok(status === 403 || status === 404, `${REQUEST_METHOD} → ${status}`);
+    }
+  });
+});
+
+test("a folder that may not be entered is not there", async () => {
+  const { root, path } = changeable();
+  chmodSync(root, 0o755);
+  mkdirSync(join(root, "closed"));
+  renameSync(path, join(root, "closed/data.bin"));
+  chmodSync(join(root, "closed"), 0);
+  await unprivileged(async () => {
+    for (const PATH_INFO of ["/closed/data.bin", "/closed/"]) {
+      assert.equal((await run(validator(files(root)), { PATH_INFO })).status, 404);
+    }
+  });
+});
+
+// What the client has already.
+
+for (
+  const [describe, status] of [
+    [(tag) => tag, 304],
+    [(tag) => `W/${tag}`, 304],
+    [(tag) => `"a", ${tag}`, 304],
+    [(tag) => `"a",W/"b" ,W/${tag}, "c"`, 304],
+    [() => "*", 304],
+    [() => " * ", 304],
+    [() => '"*"', 200],
+    [() => '"a"', 200],
+    [() => 'W/"a", "b"', 200],
+    [(tag) => tag.slice(1, -1), 200],
+    [(tag) => tag.slice(0, -2) + '"', 200],
+    [() => "", 200],
+    [() => '"', 200],
+    [() => '"",', 200],
+  ] as [(tag: string) => string, number][]
+) {
+  test(`If-None-Match: ${describe('"tag"')} is answered with ${status}`, async () => {
+    const HTTP_IF_NONE_MATCH = describe(await etagOf("/index.html"));
+    const { status: found, body } = await get("/index.html", { HTTP_IF_NONE_MATCH });
+    assert.deepEqual([found, body], [status, status === 304 ? "" : PAGE]);
+  });
+}
+
+const SINCE: [since: string, status: number][] = [
+  [DATE, 304],
+  ["Tue, 02 Jan 2024 00:00:00 GMT", 304],
+  ["Fri, 31 Dec 2100 23:59:59 GMT", 304],
+  ["Sun, 31 Dec 2023 23:59:59 GMT", 200],
+  ["Thu, 01 Jan 1970 00:00:00 GMT", 200],
+  // The obsolete forms that every recipient must accept: RFC 9110, section 5.6.7.
+  ["Monday, 01-Jan-24 00:00:00 GMT", 304],
+  ["Sunday, 31-Dec-23 23:59:59 GMT", 200],
+  ["Mon Jan  1 00:00:00 2024", 304],
+  ["Sun Dec 31 23:59:59 2023", 200],
+  // What is no date must be ignored: RFC 9110, section 13.1.3.
+  ["garbage", 200],
+  ["", 200],
+  ["garbage 2099", 200],
+  ["2099", 200],
+  ["4102444800", 200],
+  ["2099-01-01T00:00:00Z", 200],
+  [`${DATE}, ${DATE}`, 200],
+];
+for (const [since, status] of SINCE) {
+  test(`If-Modified-Since: ${since} is answered with ${status}`, async () => {
+    assert.equal((await get("/index.html", { HTTP_IF_MODIFIED_SINCE: since })).status, status);
+  });
+}
+
+test("a date without a zone is one of Greenwich, wherever the server stands", async () => {
+  const { TZ } = process.env;
+  process.env.TZ = "America/New_York";
+  try {
+    const { status } = await get("/index.html", { HTTP_IF_MODIFIED_SINCE: "Sun Dec 31 23:59:59 2023" });
+    assert.equal(status, 200);
+  } finally {
+    if (TZ === undefined) delete process.env.TZ;
+    else process.env.TZ = TZ;
+  }
+});
+
+test("If-Modified-Since is ignored where If-None-Match is there", async () => {
+  const newer = "Tue, 02 Jan 2024 00:00:00 GMT";
+  const older = "Sun, 31 Dec 2023 00:00:00 GMT";
+  const tag = await etagOf("/index.html");
+  const statusOf = async (tag: string, since: string) =>
+    (await get("/index.html", { HTTP_IF_NONE_MATCH: tag, HTTP_IF_MODIFIED_SINCE: since })).status;
+  assert.equal(await statusOf('"other"', newer), 200);
+  assert.equal(await statusOf("", newer), 200);
+  assert.equal(await statusOf(tag, older), 304);
+});
+
+test("a 304 has what a cache needs, nothing of the body, and keeps no file open", async () => {
+  const wrapped = new Wrapped();
+  const whole = await get("/both.js", { HTTP_ACCEPT_ENCODING: "gzip" });
+  const { status, headers, list, body } = await run(wrapped.app(ROOT), {
+    PATH_INFO: "/both.js",
+    HTTP_ACCEPT_ENCODING: "gzip",
+    HTTP_IF_NONE_MATCH: whole.headers.get("ETag") ?? "",
+    HTTP_RANGE: "bytes=0-1",
+  });
+  assert.deepEqual([status, body, wrapped.count, openFiles()], [304, "", 0, []]);
+  for (const name of ["ETag", "Last-Modified", "Cache-Control", "Vary"]) {
+    assert.equal(headers.get(name), whole.headers.get(name), name);
+    assert.ok(headers.get(name), name);
+  }
+  assert.deepEqual(list.filter(([name]) => /^content-/i.test(name)), []);
+});
+
+test("a 304 comes over a socket without a body", async () => {
+  await using server = start(validator(files(ROOT)));
+  const headers = [`If-None-Match: ${await etagOf("/data.bin")}`];
+  const client = await Client.connect(server);
+  await client.send(request("/data.bin", { headers }));
+  const received = await client.end();
+  assert.match(received, /^HTTP\/1\.1 304 /);
+  assert.ok(received.endsWith("\r\n\r\n") && received.indexOf("\r\n\r\n") === received.length - 4);
+});
+
+for (
+  const [describe, status] of [
+    [() => ({ HTTP_IF_MATCH: "*" }), 200],
+    [(tag) => ({ HTTP_IF_MATCH: `"a", ${tag}` }), 200],
+    [(tag) => ({ HTTP_IF_MATCH: tag, HTTP_IF_UNMODIFIED_SINCE: "Thu, 01 Jan 1970 00:00:00 GMT" }), 200],
+    [() => ({ HTTP_IF_MATCH: '"a"' }), 412],
+    [(tag) => ({ HTTP_IF_MATCH: `W/${tag}` }), 412],
+    [() => ({ HTTP_IF_MATCH: '"a"', HTTP_RANGE: "bytes=0-1" }), 412],
+    [() => ({ HTTP_IF_UNMODIFIED_SINCE: DATE }), 200],
+    [() => ({ HTTP_IF_UNMODIFIED_SINCE: "garbage" }), 200],
+    [() => ({ HTTP_IF_UNMODIFIED_SINCE: "Sun, 31 Dec 2023 23:59:59 GMT" }), 412],
+  ] as [(tag: string) => Record<string, string>, number][]
+) {
+  // RFC 9110, sections 13.1.1, 13.1.4 and 13.2.2: an origin server must evaluate these, too.
+  test(`a request on condition that ${JSON.stringify(describe('"tag"'))} is answered with ${status}`, async () => {
+    const { status: found, body } = await get("/index.html", describe(await etagOf("/index.html")));
+    assert.equal(found, status);
+    assert.equal(body === PAGE, status === 200);
+  });
+}
+
+// Ranges.
+
+const RANGES: [range: string, at: number, end: number][] = [
+  ["bytes=0-0", 0, 1],
+  ["bytes=0-99", 0, 100],
+  ["bytes=100-199", 100, 200],
+  ["bytes=65530-65545", 65_530, 65_546],
+  ["bytes=1000-200000", 1000, 200_001],
+  [`bytes=${SIZE - 1}-`, SIZE - 1, SIZE],
+  [`bytes=${SIZE - 1}-${SIZE - 1}`, SIZE - 1, SIZE],
+  ["bytes=300000-", 300_000, SIZE],
+  ["bytes=0-", 0, SIZE],
+  [`bytes=0-${SIZE - 1}`, 0, SIZE],
+  [`bytes=0-${SIZE}`, 0, SIZE],
+  ["bytes=300000-99999999999999999999999", 300_000, SIZE],
+  [`bytes=0-${"9".repeat(400)}`, 0, SIZE],
+  ["bytes=-1", SIZE - 1, SIZE],
+  ["bytes=-70000", SIZE - 70_000, SIZE],
+  [`bytes=-${SIZE}`, 0, SIZE],
+  [`bytes=-${SIZE + 1}`, 0, SIZE],
+  [`bytes=-${"9".repeat(400)}`, 0, SIZE],
+  ["bytes=007-0010", 7, 11],
+  ["BYTES=5-6", 5, 7],
+  [`bytes=5-6, ${SIZE}-`, 5, 7],
+  [`bytes=${SIZE}-, -2 , ${"9".repeat(400)}-`, SIZE - 2, SIZE],
+];
+for (const [range, at, end] of RANGES) {
+  test(`Range: ${range.slice(0, 40)} gives the bytes from ${at} to ${end}`, async () => {
+    const { status, headers, body } = await get("/data.bin", { HTTP_RANGE: range });
+    assert.equal(status, 206);
+    assert.equal(headers.get("Content-Range"), `bytes ${at}-${end - 1}/${SIZE}`);
+    assert.equal(headers.get("Content-Length"), String(end - at));
+    assert.equal(headers.get("Content-Type"), "application/octet-stream");
+    assert.ok(body === DATA.toString("latin1", at, end));
+  });
+}
+
+test("a partial response has the headers of the whole one", async () => {
+  const whole = await get("/index.html");
+  const partial = await get("/index.html", { HTTP_RANGE: "bytes=1-3" });
+  for (const [name, value] of whole.list) {
+    if (name !== "Content-Length") assert.equal(partial.headers.get(name), value, name);
+  }
+});
+
+const UNSATISFIABLE: [path: string, range: string, size: number][] = [
+  ["/data.bin", `bytes=${SIZE}-`, SIZE],
+  ["/data.bin", `bytes=${SIZE}-${SIZE + 1}`, SIZE],
+  ["/data.bin", "bytes=-0", SIZE],
+  ["/data.bin", `bytes=${"9".repeat(30)}-`, SIZE],
+  ["/data.bin", `bytes=${"9".repeat(400)}-`, SIZE],
+  ["/data.bin", `bytes=${SIZE}-,-0`, SIZE],
+  ["/empty.txt", "bytes=0-", 0],
+  ["/empty.txt", "bytes=0-0", 0],
+];
+for (const [path, range, size] of UNSATISFIABLE) {
+  test(`Range: ${range.slice(0, 40)} of ${path} is answered with 416 and the size`, async () => {
+    const wrapped = new Wrapped();
+    const { status, headers, body } = await run(wrapped.app(ROOT), { PATH_INFO: path, HTTP_RANGE: range });
+    assert.deepEqual([status, headers.get("Content-Range")], [416, `bytes */${size}`]);
+    assert.ok(body.length < 100);
+    assert.equal(wrapped.count, 0);
+  });
+}
+
+const IGNORED = [
+  "",
+  "bytes",
+  "bytes=",
+  "bytes=-",
+  "bytes=--5",
+  "bytes=-1-5",
+  "bytes=5-3",
+  "bytes=0-1,5-3",
+  "bytes=a-b",
+  "bytes=0-b",
+  "bytes=0x0-0x4",
+  "bytes=0-1e3",
+  "bytes=1.5-3",
+  "bytes=+1-4",
+  "bytes=0 - 4",
+  "bytes=0-4;q=1",
+  "bytes=0-4-8",
+  "bytes 0-4",
+  "bytes 0-4/10",
+  "bytes:0-4",
+  "items=0-4",
+  "xbytes=0-4",
+  "bytes=0-4, bytes=6-8",
+  "bytes=\u00b2-\u00b3",
+  "0-4",
+];
+for (const range of IGNORED) {
+  test(`Range: ${range} is not understood, and the whole file is sent`, async () => {
+    const { status, headers, body } = await get("/index.html", { HTTP_RANGE: range });
+    assert.deepEqual([status, headers.get("Content-Range"), body], [200, null, PAGE]);
+  });
+}
+
+const GREEDY = [
+  ["ranges that repeat the file", "bytes=0-,0-,0-"],
+  ["ranges that overlap", `bytes=0-${SIZE - 2},1-`],
+  ["suffixes that overlap", `bytes=-${SIZE},-${SIZE}`],
+  ["a thousand ranges of a byte", `bytes=${Array.from({ length: 1000 }, (_, at) => `${2 * at}-${2 * at}`).join()}`],
+  ["a thousand open ranges", `bytes=${"0-,".repeat(999)}0-`],
+  ["a hundred thousand commas", `bytes=0-0${",".repeat(100_000)}`],
+] as const;
+for (const [what, range] of GREEDY) {
+  test(`${what} only get the whole file`, async () => {
+    const { status, headers } = await get("/data.bin", { HTTP_RANGE: range, REQUEST_METHOD: "GET" });
+    assert.deepEqual([status, headers.get("Content-Length")], [200, String(SIZE)]);
+  });
+}
+
+test("ranges that overlap a little make no response larger than the file by more than its framing", async () => {
+  const range = `bytes=${Array.from({ length: 16 }, () => `0-${Math.floor(SIZE / 16) - 1}`).join()}`;
+  const { body } = await get("/data.bin", { HTTP_RANGE: range });
+  assert.ok(body.length < SIZE + 16 * 300, String(body.length));
+});
+
+/** Takes a multipart body apart, by RFC 2046, section 5.1.1. */
+function partsOf(type: string | null, body: string): { headers: Record<string, string>; body: string }[] {
+  const [, boundary] = /^multipart\/byteranges; *boundary="?([\w'()+,./:=? -]{1,70})"?$/.exec(type ?? "") ?? [];
+  assert.ok(boundary, `${type} has a boundary`);
+  const pieces = `\r\n${body.replace(/^\r\n/, "")}`.split(`\r\n--${boundary}`);
+  assert.equal(pieces.shift(), "", "nothing comes before the first part");
+  assert.match(pieces.pop() ?? "", /^--(?:\r\n)?$/, "the last boundary comes last");
+  return pieces.map((piece) => {
+    const [, head = "", body = ""] = /^\r\n((?:[^\r\n]+\r\n)+)\r\n(.*)$/s.exec(piece) ?? [];
+    const lines = head.trimEnd().split("\r\n").map((line) => line.split(": ", 2) as [string, string]);
+    return { headers: Object.fromEntries(lines), body };
+  });
+}
+
+/** A content, in Latin-1, the parts that a response is to have of it, and their type. */
+function assertParts(outcome: Pick<Outcome, "headers" | "body">, whole: string, type: string, ranges: string): void {
+  const parts = partsOf(outcome.headers.get("Content-Type"), outcome.body);
+  const expected = ranges.split(",").map((range) => {
+    const [at = 0, end = 0] = range.split("-").map(Number);
+    return {
+      headers: { "Content-Type": type, "Content-Range": `bytes ${at}-${end - 1}/${whole.length}` },
+      body: whole.slice(at, end),
+    };
+  });
+  assert.deepEqual(parts, expected);
+  assert.equal(outcome.headers.get("Content-Length"), String(outcome.body.length));
+  assert.equal(outcome.headers.get("Content-Range"), null);
+}
+
+for (
+  const [range, expected] of [
+    ["bytes=0-9,20-29", "0-10,20-30"],
+    ["bytes=20-29,0-9", "20-30,0-10"],
+    ["bytes=0-0,-1", `0-1,${SIZE - 1}-${SIZE}`],
+    ["bytes=0-0,\t70000-140000 ,-5", `0-1,70000-140001,${SIZE - 5}-${SIZE}`],
+    [`bytes=0-0,${SIZE}-,300000-`, `0-1,300000-${SIZE}`],
+    ["bytes=0-65535,65536-", `0-65536,65536-${SIZE}`],
+    ["bytes=0-0,1-1", "0-1,1-2"],
+  ] as const
+) {
+  test(`Range: ${range} gives these parts, byte for byte`, async () => {
+    const outcome = await get("/data.bin", { HTTP_RANGE: range });
+    assert.equal(outcome.status, 206);
+    assertParts(outcome, DATA.toString("latin1"), "application/octet-stream", expected);
+  });
+}
+
+test("each of several parts has the Content-Type that the whole would have", async () => {
+  const outcome = await get("/index.html", { HTTP_RANGE: "bytes=0-3,6-8" });
+  assertParts(outcome, PAGE, "text/html; charset=utf-8", "0-4,6-9"); // RFC 9110, section 15.3.7.2
+});
+
+test("no two responses in parts have the same boundary", async () => {
+  const one = await get("/data.bin", { HTTP_RANGE: "bytes=0-0,2-2" });
+  const other = await get("/data.bin", { HTTP_RANGE: "bytes=0-0,2-2" });
+  assert.notEqual(one.headers.get("Content-Type"), other.headers.get("Content-Type"));
+});
+
+test("several parts come whole over a socket", async () => {
+  await using server = start(validator(files(ROOT)));
+  const reply = await exchange(server, request("/data.bin", { headers: ["Range: bytes=0-99999,150000-"] }));
+  assert.deepEqual([reply.status, reply.complete], [206, true]);
+  const headers = new Headers(reply.headers);
+  // Bun sends no Content-Length with a body of several chunks.
+  if (RUNTIME === "bun" && !headers.has("Content-Length")) headers.set("Content-Length", String(reply.body.length));
+  const outcome = { headers, body: reply.body };
+  assertParts(outcome, DATA.toString("latin1"), "application/octet-stream", `0-100000,150000-${SIZE}`);
+  assert.equal(server.errors.text, "");
+});
+
+const IF_RANGE: [describe: (tag: string) => string, status: number][] = [
+  [(tag) => tag, 206],
+  [() => DATE, 206],
+  [(tag) => `W/${tag}`, 200],
+  [() => '"stale"', 200],
+  [() => "Sun, 31 Dec 2023 23:59:59 GMT", 200],
+  [() => "Tue, 02 Jan 2024 00:00:00 GMT", 200],
+  [(tag) => `"a", ${tag}`, 200],
+  [() => "*", 200],
+  [() => "garbage", 200],
+  [() => "", 200],
+];
+for (const [describe, status] of IF_RANGE) {
+  test(`a range If-Range: ${describe('"tag"')} is answered with ${status}`, async () => {
+    const HTTP_IF_RANGE = describe(await etagOf("/index.html"));
+    const outcome = await get("/index.html", { HTTP_RANGE: "bytes=1-3", HTTP_IF_RANGE });
+    assert.deepEqual([outcome.status, outcome.body], status === 206 ? [206, PAGE.slice(1, 4)] : [200, PAGE]);
+  });
+}
+
+test("a stale If-Range makes of a range that is not satisfiable the whole file", async () => {
+  const variables = { HTTP_RANGE: "bytes=999999-", HTTP_IF_RANGE: '"stale"' };
+  assert.equal((await get("/index.html", variables)).status, 200);
+});
+
+test("If-Range without a range changes nothing", async () => {
+  for (const HTTP_IF_RANGE of ['"stale"', await etagOf("/index.html")]) {
+    assert.equal((await get("/index.html", { HTTP_IF_RANGE })).status, 200);
+  }
+});
+
+for (const HTTP_RANGE of ["bytes=0-1", "bytes=0-1,3-4", "bytes=999999-"]) {
+  test(`HEAD knows no Range: ${HTTP_RANGE}`, async () => {
+    const { status, list } = await get("/index.html", { REQUEST_METHOD: "HEAD", HTTP_RANGE });
+    assert.deepEqual([status, list], [200, (await get("/index.html")).list]); // RFC 9110, section 14.2
+  });
+}
+
+// Precompressed twins.
+
+const IDENTITY = undefined;
+const CODINGS: [path: string, accept: string | undefined, coding: string | undefined][] = [
+  ["/both.js", undefined, IDENTITY],
+  ["/both.js", "", IDENTITY],
+  ["/both.js", "gzip", "gzip"],
+  ["/both.js", "GZIP", "gzip"],
+  ["/both.js", "br", "br"],
+  ["/both.js", "gzip, deflate, br, zstd", "br"],
+  ["/both.js", "br;q=0.5, gzip", "gzip"],
+  ["/both.js", "br;q=0.5,gzip;q=0.7", "gzip"],
+  ["/both.js", "br ; q=0.8 , gzip ; q=0.7", "br"],
+  ["/both.js", "br;q=0, gzip", "gzip"],
+  ["/both.js", "br;Q=0.000, gzip;q=0.001", "gzip"],
+  ["/both.js", "gzip;q=0", IDENTITY],
+  ["/both.js", "*", "br"],
+  ["/both.js", "br;q=0, *", "gzip"],
+  ["/both.js", "gzip, *;q=0", "gzip"],
+  ["/both.js", "*;q=0", IDENTITY],
+  ["/both.js", "identity", IDENTITY],
+  ["/both.js", "identity, gzip;q=0.5", IDENTITY],
+  ["/both.js", "identity;q=0.5, gzip;q=0.6", "gzip"],
+  ["/both.js", "identity;q=0, gzip;q=0.1", "gzip"],
+  ["/both.js", "identity;q=1, *;q=0", IDENTITY],
+  ["/both.js", "deflate, zstd", IDENTITY],
+  ["/both.js", "gzipped, xbr", IDENTITY],
+  ["/single.css", "br, gzip", "gzip"],
+  ["/single.css", "br", IDENTITY],
+  ["/twinned/", "gzip", "gzip"],
+];
+for (const [path, accept, coding] of CODINGS) {
+  test(`${path} to Accept-Encoding: ${accept ?? "(none)"} is sent as ${coding ?? "it is"}`, async () => {
+    const { status, headers, body } = await get(path, accept === undefined ? {} : { HTTP_ACCEPT_ENCODING: accept });
+    assert.equal(status, 200);
+    assert.equal(headers.get("Content-Encoding"), coding ?? null);
+    assert.equal(headers.get("Vary"), "Accept-Encoding");
+    assert.match(body, coding === undefined ? /, as it is$/ : coding === "br" ? /, in Brotli$/ : /, in gzip/);
+    assert.equal(headers.get("Content-Length"), String(body.length));
+    assert.match(headers.get("Content-Type") ?? "", /^text\/(?:javascript|css|html); charset=utf-8$/);
+  });
+}
+
+for (const path of ["/plain.js", "/folded.js", "/leaky.js"]) {
+  test(`${path} has no twin that can be sent, and does not vary`, async () => {
+    const { status, headers, body } = await get(path, { HTTP_ACCEPT_ENCODING: "br, gzip" });
+    assert.deepEqual([status, body], [200, `${path.slice(1, -3)}, as it is`]);
+    assert.deepEqual([headers.get("Content-Encoding"), headers.get("Vary")], [null, null]);
+  });
+}
+
+test("twins are left alone with precompressed: false", async () => {
+  const { headers, body } = await get("/both.js", { HTTP_ACCEPT_ENCODING: "br" }, { precompressed: false });
+  assert.equal(body, "both, as it is");
+  assert.deepEqual([headers.get("Content-Encoding"), headers.get("Vary")], [null, null]);
+});
+
+test("a twin that is asked for by its own name is a file like any other", async () => {
+  const { headers, body } = await get("/both.js.gz", { HTTP_ACCEPT_ENCODING: "br, gzip" });
+  assert.equal(body, "both, in gzip, as it were");
+  assert.deepEqual([headers.get("Content-Encoding"), headers.get("Content-Type")], [null, "application/gzip"]);
+});
+
+for (
+  const [path, what] of [
+    ["/both.js", "that differ in size"],
+    ["/alike.js", "of one size and date"],
+    ["/linked.js", "of one size and date, the twin a symbolic link"],
+  ] as const
+) {
+  test(`the codings of a file ${what} have an ETag each`, async () => {
+    const codings = path === "/linked.js" ? ["identity", "br"] : ["identity", "br", "gzip"];
+    const tags = await Promise.all(codings.map((accept) => etagOf(path, { HTTP_ACCEPT_ENCODING: accept })));
+    assert.equal(new Set(tags).size, codings.length, tags.join(" "));
+  });
+}
+
+test("the ETag of one coding does not make a 304 of another, nor a range", async () => {
+  const tag = await etagOf("/both.js", { HTTP_ACCEPT_ENCODING: "gzip" });
+  assert.equal((await get("/both.js", { HTTP_IF_NONE_MATCH: tag })).status, 200);
+  assert.equal((await get("/both.js", { HTTP_IF_RANGE: tag, HTTP_RANGE: "bytes=0-1" })).status, 200);
+  const { status } = await get("/both.js", { HTTP_IF_NONE_MATCH: tag, HTTP_ACCEPT_ENCODING: "gzip" });
+  assert.equal(status, 304);
+});
+
+test("a range of what is sent compressed is one of its compressed bytes", async () => {
+  const variables = { HTTP_ACCEPT_ENCODING: "br" };
+  const { status, headers, body } = await get("/both.js", { ...variables, HTTP_RANGE: "bytes=6-" });
+  assert.deepEqual([status, body], [206, "in Brotli"]);
+  assert.deepEqual([headers.get("Content-Encoding"), headers.get("Content-Range")], ["br", "bytes 6-14/15"]);
+  assert.equal(headers.get("ETag"), await etagOf("/both.js", variables));
+  assert.equal(headers.get("Vary"), "Accept-Encoding");
+});
+
+// How the bytes are sent.
+
+for (
+  const [path, variables, count] of [
+    ["/data.bin", {}, 1],
+    ["/data.bin", { HTTP_RANGE: "bytes=5-70000" }, 1],
+    ["/data.bin", { HTTP_RANGE: "bytes=5-6,10-20" }, 1],
+    ["/empty.txt", {}, 1],
+    ["/both.js", { HTTP_ACCEPT_ENCODING: "gzip" }, 1],
+    ["/data.bin", { REQUEST_METHOD: "HEAD" }, 0],
+    ["/data.bin", { REQUEST_METHOD: "POST" }, 0],
+    ["/data.bin", { HTTP_IF_MODIFIED_SINCE: DATE }, 0],
+    ["/data.bin", { HTTP_RANGE: "bytes=999999-" }, 0],
+    ["/absent", {}, 0],
+    ["/sub", {}, 0],
+  ] as [string, Partial<Environ>, number][]
+) {
+  test(`${path} ${JSON.stringify(variables)} wraps ${count} files and closes as many, once`, async () => {
+    const wrapped = new Wrapped();
+    await run(wrapped.app(ROOT), { PATH_INFO: path, ...variables });
+    assert.deepEqual([wrapped.count, wrapped.closed, openFiles()], [count, count, []]);
+  });
+}
+
+test("a block is never larger than the server asked for, and blocks of any size make the same body", async () => {
+  const app = validator(files(ROOT));
+  const sizes: number[] = [];
+  const small: Application = (environ, startResponse) => {
+    const wrap = environ["wsgi.file_wrapper"];
+    environ["wsgi.file_wrapper"] = (file) => {
+      assert.ok("read" in file);
+      const read = async (size: number) => {
+        const block = await file.read(size);
+        sizes.push(block.length);
+        return block;
+      };
+      return wrap({ read, close: () => file.close?.() }, 16);
+    };
+    return app(environ, startResponse);
+  };
+  assert.equal((await run(small, { PATH_INFO: "/index.html" })).body, PAGE);
+  const outcome = await run(small, { PATH_INFO: "/plain.js", HTTP_RANGE: "bytes=0-3,4-14" });
+  assertParts(outcome, "plain, as it is", "text/javascript; charset=utf-8", "0-4,4-15");
+  assert.ok(Math.max(...sizes) <= 16, `blocks of ${sizes}`); // PEP 3333, "Optional Platform-Specific File Handling"
+});
+
+for (
+  const [what, variables] of [
+    ["the whole file", {}],
+    ["a range", { HTTP_RANGE: "bytes=9-299999" }],
+    ["several ranges", { HTTP_RANGE: "bytes=9-99999,100009-299999" }],
+  ] as [string, Record<string, string>][]
+) {
+  test(`the file is closed once when ${what} was sent over a socket`, async () => {
+    const wrapped = new Wrapped();
+    await using server = start(validator(wrapped.app(ROOT)));
+    const headers = Object.values(variables).map((range) => `Range: ${range}`);
+    assert.equal((await exchange(server, request("/data.bin", { headers }))).complete, true);
+    await wrapped.end();
+    assert.deepEqual([wrapped.closed, openFiles(), server.errors.text], [1, [], ""]);
+  });
+}
+
+for (const range of ["", "Range: bytes=1-", "Range: bytes=0-1,3-"]) {
+  test(`the file is closed once when the client leaves in the middle ${range && `of ${range}`}`, async () => {
+    const { root, path } = changeable();
+    truncateSync(path, 64 * 1024 * 1024); // more than any buffer on the way holds
+    const wrapped = new Wrapped();
+    await using server = start(validator(wrapped.app(root)));
+    const client = await Client.connect(server);
+    await client.send(request("/data.bin", range ? { headers: [range] } : {}));
+    await client.until(/\r\n\r\n/);
+    client.leave();
+    await wrapped.end();
+    assert.deepEqual([wrapped.count, wrapped.closed, openFiles(root), server.errors.text], [1, 1, [], ""]);
+  });
+}
+
+test("the file is closed once when the reader of a response in process leaves", async () => {
+  const wrapped = new Wrapped();
+  const { response, errors } = await answer(validator(wrapped.app(ROOT)), new Request("http://test.example/data.bin"));
+  await response.body?.cancel();
+  await wrapped.end();
+  assert.deepEqual([wrapped.closed, openFiles(), errors.text], [1, [], ""]);
+});
+
+test("no file stays open when the response cannot be begun", async () => {
+  const { root } = changeable();
+  const app = files(root);
+  const broken = run((environ) =>
+    app(environ, () => {
+      throw new Error("Out of order");
+    }), { PATH_INFO: "/data.bin" });
+  await assert.rejects(broken, /Out of order/);
+  assert.deepEqual(openFiles(root), []);
+});
+
+test("no file stays open when it cannot be wrapped", async () => {
+  const { root } = changeable();
+  const app = files(root);
+  const broken = run((environ, startResponse) => {
+    environ["wsgi.file_wrapper"] = () => {
+      throw new Error("Out of paper");
+    };
+    return app(environ, startResponse);
+  }, { PATH_INFO: "/data.bin" });
+  await assert.rejects(broken, /Out of paper/);
+  await settle();
+  assert.deepEqual(openFiles(root), []);
+});
+
+for (const range of ["", "Range: bytes=100-", "Range: bytes=0-9,100-"]) {
+  test(`a file that shrinks while it is sent makes no complete response ${range && `of ${range}`}`, async () => {
+    const { root, path } = changeable();
+    const wrapped = new Wrapped();
+    const app = wrapped.app(root, (blocks) => {
+      if (blocks === (range.includes(",") ? 4 : 1)) truncateSync(path, 70_000);
+    });
+    await using server = start(validator(app));
+    const reply = await exchange(server, request("/data.bin", range ? { headers: [range] } : {}));
+    assert.equal(reply.complete, false);
+    await wrapped.end();
+    assert.match(server.errors.text, /Content-Length/);
+    assert.deepEqual([wrapped.closed, openFiles(root)], [1, []]);
+  });
+}
+
+test("a file that has shrunk to nothing before its first byte is answered with 500", async () => {
+  const { root, path } = changeable();
+  const app = validator(files(root));
+  const emptying: Application = (environ, startResponse) => {
+    const wrap = environ["wsgi.file_wrapper"];
+    environ["wsgi.file_wrapper"] = (...call) => {
+      truncateSync(path, 0);
+      return wrap(...call);
+    };
+    return app(environ, startResponse);
+  };
+  const { response, errors } = await answer(validator(emptying), new Request("http://test.example/data.bin"));
+  assert.equal(response.status, 500);
+  await response.body?.cancel();
+  assert.match(errors.text, /Content-Length/);
+});
+
+test("a file that grows while it is sent is sent as it was declared", async () => {
+  const { root, path } = changeable();
+  const wrapped = new Wrapped();
+  await using server = start(validator(wrapped.app(root, () => appendFileSync(path, "more"))));
+  const reply = await exchange(server, request("/data.bin"));
+  assert.ok(reply.complete && reply.body === DATA.toString("latin1"));
+  await wrapped.end();
+  assert.deepEqual([wrapped.closed, openFiles(root), server.errors.text], [1, [], ""]);
+});
+
+test("a file that is removed while it is sent is sent to its end", async () => {
+  const { root, path } = changeable();
+  const wrapped = new Wrapped();
+  await using server = start(validator(wrapped.app(root, () => rmSync(path, { force: true }))));
+  const reply = await exchange(server, request("/data.bin"));
+  assert.ok(reply.complete && reply.body === DATA.toString("latin1"));
+  await wrapped.end();
+  assert.deepEqual([wrapped.closed, openFiles(root)], [1, []]);
+});
+
+/** Does something between the moment a file is found and that in which it is opened. */
+function meanwhile(root: string, act: () => void): Application {
+  const app = files(root);
+  return (environ, startResponse) => {
+    const variable = { get: () => void act(), configurable: true, enumerable: true };
+    return app(Object.defineProperty(environ, "HTTP_IF_RANGE", variable), startResponse);
+  };
+}
+
+test("a file that disappears while it is looked up is not there", async () => {
+  const { root, path } = changeable();
+  const { status } = await run(meanwhile(root, () => rmSync(path, { force: true })), { PATH_INFO: "/data.bin" });
+  assert.ok(status === 404 || status === 200, String(status)); // 200 when it was open by then
+  assert.deepEqual(openFiles(root), []);
+});
+
+test("a file that is replaced while it is looked up is sent as one of the two, with its own ETag", async () => {
+  const { root, path } = changeable("the old content");
+  const tag = async () => (await run(files(root), { PATH_INFO: "/data.bin" })).headers.get("ETag");
+  const old = await tag();
+  const { headers, body } = await run(
+    meanwhile(root, () => {
+      writeFileSync(`${path}.new`, "the new content, which is longer");
+      renameSync(`${path}.new`, path);
+    }),
+    { PATH_INFO: "/data.bin" },
+  );
+  const expected = headers.get("ETag") === old ? "the old content" : "the new content, which is longer";
+  assert.deepEqual([body, headers.get("Content-Length")], [expected, String(expected.length)]);
+});
+
+// The root.
+
+for (
+  const [what, root] of [
+    ["is missing", join(FOLDER, "absent")],
+    ["is a file", join(ROOT, "index.html")],
+    ["is a broken link", join(ROOT, "broken")],
+    ["is a loop of links", join(ROOT, "loop")],
+    ["is empty", ""],
+    ["has a NUL", `${ROOT}\0`],
+    ["is a URL of something else than a file", new URL("http://test.example/")],
+    ["is a URL of a file that is missing", pathToFileURL(join(FOLDER, "absent"))],
+  ] as [string, string | URL][]
+) {
+  test(`a root that ${what} is refused at once, by name`, () => {
+    assert.throws(() => files(root), (error: unknown) => {
+      assert.ok(error instanceof Error);
+      assert.match(error.message, /^Cannot serve files from ".*": expected a folder/);
+      assert.ok(error.cause instanceof Error || root === "");
+      return true;
+    });
+  });
+}
+
+test("a root that may not be read is refused at once", async () => {
+  const { root } = changeable();
+  chmodSync(root, 0);
+  await unprivileged(() => assert.throws(() => files(root), /Cannot serve files from/));
+});
+
+const ROOTS: [what: string, root: string | URL, path: string][] = [
+  ["with a slash at its end", `${ROOT}/`, "/sub/index.html"],
+  ["with dot segments", `${ROOT}/sub/../.`, "/sub/index.html"],
+  ["through a symbolic link", join(FOLDER, "alias"), "/sub/index.html"],
+  ["relative to the working folder", relative(process.cwd(), ROOT), "/sub/index.html"],
+  ["given as a URL", pathToFileURL(ROOT), "/sub/index.html"],
+  ["given as a URL with a slash at its end", new URL(`${pathToFileURL(ROOT)}/`), "/sub/index.html"],
+  ["given as a URL that is encoded", pathToFileURL(join(ROOT, "with space")), "/100%/index.html"],
+  ["in a hidden folder", join(ROOT, "deep/.git"), "/config"],
+  ["that is all there is", "/", `${ROOT}/sub/index.html`],
+];
+for (const [what, root, path] of ROOTS) {
+  test(`a root ${what} is served, and nothing around it`, async () => {
+    const app = validator(files(root));
+    assert.equal((await run(app, { PATH_INFO: path })).status, 200);
+    for (const PATH_INFO of ["/../outside/secret.txt", "/sub/../../outside/secret.txt"]) {
+      assert.equal((await run(app, { PATH_INFO })).status, 404);
+    }
+  });
+}
+
+// Dot files and symbolic links.
+
+const HIDDEN = [
+  "/.env",
+  "/.env/",
+  "/..twice",
+  "/.well-known",
+  "/.well-known/",
+  "/.well-known/security.txt",
+  "/deep/.git/config",
+  "/deep/.git",
+  "/seen-env",
+  "/seen-folder/config",
+  "/seen-folder",
+  "/.dotted-link",
+];
+for (const path of HIDDEN) {
+  test(`${path} is hidden`, async () => {
+    const { status, headers, body } = await get(path);
+    assert.deepEqual([status, headers.get("Location")], [404, null]);
+    assert.ok(!body.includes("hidden"));
+  });
+}
+
+for (const path of ["/.env", "/..twice", "/.well-known/security.txt", "/deep/.git/config", "/seen-env"]) {
+  test(`${path} is served with dotFiles: true`, async () => {
+    const { status, body } = await get(path, {}, { dotFiles: true });
+    assert.deepEqual([status, body], [200, "hidden content"]);
+  });
+}
+
+for (const path of ["/inside.txt", "/absolute.txt", "/round.txt", "/by-alias.txt", "/inside/../index.html"]) {
+  const isThere = !path.includes("..");
+  test(`${path} ${isThere ? "leads by a link to a file of the root" : "is no path"}`, async () => {
+    const { status, body } = await get(path);
+    assert.deepEqual([status, body === PAGE], isThere ? [200, true] : [404, false]);
+  });
+}
+
+test("a link to a folder of the root is a folder", async () => {
+  assert.equal((await get("/inside/")).body, "sub index");
+  assert.equal((await get("/inside/start.htm")).body, "sub start");
+});
+
+// Ways out. None of these leads anywhere inside, however it is read.
+
+const OUT = [
+  "/outside.txt",
+  "/outside-absolute.txt",
+  "/outside/secret.txt",
+  "/outside/",
+  "/outside",
+  "/beside/secret.txt",
+  "/up/outside/secret.txt",
+  "/up/root-beside/secret.txt",
+  "/up/",
+  "/up",
+  "/chain.txt",
+  "/indexed/",
+  "/..",
+  "/../",
+  "/../outside/secret.txt",
+  "/../root-beside/secret.txt",
+  "/../root/index.html/../../outside/secret.txt",
+  "/sub/../../outside/secret.txt",
+  "/sub/./../../outside/secret.txt",
+  "/absent/../../outside/secret.txt",
+  "/index.html/../../outside/secret.txt",
+  "/../../../../../../../../../../../../etc/passwd",
+  `/..${FOLDER}/outside/secret.txt`,
+  "/./outside/secret.txt",
+  "/.../outside/secret.txt",
+  "/back\\slash.txt",
+  "/..\\outside\\secret.txt",
+  "/\\..\\outside\\secret.txt",
+  "\\..\\outside\\secret.txt",
+  "/sub\\..\\..\\outside\\secret.txt",
+  "/..;/outside/secret.txt",
+  "/.. /outside/secret.txt",
+  "/..\0/outside/secret.txt",
+  "/\0",
+  "/index.html\0",
+  "/index.html\0.png",
+  "/outside.txt\0.html",
+  "//etc/passwd",
+  "//",
+  "///etc/passwd",
+  `/${FOLDER}/outside/secret.txt`,
+  `//${FOLDER}/outside/secret.txt`,
+  `${FOLDER}/outside/secret.txt`,
+  "/~root/secret.txt",
+  "/~/secret.txt",
+  "/C:/outside/secret.txt",
+  "/file:///etc/passwd",
+  "/index.html.",
+  "/index.html..",
+  "/index.html ",
+  "/sub/.",
+  "/sub/..",
+  "/%2e%2e/outside/secret.txt",
+  "/%2E%2e%2foutside%2fsecret.txt",
+  "/..%2foutside/secret.txt",
+  "/..%5coutside%5csecret.txt",
+];
+const OUT_BYTES = [
+  "/\xc0\xae\xc0\xae/outside/secret.txt",
+  "/..\xc0\xafoutside/secret.txt",
+  "/\xe0\x80\xae\xe0\x80\xae/outside/secret.txt",
+  "/\xf0\x80\x80\xae\xf0\x80\x80\xae/outside/secret.txt",
+  "/\xff",
+  "/\x80index.html",
+  "/index.html\xff",
+  "/\xed\xa0\x80",
+  "/\xc3",
+  "/\xef\xbb\xbf/index.html",
+  "/\xef\xbb\xbfindex.html",
+  "/\u012e\u012e/outside/secret.txt", // no native string
+];
+
+/** No bytes from outside, and no sign that there is something. */
+function assertNowhere({ status, body }: Pick<Reply, "status" | "body">, path: string, ...others: number[]): void {
+  assert.ok(!body.includes(SECRET) && !body.includes("root:"), `${JSON.stringify(path)} leads out`);
+  assert.ok([404, ...others].includes(status), `${JSON.stringify(path)} is answered with ${status}`);
+}
+
+for (const PATH_INFO of [...OUT.map(native), ...OUT_BYTES]) {
+  // The application alone has to be safe, without a server that would refuse what is no path.
+  test(`the path ${JSON.stringify(PATH_INFO.replace(FOLDER, "/folder"))} leads nowhere`, async () => {
+    for (const options of [{}, { dotFiles: true }, { precompressed: false }]) {
+      for (const REQUEST_METHOD of ["GET", "HEAD"]) {
+        assertNowhere(await run(files(ROOT, options), { REQUEST_METHOD, PATH_INFO }), PATH_INFO);
+      }
+    }
+  });
+}
+
+for (
+  const PATH_INFO of [
+    "index.html",
+    "sub/index.html",
+    "../outside/secret.txt",
+    "..",
+    ".",
+    "-beside/secret.txt",
+    "\xef\xbb\xbf/index.html",
+    "\xef\xbb\xbf/../outside/secret.txt",
+  ]
+) {
+  test(`the path ${JSON.stringify(PATH_INFO)}, which has no slash at its beginning, leads nowhere`, async () => {
+    for (const dotFiles of [false, true]) {
+      assertNowhere(await run(files(ROOT, { dotFiles }), { PATH_INFO }), PATH_INFO);
+    }
+  });
+}
+
+test("a path without a slash leads nowhere in the root of all, either", async () => {
+  for (const PATH_INFO of ["etc/passwd", `${ROOT.slice(1)}/index.html`]) {
+    assertNowhere(await run(files("/"), { PATH_INFO }), PATH_INFO);
+  }
+});
+
+test("an empty path leads to the root's own address", async () => {
+  const { status, headers } = await run(files(ROOT), { SCRIPT_NAME: "", PATH_INFO: "" });
+  assert.deepEqual([status, headers.get("Location")], [301, "/"]);
+});
+
+/** Targets as they may be sent, encoded or not. The URL parser of either runtime makes something of them. */
+function targetsOf(path: string): string[] {
+  const encode = (pattern: RegExp) =>
+    path.replace(pattern, (character) => `%${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  const isRaw = /^[\x21-\x7e]+$/.test(path) && !path.includes("#");
+  const encoded = encode(/[^\w~/-]/g);
+  return [...isRaw ? [path] : [], encoded, encode(/[^\w~-]/g).replace(/^%2f/, "/"), encoded.replaceAll("%", "%25")];
+}
+
+for (const dotFiles of [false, true]) {
+  test(`no target leads out over a socket, encoded once, twice, or not, with dotFiles: ${dotFiles}`, async () => {
+    await using server = start(validator(files(ROOT, { dotFiles })));
+    const paths = [...OUT.filter((path) => !/^\/(?:index\.html|sub|~|up\/?$)/.test(path)).map(native), ...OUT_BYTES];
+    const targets = paths.flatMap(targetsOf).filter((target) => target.startsWith("/"));
+    const whole = ["http://test.example/../outside/secret.txt", "file:///etc/passwd", "../outside/secret.txt", "*"];
+    const odd = ["/%", "/%2", "/%zz", "/%00", "/..%00/", "/%c0%ae%c0%ae%c0%afoutside/secret.txt", "/%u002e%u002e/"];
+    const send = async (target: string) => {
+      const reply = await exchange(server, request(target));
+      // Dot segments that the URL parser has resolved lead to the root itself, or to what it lacks.
+      const isRoot = reply.status === 200 && reply.body === PAGE;
+      if (!isRoot) assertNowhere(reply, target, 400);
+    };
+    const all = [...new Set([...targets, ...whole, ...odd])];
+    for (let at = 0; at < all.length; at += 16) await Promise.all(all.slice(at, at + 16).map(send));
+    assert.equal(server.errors.text, "");
+  });
+}
+
+test("a very long target is refused by the runtime or not found", async () => {
+  await using server: Server = start(validator(files(ROOT)));
+  for (const length of [300, 5000, 12_000]) {
+    const client = await Client.connect(server);
+    await client.send(request(`/${"../".repeat(length / 3)}outside/secret.txt`));
+    const reply = parse(await client.end());
+    assertNowhere(reply, `${length} bytes of dot segments`, 400, 414, 431);
+  }
+});
