@@ -240,6 +240,8 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
 
 // The statuses of responses that have no body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
 const BODILESS = /^(?:204|205|304)/;
+// What a method or the name of a header is made of (RFC 9110, section 5.6.2).
+const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
 
 /** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
 function after<Value, Result>(
@@ -731,7 +733,7 @@ export function validator(app: ApplicationLike): Application {
 
 /** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
 const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
-  REQUEST_METHOD: [/^[\w!#$%&'*+.^`|~-]+$/, 'a method such as "GET"'],
+  REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
   SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
   PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
   QUERY_STRING: [/^(?!\?)/, 'an empty string or a query without its question mark, such as "a=b"'],
@@ -811,7 +813,7 @@ function checkHead(
     const [name, value] = pair;
     const lower = name.toLowerCase();
     const shown = `header ${show(name)} has the value ${show(value)}`;
-    if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name)) broken(STARTING, `a header has the name ${show(name)}`, "a token");
+    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${show(name)}`, "a token");
     if (lower === "status") broken(STARTING, shown, "the status as the first argument");
     if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
     if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
@@ -949,15 +951,16 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
     if (host === undefined || path === undefined || host + path === "" || /[^/]\/$|\/\//.test(path)) {
       throw new TypeError(`Cannot mount at ${show(key)}: expected a path such as "/api", or "example.com/api"`);
     }
-    return { host: host.toLowerCase(), prefix: path === "/" ? "" : native(path), app: application(app) };
+    return { host: host.toLowerCase(), prefix: path === "/" ? "" : unquote(native(path)), app: application(app) };
   });
   routes.sort((one, other) =>
-    Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length
+    Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length ||
+    other.host.length - one.host.length
   );
   const otherwise = application(fallback);
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
-    const [named, bare] = hostOf(environ);
+    const { named, bare } = hostOf(environ) ?? {};
     for (const { host, prefix, app } of routes) {
       if (host !== "" && host !== named && host !== bare) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
@@ -969,11 +972,17 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   };
 }
 
-/** The host that the client asked for, with and without its port. */
-function hostOf({ HTTP_HOST, SERVER_NAME }: Environ): [named: string, bare: string] {
-  const named = (HTTP_HOST ?? SERVER_NAME).toLowerCase();
-  return [named, named.replace(/:\d*$/, "")];
+/** The host that the client asked for, with and without its port; nothing if it is none. */
+function hostOf(
+  { HTTP_HOST, SERVER_NAME }: Environ,
+): { named: string; bare: string; port: string | undefined } | undefined {
+  const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
+  const [, bare, port] = HOST.exec(named) ?? [];
+  return bare !== undefined && URL.canParse(`http://${named}`) ? { named, bare, port: port || undefined } : undefined;
 }
+
+// RFC 9110, section 7.2: a name or an address, and a port, and nothing that could be taken for a path.
+const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/;
 
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
   return answer(startResponse, "404 Not Found");
@@ -1616,25 +1625,20 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
     const isProxy = (sender?: { address: string }) => sender && isTrusted?.(sender.address);
     while (hops < senders.length && isProxy(addressOf(senders.at(-hops)))) hops++;
     // Proxies known by address may leave out what others before them have set, but not if they are only counted.
-    const said = (values: string[] = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
-    const [sender, scheme, host, port, prefix] = [
-      said(senders),
-      said(fields?.proto)?.toLowerCase(),
-      said(fields?.host),
-      said(fields?.port),
-      said(fields?.prefix)?.replace(/\/$/, ""),
-    ];
-    const [, name = "", ownPort] = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d{1,5}))?$/i.exec(host ?? "") ?? [];
-    if (
-      !fields || host && name === "" || scheme && !/^https?$/.test(scheme) || port && !/^\d{1,5}$/.test(port) ||
-      prefix && !/^(?:\/(?!\.{1,2}(?:\/|$))(?:[\w.~!$&'()*+,;=:@-]|%[\da-f]{2})+)+$/i.test(prefix)
-    ) {
-      return answer(startResponse, "400 Bad Request");
-    }
+    const said = (values: Said = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
+    const sender = said(senders);
+    const scheme = said(fields?.proto)?.toLowerCase();
+    const host = said(fields?.host) || undefined;
+    const port = said(fields?.port) || undefined;
+    const prefix = said(fields?.prefix)?.replace(/\/$/, "");
+    const asked = hostOf(host ? { ...environ, HTTP_HOST: host } : environ);
+    const isRight = fields && (!scheme || /^https?$/.test(scheme)) && (!host || asked) && (!port || isPort(port)) &&
+      (!prefix || isPrefix(prefix));
+    if (!isRight) return answer(startResponse, "400 Bad Request");
 
     const before = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
     environ["proxy_fix.original"] = Object.fromEntries(before);
-    if (sender) {
+    if (sender !== undefined) {
       const client = addressOf(sender);
       delete environ.REMOTE_ADDR;
       delete environ.REMOTE_PORT;
@@ -1646,15 +1650,25 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
       if (scheme === "https") environ.HTTPS = "on";
       else delete environ.HTTPS;
     }
-    if (host || port) {
+    if (asked && (host || port)) {
       const usual = defaultPort(environ["wsgi.url_scheme"]);
-      environ.SERVER_NAME = name || hostOf(environ)[1];
-      environ.SERVER_PORT = port || ownPort || usual;
-      environ.HTTP_HOST = environ.SERVER_NAME + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
+      environ.SERVER_NAME = asked.bare;
+      environ.SERVER_PORT = port ?? asked.port ?? usual;
+      environ.HTTP_HOST = asked.bare + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
     }
     if (prefix) environ.SCRIPT_NAME = unquote(prefix) + environ.SCRIPT_NAME;
     return inner(environ, startResponse);
   };
+}
+
+function isPort(text: string): boolean {
+  return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
+}
+
+/** Whether a prefix is a path that stays what it is when it is decoded. */
+function isPrefix(prefix: string): boolean {
+  return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
+    !/\/\.{0,2}(?:\/|$)|\x7f/.test(unquote(prefix));
 }
 
 /** Percent-decodes to bytes, each a character. */
@@ -1662,41 +1676,43 @@ function unquote(path: string): string {
   return path.replace(/%([\da-f]{2})/gi, (_escape, hex) => String.fromCharCode(parseInt(hex, 16)));
 }
 
-/** What proxies have said, by the names of RFC 7239, one value each, the last proxy's last. */
-type Forwarded = Partial<Record<string, string[]>>;
+/** What the proxies have said of one thing, each a value, the last proxy's last. */
+type Said = (string | undefined)[];
 
-/** Reads the headers of one kind; nothing if they cannot be read. */
-function forwardedBy(environ: Environ, header: ProxyFixOptions["header"]): Forwarded | undefined {
-  const fields: Forwarded = {};
+/** Reads the headers of one kind, by the names of RFC 7239; nothing if they cannot be read. */
+function forwardedBy(environ: Environ, header: ProxyFixOptions["header"]): Partial<Record<string, Said>> | undefined {
+  const fields: Partial<Record<string, Said>> = {};
   for (const field of ["for", "proto", "host", "port", "prefix"]) {
-    const value = environ[`HTTP_X_FORWARDED_${field.toUpperCase()}` as const];
-    if (value !== undefined) fields[field] = value.split(",").map((part) => part.trim());
+    const value = environ[`HTTP_X_FORWARDED_${field.toUpperCase()}`];
+    if (typeof value === "string") fields[field] = value.split(",").map((part) => part.trim());
   }
   const hasNone = Object.keys(fields).length === 0;
+  if (header === "X-Forwarded-For" || !header && !hasNone) return fields;
   const text = environ.HTTP_FORWARDED;
-  if (header === "X-Forwarded-For" || text === undefined || !hasNone && !header) {
-    return header === "Forwarded" ? {} : fields;
-  }
+  if (text === undefined) return {};
   // A quote that somebody has left open must not swallow what the next proxy has added: it cannot be read at all.
-  const pair = /[ \t]*([\w!#$%&'*+.^`|~-]+)=(?:([\w!#$%&'*+.^`|~:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*([;,]|$)/y;
-  const hops: Record<string, string>[] = [{}];
+  const pair = /[ \t]*(?:([\w!#$%&'*+.^`|~-]+)=(?:([\w!#$%&'*+.^`|~:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*)?([;,]|$)/y;
+  const hops = [new Map<string, string>()];
   for (let separator = ";"; separator !== "";) {
-    const [, name = "", token, quoted = "", end] = pair.exec(text) ?? [];
-    if (end === undefined) return undefined;
-    hops.at(-1)![name.toLowerCase()] = token ?? quoted.replace(/\\(.)/g, "$1");
+    const [, name, token, quoted = "", end] = pair.exec(text) ?? [];
+    const hop = hops.at(-1)!;
+    if (end === undefined || name && hop.has(name.toLowerCase())) return undefined;
+    if (name) hop.set(name.toLowerCase(), token ?? quoted.replace(/\\(.)/g, "$1"));
     separator = end;
-    if (end === ",") hops.push({});
+    if (end === ",") hops.push(new Map());
   }
-  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop[name] ?? "")]));
+  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop.get(name))]));
 }
 
 /** Reads the address of a client, with or without a port; nothing for `unknown` and what else is none. */
 function addressOf(text = ""): { address: string; port: string | undefined } | undefined {
   const { isIP } = process.getBuiltinModule("node:net");
   if (isIP(text)) return { address: text, port: undefined };
-  const [, six, four, port] = /^(?:\[(.+)\]|([^:]+))(?::(\d{1,5}))?$/.exec(text) ?? [];
+  const [, six, four, port = ""] = /^(?:\[(.+)\]|([^:]+))(?::(\d{1,5}|_[\w.-]+))?$/.exec(text) ?? [];
   const address = six ?? four ?? "";
-  return isIP(address) === (six ? 6 : 4) ? { address, port } : undefined;
+  const isHidden = port === "" || port.startsWith("_"); // RFC 7239, section 6.3
+  if (isIP(address) !== (six ? 6 : 4) || !isHidden && !isPort(port)) return undefined;
+  return { address, port: isHidden ? undefined : port };
 }
 
 /** Makes a test of whether a peer is trusted. */
@@ -1705,9 +1721,10 @@ function trusts(list: string[]): (address: string | undefined) => boolean {
   const networks = new BlockList();
   const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
   for (const entry of list) {
-    const [address = "", bits] = entry.split("/");
     if (entry === "unix") continue;
+    const [, address = "", bits] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(entry) ?? [];
     try {
+      if (!isIP(address)) throw new TypeError("It is no address");
       networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
     } catch (cause) {
       const expected = 'an address or a network such as "10.0.0.0/8"';
@@ -1760,10 +1777,10 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
   const hosts = options.hosts.map((host) => host.toLowerCase());
   const inner = application(app);
   return (environ, startResponse) => {
-    const [named, bare] = hostOf(environ);
+    const { named, bare } = hostOf(environ) ?? {};
     const isTrusted = (host: string) =>
       host === named || host === bare || host.startsWith(".") && `.${bare}`.endsWith(host);
-    return hosts.some(isTrusted) ? inner(environ, startResponse) : answer(startResponse, "400 Bad Request");
+    return named && hosts.some(isTrusted) ? inner(environ, startResponse) : answer(startResponse, "400 Bad Request");
   };
 }
 
@@ -2318,6 +2335,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   return (environ, startResponse) => {
     const { HTTP_ORIGIN: origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD: method } = environ;
     const add = (headers: HeaderList) => {
+      headers = without(headers, "access-control-allow-origin", "access-control-allow-credentials");
       if (!isOpen) headers = vary(headers, "Origin");
       if (!isOpen && !origins.includes(origin ?? "")) return headers;
       headers = withHeader(headers, "Access-Control-Allow-Origin", isOpen ? "*" : origin!);
@@ -2326,7 +2344,9 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
     if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
       return inner(environ, changing(startResponse, ({ headers }) => add(headers)));
     }
-    const wanted = sendable?.join(", ") ?? environ.HTTP_ACCESS_CONTROL_REQUEST_HEADERS;
+    const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: asked = "" } = environ;
+    const isList = asked.split(",").every((name) => TOKEN.test(name.trim()));
+    const wanted = sendable ? sendable.join(", ") : isList ? asked : "";
     const headers = add(sendable ? [] : [["Vary", "Access-Control-Request-Headers"]]);
     if (valueOf(headers, "access-control-allow-origin") !== undefined) {
       headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
@@ -2467,7 +2487,7 @@ export interface BasicAuthOptions {
  */
 export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Application {
   const { realm = "Restricted", users, check = users && against(users) } = options ?? {};
-  if (!check || users && options.check) {
+  if (typeof check !== "function" || users && options.check) {
     throw new TypeError('Cannot check passwords: expected either "users" or "check"');
   }
   if (!/^[\x20-\x7e]*$/.test(realm)) {
@@ -2494,7 +2514,7 @@ function credentialsOf(authorization = ""): [user: string, password: string] | u
   try {
     const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
     const bytes = Uint8Array.from(atob(encoded), (byte) => byte.charCodeAt(0));
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     const colon = text.indexOf(":");
     // deno-lint-ignore no-control-regex
     return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
