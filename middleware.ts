@@ -252,6 +252,12 @@ function after<Value, Result>(
   return (isPromise ? Promise.resolve(value).then(use) : use(value as Value)) as Result | Promise<Result>;
 }
 
+/** Gives back a promise that may fail without anybody waiting for it. */
+function ignorable<Value>(promise: Promise<Value>): Promise<Value> {
+  promise.catch(() => {});
+  return promise;
+}
+
 /** Hands over every failure of a call, now or later. */
 function attempt<Result>(
   call: () => Result | Promise<Result>,
@@ -285,7 +291,7 @@ interface Handling {
   /** Called when a chunk is asked for. */
   ask?(): void;
   /** Waits for the answer of the application; `stop` tells it that no more is wanted. */
-  take?(ask: () => Promise<IteratorResult<Uint8Array>>, stop: () => void): Promise<IteratorResult<Uint8Array>>;
+  take?(ask: () => Promise<IteratorResult<Uint8Array>>, stop: () => Promise<void>): Promise<IteratorResult<Uint8Array>>;
   /** Gives what is sent in place of a chunk. */
   chunk?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
   /** Gives what is sent after the last chunk. */
@@ -628,15 +634,24 @@ export function validator(app: ApplicationLike): Application {
     environ[PASSAGE] = passage;
     environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], fail, outside);
     environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], fail);
+    const { "wsgi.file_wrapper": wrap } = environ;
+    const files = new Set<ResponseBody>();
+    environ["wsgi.file_wrapper"] = (file, blockSize) => {
+      const body = wrap(file, blockSize);
+      files.add(body);
+      return body;
+    };
     const isHead = environ.REQUEST_METHOD === "HEAD";
 
     let wasCalled = false;
     let status = "";
     let length: number | undefined;
     let sent = 0;
+    let isFile = false;
     let isAsking = false;
     const send = (chunk: Uint8Array) => {
       if (!(chunk instanceof Uint8Array)) fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
+      if (isFile) chunk = chunk.subarray(0, (length ?? Infinity) - sent);
       if (chunk.length === 0) return chunk;
       if (status === "") fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
       if (BODILESS.test(status)) fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
@@ -684,6 +699,10 @@ export function validator(app: ApplicationLike): Application {
         }
         isAsking = true;
       },
+      take(ask, stop) {
+        // A file may be longer than declared: PEP 3333, "Optional Platform-Specific File Handling".
+        return isFile && sent >= (length ?? Infinity) ? stop().then(() => END) : ask();
+      },
       chunk(chunk) {
         isAsking = false;
         if (failure) throw failure;
@@ -713,6 +732,7 @@ export function validator(app: ApplicationLike): Application {
     };
     return after(inner(environ, begin), (body) => {
       passage.returned = true;
+      isFile = files.has(body);
       return closing(body, () => {
         if (failure) throw failure;
         // An application may answer with what it was sent, but the input is not closed with the response.
@@ -847,17 +867,15 @@ class CheckedInput implements InputStream {
   }
 
   read(...sizes: [size?: number]): Promise<Uint8Array> {
-    return this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]);
+    return ignorable(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
   }
 
   readline(...sizes: [size?: number]): Promise<Uint8Array> {
-    return this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]);
+    return ignorable(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
   }
 
-  async readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
-    const lines = await this.#input.readlines(...this.#checked("readlines", hints));
-    if (!Array.isArray(lines)) this.#fail(this.#outside, STREAMS, `readlines gave ${show(lines)}`, "an array");
-    return await Promise.all(lines.map((line) => this.#bytes(line)));
+  readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
+    return ignorable(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
@@ -879,6 +897,12 @@ class CheckedInput implements InputStream {
       );
     }
     return sizes;
+  }
+
+  async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
+    const lines = await reading;
+    if (!Array.isArray(lines)) this.#fail(this.#outside, STREAMS, `readlines gave ${show(lines)}`, "an array");
+    return await Promise.all(lines.map((line) => this.#bytes(line)));
   }
 
   async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
@@ -2049,15 +2073,19 @@ class LimitedInput implements InputStream {
     this.#left = bytes + 1;
   }
 
-  async read(size = -1): Promise<Uint8Array> {
-    return this.#counted(await this.#input.read(size < 0 ? this.#left : Math.min(size, this.#left)));
+  read(size = -1): Promise<Uint8Array> {
+    return this.#counted(this.#input.read(size < 0 ? this.#left : Math.min(size, this.#left)));
   }
 
-  async readline(size = -1): Promise<Uint8Array> {
-    return this.#counted(await this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
+  readline(size = -1): Promise<Uint8Array> {
+    return this.#counted(this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
   }
 
-  async readlines(hint?: number): Promise<Uint8Array[]> {
+  readlines(hint?: number): Promise<Uint8Array[]> {
+    return ignorable(this.#lines(hint));
+  }
+
+  async #lines(hint?: number): Promise<Uint8Array[]> {
     const lines: Uint8Array[] = [];
     let size = 0;
     for await (const line of this) {
@@ -2072,11 +2100,13 @@ class LimitedInput implements InputStream {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
   }
 
-  #counted(bytes: Uint8Array): Uint8Array {
-    this.#left -= bytes.length;
-    if (this.#left > 0) return bytes;
-    const message = `Cannot read the request body: it has more than the ${this.#bytes} bytes allowed`;
-    throw this.error ??= Object.assign(new RangeError(message), { status: 413 });
+  #counted(reading: Promise<Uint8Array>): Promise<Uint8Array> {
+    return ignorable(reading.then((bytes) => {
+      this.#left -= bytes.length;
+      if (this.#left > 0) return bytes;
+      const message = `Cannot read the request body: it has more than the ${this.#bytes} bytes allowed`;
+      throw this.error ??= Object.assign(new RangeError(message), { status: 413 });
+    }));
   }
 }
 
