@@ -783,6 +783,7 @@ class Written implements AsyncIterator<Uint8Array> {
   readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
   #rest: Chunks | undefined;
   #failure: { error: unknown } | undefined;
+  #returned = false;
   #wake: (() => void) | undefined;
 
   push(chunk: Uint8Array): Promise<void> {
@@ -807,6 +808,7 @@ class Written implements AsyncIterator<Uint8Array> {
       const first = this.#queue.shift();
       first?.taken();
       if (first) return { done: false, value: first.chunk };
+      if (this.#returned) return { done: true, value: undefined };
       if (this.#failure) throw this.#failure.error;
       if (this.#rest) return this.#rest.next();
       await new Promise<void>((resolve) => this.#wake = resolve);
@@ -814,6 +816,7 @@ class Written implements AsyncIterator<Uint8Array> {
   }
 
   async return(): Promise<Step> {
+    this.#returned = true;
     for (const { taken } of this.#queue.splice(0)) taken();
     return await this.#rest?.return?.() ?? { done: true, value: undefined };
   }
@@ -1065,7 +1068,7 @@ class Exchange {
     this.#complete = this.#gone = true;
     this.#abort?.abort(clientLeft());
     if (this.#answer) this.#controller?.error(ABORTED);
-    else this.#respond(new Response(null, { status }));
+    else this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
     queueMicrotask(() => this.#stop()); // it may be a generator that has us know, and it cannot return while it runs
   }
 
