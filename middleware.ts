@@ -576,6 +576,12 @@ interface Passage {
   closed: boolean;
 }
 
+// What a server may have to read what is there, of any size: server.ts has it.
+const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
+
+/** An input that may have it. */
+type ChunkedInput = InputStream & { [READ_CHUNK]?(): Promise<Uint8Array> };
+
 const PASSAGE = Symbol("validator"); // no string, so that the application does not see it among the variables
 
 /**
@@ -856,7 +862,7 @@ const HOP_BY_HOP =
 
 /** `wsgi.input`, with both sides watched. */
 class CheckedInput implements InputStream {
-  readonly #input: InputStream;
+  readonly #input: ChunkedInput;
   readonly #fail: Fail;
   readonly #outside: Side;
 
@@ -876,6 +882,10 @@ class CheckedInput implements InputStream {
 
   readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
     return ignorable(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
+  }
+
+  [READ_CHUNK](): Promise<Uint8Array> {
+    return ignorable(this.#bytes(this.#input[READ_CHUNK]?.() ?? this.#input.read(65_536)));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
@@ -2062,7 +2072,7 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
 class LimitedInput implements InputStream {
   /** What was thrown because there was too much to read. */
   error: Error | undefined;
-  readonly #input: InputStream;
+  readonly #input: ChunkedInput;
   readonly #bytes: number;
   /** What may still be read, and one byte more, which tells that there is too much. */
   #left: number;
@@ -2079,6 +2089,10 @@ class LimitedInput implements InputStream {
 
   readline(size = -1): Promise<Uint8Array> {
     return this.#counted(this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
+  }
+
+  [READ_CHUNK](): Promise<Uint8Array> {
+    return this.#counted(this.#input[READ_CHUNK]?.() ?? this.#input.read(Math.min(65_536, this.#left)));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {

@@ -374,6 +374,9 @@ function variableOf(name: string): string {
   return variable === "CONTENT_TYPE" || variable === "CONTENT_LENGTH" ? variable : `HTTP_${variable}`;
 }
 
+/** An input's method that reads what is there, of any size: for a consumer that wants to pass it on. */
+const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk"); // middleware.ts has it, too
+
 /** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #request: Request;
@@ -417,9 +420,8 @@ class Input implements InputStream {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
   }
 
-  /** Reads what is there, of any size: for a consumer that wants to pass it on. */
-  static readChunk(input: Input): Promise<Uint8Array> {
-    return input.#inTurn(async () => await input.#fill() ? input.#cut(Infinity) : NOTHING);
+  [READ_CHUNK](): Promise<Uint8Array> {
+    return this.#inTurn(async () => await this.#fill() ? this.#cut(Infinity) : NOTHING);
   }
 
   /** Fulfilled when nothing more is to arrive, or nobody to read it. */
@@ -1261,10 +1263,10 @@ export function toRequest(environ: Environ): Request {
   return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
-function streamOf(input: InputStream): ReadableStream<Uint8Array> {
+function streamOf(input: InputStream & { [READ_CHUNK]?(): Promise<Uint8Array> }): ReadableStream<Uint8Array> {
   return new ReadableStream({
     async pull(controller) {
-      const chunk = await (input instanceof Input ? Input.readChunk(input) : input.read(65_536));
+      const chunk = await (input[READ_CHUNK]?.() ?? input.read(65_536));
       if (chunk.length > 0) controller.enqueue(chunk);
       else controller.close();
     },
