@@ -43,6 +43,7 @@ import {
   standardErrorOf,
   start,
   text,
+  unchecked,
   within,
 } from "./support.ts";
 
@@ -799,7 +800,7 @@ const BAD: Bad[] = [
 
 for (const { what, app, rule, quoted = "" } of BAD) {
   test(`an application ${what} gets a 500 and one report`, async () => {
-    const { response, errors } = await answer(app);
+    const { response, errors } = await answer(unchecked(app));
     assert.equal(response.status, 500);
     assert.equal(await response.text(), "Internal Server Error\n");
     assert.deepEqual([...response.headers.keys()].filter((name) => !/^content-(type|length)$/.test(name)), []);
@@ -812,12 +813,12 @@ for (const { what, app, rule, quoted = "" } of BAD) {
 }
 
 test("bad applications harm neither each other nor the server", async () => {
-  await using server = start((environ, startResponse) => {
+  await using server = start(unchecked((environ, startResponse) => {
     const bad = BAD[Number(environ.QUERY_STRING)];
     if (bad) return application(bad.app)(environ, startResponse);
     ok(startResponse);
     return [bytes("still there")];
-  });
+  }));
   for (const [index, { what }] of BAD.entries()) {
     const reply = await exchange(server, request(`/?${index}`));
     assert.equal(reply.status, 500, what);
@@ -884,14 +885,14 @@ test("an application that swallows what startResponse throws gets a 500 all the 
   ];
   for (const [status, headers] of heads) {
     for (const wrap of [(chunk: Uint8Array) => [chunk], (chunk: Uint8Array) => new Set([chunk])]) {
-      const { response, errors } = await answer((_environ, startResponse) => {
+      const { response, errors } = await answer(unchecked((_environ, startResponse) => {
         try {
           startResponse(status, headers);
         } catch {
           // What it must not do.
         }
         return wrap(bytes("unsent"));
-      });
+      }));
       assert.equal(response.status, 500);
       assert.equal(await response.text(), "Internal Server Error\n");
       assert.equal(reportsIn(errors).length, 1);
@@ -900,7 +901,7 @@ test("an application that swallows what startResponse throws gets a 500 all the 
 });
 
 test("an application that swallows the failure of a second call gets a 500 all the same", async () => {
-  const { response, errors } = await answer((_environ, startResponse) => {
+  const { response, errors } = await answer(unchecked((_environ, startResponse) => {
     ok(startResponse);
     try {
       startResponse("201 Created", PLAIN);
@@ -908,7 +909,7 @@ test("an application that swallows the failure of a second call gets a 500 all t
       // What it must not do.
     }
     return [bytes("unsent")];
-  });
+  }));
   assert.equal(response.status, 500);
   assert.equal(reportsIn(errors).length, 1);
 });
@@ -916,7 +917,7 @@ test("an application that swallows the failure of a second call gets a 500 all t
 test("a second call with the error replaces the head, also after a first that failed", async () => {
   for (const first of ["200 OK", "200", "200 OK\n"]) {
     for (const error of [new Error("Caught"), null, 0, "", false]) {
-      const { response, errors } = await answer((_environ, startResponse) => {
+      const { response, errors } = await answer(unchecked((_environ, startResponse) => {
         try {
           startResponse(first, [["X-First", "1"]]);
         } catch {
@@ -924,7 +925,7 @@ test("a second call with the error replaces the head, also after a first that fa
         }
         startResponse("503 Service Unavailable", [["X-Second", "2"]], error);
         return [bytes("sorry")];
-      });
+      }));
       assert.equal(response.status, 503);
       assert.equal(response.headers.get("X-First"), null);
       assert.equal(response.headers.get("X-Second"), "2");
@@ -935,11 +936,11 @@ test("a second call with the error replaces the head, also after a first that fa
 });
 
 test("a second call with an error is checked like the first", async () => {
-  const { response, errors } = await answer((_environ, startResponse) => {
+  const { response, errors } = await answer(unchecked((_environ, startResponse) => {
     ok(startResponse);
     assert.throws(() => startResponse("500", PLAIN, new Error("Caught")), { name: "TypeError" });
     return [bytes("unsent")];
-  });
+  }));
   assert.equal(response.status, 500);
   assert.match(errors.text, /"500"/);
 });
@@ -1008,10 +1009,10 @@ test("an error swallowed after the last chunk aborts the response, too", async (
 
 test("a bad chunk after the first aborts the response", async () => {
   for (const [what, chunk] of BAD_CHUNKS) {
-    await using server = start((_environ, startResponse) => {
+    await using server = start(unchecked((_environ, startResponse) => {
       ok(startResponse);
       return new Set([bytes("sent"), chunk]) as Set<Uint8Array>;
-    });
+    }));
     const reply = await exchange(server, request("/"));
     assert.ok(!reply.complete, what);
     assert.equal(reportsIn(server.errors).length, 1, what);
@@ -1461,7 +1462,7 @@ test("the option errors is used instead of standard error", async () => {
     });
     await response.text();
     assert.equal(errors.text, "noted, twice\n");
-    assert.equal((await answer(() => "bad" as never)).response.status, 500);
+    assert.equal((await answer(unchecked(() => "bad" as never))).response.status, 500);
   });
   assert.deepEqual(printed, []);
 });

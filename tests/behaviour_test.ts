@@ -36,6 +36,7 @@ import {
   request,
   RUNTIME,
   start,
+  unchecked,
   within,
 } from "./support.ts";
 
@@ -135,7 +136,11 @@ for (const [name, begin] of Object.entries(BEGINNINGS)) {
   test(`startResponse with an error after empty chunks replaces status and headers: ${name}`, async () => {
     await using server = run((_environ, startResponse) =>
       begin(startResponse, () => {
-        startResponse("404 Not Found", [["X-Replaced", "yes"]], new Error("no such thing"));
+        startResponse(
+          "404 Not Found",
+          [["Content-Type", "text/html"], ["X-Replaced", "yes"]],
+          new Error("no such thing"),
+        );
         return bytes("sorry");
       })
     );
@@ -144,7 +149,7 @@ for (const [name, begin] of Object.entries(BEGINNINGS)) {
     assert.equal(reply.body, "sorry");
     const headers = new Map(reply.headers);
     assert.equal(headers.get("x-replaced"), "yes");
-    assert.notEqual(headers.get("content-type"), "text/plain");
+    assert.equal(headers.get("content-type"), "text/html");
   });
 }
 
@@ -529,6 +534,8 @@ interface WayOut {
   status?: string;
   headers?: HeaderList;
   fate: Fate;
+  /** Breaks a rule. */
+  isBad?: boolean;
   /** For bodies that can wait. */
   isAsync?: boolean;
   /** Reads the signal, for Deno to tell of a client that leaves before the first chunk. */
@@ -600,7 +607,7 @@ async function stopDuring({ server, closed, waiting, go }: Scene): Promise<void>
 const WAYS_OUT: Record<string, WayOut> = {
   "the normal end": { fate: "ended", plot: chunks("one", "two"), act: ended },
   "the normal end of a declared length": {
-    headers: [["Content-Length", "6"]],
+    headers: [...PLAIN, ["Content-Length", "6"]],
     fate: "ended",
     plot: chunks("one", "two"),
     act: ended,
@@ -610,33 +617,51 @@ const WAYS_OUT: Record<string, WayOut> = {
   "an error after empty chunks": { fate: "failed", plot: failing("", ""), act: ended },
   "an error after the first chunk": { fate: "failed", plot: failing("one"), act: ended },
   "a first chunk that is not bytes": {
+    isBad: true,
     fate: "stopped",
     plot: () => () => "text" as unknown as Uint8Array,
     act: ended,
   },
   "a second chunk that is not bytes": {
+    isBad: true,
     fate: "stopped",
     plot: () => (turn) => turn === 0 ? bytes("one") : "text" as unknown as Uint8Array,
     act: ended,
   },
   "more bytes than declared": {
-    headers: [["Content-Length", "4"]],
+    isBad: true,
+    headers: [...PLAIN, ["Content-Length", "4"]],
     fate: "stopped",
     plot: endless(bytes("one")),
     act: ended,
   },
   "fewer bytes than declared": {
-    headers: [["Content-Length", "10"]],
+    isBad: true,
+    headers: [...PLAIN, ["Content-Length", "10"]],
     fate: "ended",
     plot: chunks("one", "two"),
     act: ended,
   },
-  "no startResponse": { status: "", fate: "stopped", plot: endless(bytes("one")), act: ended },
+  "no startResponse": { isBad: true, status: "", fate: "stopped", plot: endless(bytes("one")), act: ended },
   "HEAD": { method: "HEAD", fate: "stopped", plot: endless(bytes("one")), act: ended },
-  "204": { status: "204 No Content", fate: "stopped", plot: endless(bytes("one")), act: ended },
-  "304": { status: "304 Not Modified", fate: "stopped", plot: endless(bytes("one")), act: ended },
+  "204": {
+    isBad: true,
+    status: "204 No Content",
+    headers: [],
+    fate: "stopped",
+    plot: endless(bytes("one")),
+    act: ended,
+  },
+  "304": {
+    isBad: true,
+    status: "304 Not Modified",
+    headers: [],
+    fate: "stopped",
+    plot: endless(bytes("one")),
+    act: ended,
+  },
   "HEAD of an empty body": { method: "HEAD", fate: "ended", plot: chunks(), act: ended },
-  "204 of an empty body": { status: "204 No Content", fate: "ended", plot: chunks(), act: ended },
+  "204 of an empty body": { status: "204 No Content", headers: [], fate: "ended", plot: chunks(), act: ended },
   "a client that leaves in the middle of a chunk": {
     fate: "stopped",
     plot: endless(new Uint8Array(HELD)),
@@ -700,7 +725,7 @@ const WAYS_OUT: Record<string, WayOut> = {
     act: stopDuring,
   },
   "a server that does not wait any longer for what comes after the declared length": {
-    headers: [["Content-Length", "3"]],
+    headers: [...PLAIN, ["Content-Length", "3"]],
     fate: "stopped",
     isAsync: true,
     shutdownTimeout: 10,
@@ -718,6 +743,7 @@ const REQUESTS = [
 
 for (const [name, way] of Object.entries(WAYS_OUT)) {
   test(`close() runs exactly once, and finally too: ${name}`, async () => {
+    const { status = "200 OK", headers = PLAIN } = way;
     for (const [kindName, kind] of Object.entries(KINDS)) {
       if (way.isAsync && !kind.isAsync) continue;
       for (const sent of way.method ? [request("/", { method: way.method })] : REQUESTS) {
@@ -725,16 +751,18 @@ for (const [name, way] of Object.entries(WAYS_OUT)) {
         const closed = new Event(`close() of ${kindName}`);
         const waiting = new Event(`${kindName} to wait`);
         const go = Promise.withResolvers<void>();
-        const server = run((environ, startResponse) => {
+        const app: Application = (environ, startResponse) => {
           if (way.signal) assert.equal(contextOf(environ).signal.aborted, false);
-          if (way.status !== "") startResponse(way.status ?? "200 OK", way.headers ?? []);
+          if (status !== "") startResponse(status, headers);
           return Object.assign(kind.make(way.plot(scene), (event) => void events.push(event)), {
             close() {
               events.push("close");
               closed.happen();
             },
           });
-        }, { shutdownTimeout: way.shutdownTimeout ?? 60_000 });
+        };
+        const { isBad, shutdownTimeout = 60_000 } = way;
+        const server = run(isBad ? unchecked(app) : app, { shutdownTimeout });
         const client = await Client.connect(server);
         const scene: Scene = { server, client, closed, waiting, go };
         await client.send(sent);
@@ -749,28 +777,46 @@ for (const [name, way] of Object.entries(WAYS_OUT)) {
   });
 }
 
-const ARRAYS: Record<string, { method?: string; status?: string; headers?: HeaderList; body: Uint8Array[] }> = {
+interface ArrayCase {
+  method?: string;
+  status?: string;
+  headers?: HeaderList;
+  /** Breaks a rule. */
+  isBad?: boolean;
+  body: Uint8Array[];
+}
+
+const ARRAYS: Record<string, ArrayCase> = {
   "of one chunk": { body: [bytes("one")] },
   "of several chunks": { body: [bytes("one"), bytes("two")] },
   "of none": { body: [] },
-  "too short for its declared length": { headers: [["Content-Length", "10"]], body: [bytes("one")] },
-  "too long for its declared length": { headers: [["Content-Length", "1"]], body: [bytes("one")] },
-  "of what is not bytes": { body: ["text" as unknown as Uint8Array] },
-  "without startResponse": { status: "", body: [bytes("one")] },
+  "too short for its declared length": {
+    isBad: true,
+    headers: [...PLAIN, ["Content-Length", "10"]],
+    body: [bytes("one")],
+  },
+  "too long for its declared length": {
+    isBad: true,
+    headers: [...PLAIN, ["Content-Length", "1"]],
+    body: [bytes("one")],
+  },
+  "of what is not bytes": { isBad: true, body: ["text" as unknown as Uint8Array] },
+  "without startResponse": { isBad: true, status: "", body: [bytes("one")] },
   "for HEAD": { method: "HEAD", body: [bytes("one")] },
-  "with 204": { status: "204 No Content", body: [bytes("one")] },
-  "with 304": { status: "304 Not Modified", body: [bytes("one")] },
+  "with 204": { isBad: true, status: "204 No Content", headers: [], body: [bytes("one")] },
+  "with 304": { isBad: true, status: "304 Not Modified", headers: [], body: [bytes("one")] },
 };
 
 test("close() of an array runs exactly once, whatever becomes of the array", async () => {
-  for (const [name, { method = "GET", status = "200 OK", headers = [], body }] of Object.entries(ARRAYS)) {
+  for (const [name, { method = "GET", status = "200 OK", headers = PLAIN, isBad, body }] of Object.entries(ARRAYS)) {
     for (const isAsync of [false, true]) {
       let closed = 0;
-      const server = run((_environ, startResponse) => {
+      const app: Application = (_environ, startResponse) => {
         if (status !== "") startResponse(status, headers);
         const array = Object.assign([...body], { close: () => void closed++ });
         return isAsync ? Promise.resolve(array) : array;
-      });
+      };
+      const server = run(isBad ? unchecked(app) : app);
       await exchange(server, request("/", { method }));
       await server.shutdown();
       assert.equal(closed, 1, `${name}, ${isAsync ? "async" : "sync"}`);
@@ -798,7 +844,7 @@ test("close() runs exactly once when the client left before the application retu
       const waiting = new Event("an application that waits");
       const aborted = new Event("the signal");
       const go = new Event("permission to go on");
-      const server = run(pingable(async (environ, startResponse) => {
+      const app = pingable(async (environ, startResponse) => {
         if (readsSignal) {
           contextOf(environ).signal.addEventListener("abort", () => {
             events.push("abort");
@@ -809,7 +855,8 @@ test("close() runs exactly once when the client left before the application retu
         waiting.happen();
         await go.wait();
         return Object.assign(make(), { close: () => void events.push("close") });
-      }));
+      });
+      const server = run(name === "notBytes" ? unchecked(app) : app);
       const client = await Client.connect(server);
       await client.send(request("/"));
       await waiting.wait();
@@ -841,10 +888,10 @@ test("close() runs exactly once when the body cannot even be iterated", async ()
   };
   for (const [name, body] of Object.entries(bodies)) {
     let closed = 0;
-    const server = run((_environ, startResponse) => {
+    const server = run(unchecked((_environ, startResponse) => {
       ok(startResponse);
       return Object.assign(body, { close: () => void closed++ }) as ResponseBody;
-    });
+    }));
     const reply = await exchange(server, request("/"));
     await server.shutdown();
     assert.equal(reply.status, 500, name);
@@ -960,15 +1007,15 @@ test("a return() that fails is logged, and close() runs all the same", async () 
   for (const [name, fail] of Object.entries(failures)) {
     let closed = 0;
     const server = run((_environ, startResponse) => {
-      startResponse("204 No Content", []);
+      ok(startResponse);
       return {
         [Symbol.iterator]: () => ({ next: () => ({ done: false, value: bytes("one") }), return: fail }),
         close: () => void closed++,
       };
     });
-    const reply = await exchange(server, request("/"));
+    const reply = await exchange(server, request("/", { method: "HEAD" }), { head: true });
     await server.shutdown();
-    assert.equal(reply.status, 204, name);
+    assert.equal(reply.status, 200, name);
     assert.equal(closed, 1, name);
     assert.match(server.errors.text, /cannot return/, name);
   }
@@ -1091,7 +1138,7 @@ const TOO_LONG: Record<string, Declared> = {
 
 for (const [name, declared] of Object.entries(TOO_LONG)) {
   test(`more bytes than declared never leave, and are logged once: ${name}`, async () => {
-    await using server = run(declaring(declared));
+    await using server = run(unchecked(declaring(declared)));
     const client = await Client.connect(server);
     // The connection stays usable, so that anything that left would be seen before the second answer.
     await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
@@ -1117,7 +1164,7 @@ const TOO_SHORT: Record<string, Declared> = {
 
 for (const [name, declared] of Object.entries(TOO_SHORT)) {
   test(`fewer bytes than declared abort the connection, and are logged once: ${name}`, async () => {
-    await using server = run(declaring(declared));
+    await using server = run(unchecked(declaring(declared)));
     const client = await Client.connect(server);
     await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
     const reply = parse(await client.end());
@@ -1137,7 +1184,7 @@ const KNOWN_TOO_SHORT: Record<string, Declared> = {
 
 for (const [name, declared] of Object.entries(KNOWN_TOO_SHORT)) {
   test(`fewer bytes than declared, known before anything is sent, give a 500 and are logged once: ${name}`, async () => {
-    await using server = run(declaring(declared));
+    await using server = run(unchecked(declaring(declared)));
     const reply = await exchange(server, request("/"));
     assert.equal(reply.status, 500);
     assert.equal(reply.complete, true);
@@ -1198,7 +1245,7 @@ test("a length that no number holds does not make a short body look complete", a
 
 test("a response to HEAD, 204 or 304 is not held to the length it declares", async () => {
   const cases: { method: string; status: string; headers: HeaderList }[] = [
-    { method: "HEAD", status: "200 OK", headers: [["Content-Length", "10"]] },
+    { method: "HEAD", status: "200 OK", headers: [...PLAIN, ["Content-Length", "10"]] },
     { method: "GET", status: "204 No Content", headers: [] },
     { method: "GET", status: "304 Not Modified", headers: [["Content-Length", "10"]] },
   ];
@@ -1258,7 +1305,8 @@ const LATE_FAILURES: Record<string, (startResponse: StartResponse) => ResponseBo
 
 for (const [name, fail] of Object.entries(LATE_FAILURES)) {
   test(`a failure after the first byte never looks complete, and is logged once: ${name}`, async () => {
-    await using server = run((_environ, startResponse) => fail(startResponse));
+    const app: Application = (_environ, startResponse) => fail(startResponse);
+    await using server = run(name === "notBytes" ? unchecked(app) : app);
     const client = await Client.connect(server);
     await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
     const reply = parse(await client.end());
@@ -1299,11 +1347,11 @@ for (const [place, put] of Object.entries(PLACES)) {
   test(`a control character, or one beyond Latin-1, is answered with 500: in ${place}`, async () => {
     let isBad = true;
     let bad = "";
-    await using server = run((_environ, startResponse) => {
+    await using server = run(unchecked((_environ, startResponse) => {
       if (isBad) put(startResponse, bad);
       else ok(startResponse);
       return [bytes("one")];
-    });
+    }));
     for (bad of BAD_TEXT) {
       isBad = true;
       const reply = await exchange(server, request("/"));
@@ -1319,7 +1367,7 @@ for (const [place, put] of Object.entries(PLACES)) {
 test("headers that are changed after startResponse has checked them leave as they were", async () => {
   await using server = run((_environ, startResponse) => {
     const pair: [string, string] = ["X-Header", "good"];
-    const headers: HeaderList = [pair];
+    const headers: HeaderList = [...PLAIN, pair];
     startResponse("200 OK", headers);
     pair[1] = "bad\x01";
     headers.push(["X-Added", "bad\x01"]);
@@ -1332,10 +1380,10 @@ test("headers that are changed after startResponse has checked them leave as the
 
 test("no second response can be started once the first is complete", async () => {
   let later: { startResponse: StartResponse; write: Write } | undefined;
-  await using server = run(pingable((_environ, startResponse) => {
+  await using server = run(unchecked(pingable((_environ, startResponse) => {
     later = { startResponse, write: startResponse("200 OK", PLAIN) };
     return [bytes("one")];
-  }));
+  })));
   const client = await Client.connect(server);
   await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
   await client.until(/one/);
@@ -2135,17 +2183,17 @@ const COMPLETE: Record<string, { method?: string; status?: string; headers?: Hea
   "an array": { body: () => [bytes("one")] },
   "an empty array": { body: () => [] },
   "a generator": { body: generated("one", "two") },
-  "a generator of one chunk": { headers: [["Content-Length", "3"]], body: generated("one") },
-  "a generator of a declared length": { headers: [["Content-Length", "6"]], body: generated("one", "two") },
+  "a generator of one chunk": { headers: [...PLAIN, ["Content-Length", "3"]], body: generated("one") },
+  "a generator of a declared length": { headers: [...PLAIN, ["Content-Length", "6"]], body: generated("one", "two") },
   "an async generator": { body: generatedAsync("one", "two") },
   "a readable stream": { body: () => ReadableStream.from([bytes("one"), bytes("two")]) },
   "POST": { method: "POST", body: generated("one", "two") },
   "HEAD": { method: "HEAD", body: generated("one", "two") },
-  "204": { status: "204 No Content", body: () => [] },
+  "204": { status: "204 No Content", headers: [], body: () => [] },
 };
 
 test("the signal does not abort when the response was complete, whenever it is read", async () => {
-  for (const [name, { method = "GET", status = "200 OK", headers = [], body }] of Object.entries(COMPLETE)) {
+  for (const [name, { method = "GET", status = "200 OK", headers = PLAIN, body }] of Object.entries(COMPLETE)) {
     for (const read of ["before", "during", "after"]) {
       const signals: AbortSignal[] = [];
       const contexts: FetchContext[] = [];
@@ -2153,7 +2201,7 @@ test("the signal does not abort when the response was complete, whenever it is r
         const context = contextOf(environ);
         contexts.push(context);
         if (read === "before") signals.push(context.signal);
-        startResponse(status, [...PLAIN, ...headers]);
+        startResponse(status, headers);
         const inner = body();
         if (read !== "during" || Array.isArray(inner)) return inner;
         return (async function* () {
@@ -2526,11 +2574,11 @@ test("what is written counts for the declared length", async () => {
     { length: "2", complete: true, body: "12", logged: true },
   ];
   for (const { length, complete, body, logged } of cases) {
-    const server = run(async (_environ, startResponse) => {
+    const server = run(unchecked(async (_environ, startResponse) => {
       const write = startResponse("200 OK", [["Content-Length", length]]);
       await write(bytes("123"));
       return [bytes("456")];
-    });
+    }));
     const reply = await exchange(server, request("/"));
     await server.shutdown();
     assert.equal(reply.complete, complete, length);
@@ -2541,7 +2589,7 @@ test("what is written counts for the declared length", async () => {
 
 test("write() throws when it is called from inside the iterable, and nothing of it is sent", async () => {
   const thrown: unknown[] = [];
-  await using server = run((_environ, startResponse) => {
+  await using server = run(unchecked((_environ, startResponse) => {
     const write = startResponse("200 OK", PLAIN);
     return (function* () {
       for (const digit of ["1", "2"]) {
@@ -2553,26 +2601,26 @@ test("write() throws when it is called from inside the iterable, and nothing of 
         yield bytes(digit);
       }
     })();
-  });
+  }));
   assert.equal((await exchange(server, request("/"))).body, "12");
   assert.deepEqual(thrown.map((error) => error instanceof Error), [true, true]);
 });
 
 test("a generator that calls write() and does not catch what it throws is answered with 500", async () => {
-  await using server = run((_environ, startResponse) => {
+  await using server = run(unchecked((_environ, startResponse) => {
     const write = startResponse("200 OK", PLAIN);
     return (function* () {
       write(bytes("written"));
       yield bytes("one");
     })();
-  });
+  }));
   assert.equal((await exchange(server, request("/"))).status, 500);
   assert.match(server.errors.text, /write/);
 });
 
 test("write() throws at once when it is given what is not bytes", async () => {
   let thrown: unknown;
-  await using server = run((_environ, startResponse) => {
+  await using server = run(unchecked((_environ, startResponse) => {
     const write = startResponse("200 OK", PLAIN);
     try {
       write("text" as unknown as Uint8Array);
@@ -2580,7 +2628,7 @@ test("write() throws at once when it is given what is not bytes", async () => {
       thrown = error;
     }
     return [bytes("one")];
-  });
+  }));
   assert.equal((await exchange(server, request("/"))).body, "one");
   assert.ok(thrown instanceof TypeError);
 });
@@ -2589,11 +2637,11 @@ test("what is written in answer to HEAD, or with a status without a body, is not
   const cases = [["HEAD", "200 OK"], ["GET", "204 No Content"], ["GET", "304 Not Modified"]] as const;
   for (const [method, status] of cases) {
     let closed = 0;
-    const server = run((_environ, startResponse) => {
+    const server = run(unchecked((_environ, startResponse) => {
       const write = startResponse(status, [["X-Header", "yes"]]);
       for (let count = 0; count < 3; count++) write(bytes("written"));
       return Object.assign([bytes("returned")], { close: () => void closed++ });
-    });
+    }));
     const reply = await exchange(server, request("/", { method }), { head: true });
     await server.shutdown();
     assert.equal(reply.status, Number(status.slice(0, 3)));
@@ -2608,7 +2656,7 @@ test("an application that waits for what it writes learns that nobody wants a bo
   const cases = [["HEAD", "200 OK"], ["GET", "204 No Content"], ["GET", "304 Not Modified"]] as const;
   for (const [method, status] of cases) {
     const ended = new Event<unknown>("the end of an application that would write for ever");
-    await using server = run(async (_environ, startResponse) => {
+    await using server = run(unchecked(async (_environ, startResponse) => {
       const write = startResponse(status, []);
       try {
         for (;;) await write(bytes("tick"));
@@ -2616,7 +2664,7 @@ test("an application that waits for what it writes learns that nobody wants a bo
         ended.happen(error);
         throw error;
       }
-    });
+    }));
     const reply = await exchange(server, request("/", { method }), { head: true });
     assert.equal(reply.status, Number(status.slice(0, 3)));
     assert.equal((await ended.wait() as Error).name, "AbortError");
@@ -2629,7 +2677,7 @@ test("a body that follows writes of all that was declared is looked at: its end 
     const [rest, expected] of [[[], /^$/], [["more"], /Content-Length declares 5 bytes, the body has more/]] as const
   ) {
     let finished = 0;
-    const server = run(async (_environ, startResponse) => {
+    const server = run(unchecked(async (_environ, startResponse) => {
       const write = startResponse("200 OK", [["Content-Length", "5"]]);
       await write(bytes("hello"));
       return (function* () {
@@ -2639,7 +2687,7 @@ test("a body that follows writes of all that was declared is looked at: its end 
           finished++;
         }
       })();
-    });
+    }));
     assert.equal((await exchange(server, request("/"))).body, "hello");
     await server.shutdown();
     assert.equal(finished, 1);

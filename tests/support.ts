@@ -7,6 +7,8 @@
 import { Buffer } from "node:buffer";
 import { connect, type Socket } from "node:net";
 import {
+  type Application,
+  application,
   type ApplicationLike,
   type ErrorStream,
   type HeaderList,
@@ -16,6 +18,7 @@ import {
   type StartResponse,
   toFetch,
   type ToFetchOptions,
+  validator,
 } from "../mod.ts";
 
 /** The runtime that runs the tests. */
@@ -98,10 +101,25 @@ export class ErrorLog implements ErrorStream {
   }
 }
 
+const UNCHECKED = new WeakSet<ApplicationLike>();
+
+/** Gives an application that breaks a rule on purpose, or whose test looks at what the validator changes. */
+export function unchecked(app: ApplicationLike): Application {
+  const inner = application(app);
+  const own: Application = (environ, startResponse) => inner(environ, startResponse);
+  UNCHECKED.add(own);
+  return own;
+}
+
+/** Has an application watched, unless it is unchecked. */
+function checked(app: ApplicationLike): ApplicationLike {
+  return UNCHECKED.has(app) ? app : validator(app);
+}
+
 /** A server of an application on a free port, quiet, with its errors collected. */
 export function start(app: ApplicationLike, options: ServeOptions = {}): Server & { errors: ErrorLog } {
   const errors = new ErrorLog();
-  const server = serve(app, { port: 0, errors, onListen: () => {}, shutdownTimeout: 1000, ...options });
+  const server = serve(checked(app), { port: 0, errors, onListen: () => {}, shutdownTimeout: 1000, ...options });
   return Object.assign(server, { errors });
 }
 
@@ -252,7 +270,7 @@ export async function answer(
 ): Promise<{ response: Response; errors: ErrorLog }> {
   const errors = new ErrorLog();
   const response = await within(
-    Promise.resolve(toFetch(app, { errors, ...options })(request)),
+    Promise.resolve(toFetch(checked(app), { errors, ...options })(request)),
     `the answer to ${request.method} ${request.url}`,
   );
   return { response, errors };
