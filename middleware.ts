@@ -116,7 +116,10 @@ function defaultPort(scheme: string): string {
 function quote(bytes: string, kept = ""): string {
   return bytes.replace(
     /[^\w.~/-]/g,
-    (byte) => kept.includes(byte) ? byte : `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
+    (byte) => {
+      if (byte > "\xff") throw new RangeError(`Cannot quote ${show(bytes)}: expected one character for each byte`);
+      return kept.includes(byte) ? byte : `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
+    },
   );
 }
 
@@ -199,7 +202,8 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
     SERVER_PROTOCOL: "HTTP/1.0",
     SERVER_PORT: defaultPort(scheme),
     HTTP_HOST: SERVER_NAME,
-    REQUEST_URI: quote(SCRIPT_NAME + PATH_INFO, ";=,") + (QUERY_STRING ? `?${QUERY_STRING}` : ""),
+    REQUEST_URI: quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, native), ";=,") +
+      (QUERY_STRING ? `?${QUERY_STRING}` : ""),
     PATH_INFO,
     "wsgi.url_scheme": scheme,
     ...overrides,
@@ -283,6 +287,11 @@ function open(body: ResponseBody): AsyncIterator<Uint8Array> | Iterator<Uint8Arr
   };
 }
 
+// What server.ts has, too: the mark of a file, which may be longer than declared, and the method of an input that reads
+// what is there, up to a size.
+const FILE: unique symbol = Symbol.for("wsgi.file");
+const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
+
 const NOTHING = new Uint8Array(0);
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
@@ -290,10 +299,15 @@ const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 interface Handling {
   /** Called when a chunk is asked for. */
   ask?(): void;
-  /** Waits for the answer of the application; `stop` tells it that no more is wanted. */
-  take?(ask: () => Promise<IteratorResult<Uint8Array>>, stop: () => Promise<void>): Promise<IteratorResult<Uint8Array>>;
+  /** Waits for the answer of the application; `cancel` tells it that no more is wanted. */
+  take?(
+    ask: () => Promise<IteratorResult<Uint8Array>>,
+    cancel: () => Promise<void>,
+  ): Promise<IteratorResult<Uint8Array>>;
   /** Gives what is sent in place of a chunk. */
   chunk?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  /** Called when no more is wanted. */
+  stopped?(): void;
   /** Gives what is sent after the last chunk. */
   last?(): Uint8Array | Promise<Uint8Array>;
   /** Takes over when the application fails: gives a body to go on with, or throws. */
@@ -319,6 +333,7 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
   const cancel = async () => void await (chunks ??= open(body)).return?.();
   const stop = async () => {
     ended = true;
+    handling.stopped?.();
     await cancel();
     return END;
   };
@@ -343,11 +358,12 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
       const value = await handling.last?.();
       return value?.length ? { done: false, value } : END;
     } catch (error) {
-      if (!step.done) await stop(); // it does not know that it has failed
+      if (!step.done) await stop().catch(() => {}); // it does not know that it has failed
       throw error;
     }
   };
-  return { [Symbol.asyncIterator]: () => ({ next, return: stop }), close };
+  const relayed = { [Symbol.asyncIterator]: () => ({ next, return: stop }), close };
+  return FILE in body ? Object.assign(relayed, { [FILE]: true }) : relayed;
 }
 
 /** Whether a body exists whole. What is in it besides bytes is left to whoever checks it. */
@@ -365,19 +381,16 @@ function replace(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
   return body.close ? Object.assign(chunks, { close: () => body.close?.() }) : chunks;
 }
 
-/** Ends a body that is not passed on. */
+/** Ends a body that is not passed on, whatever it waits for. */
 async function discard(body: ResponseBody): Promise<void> {
-  try {
-    if (isBody(body)) await open(body).return?.();
-  } finally {
-    await body?.close?.();
-  }
+  const end = async () => isBody(body) ? await open(body).return?.() : undefined;
+  await Promise.all([end(), (async () => await body?.close?.())()]);
 }
 
 /** Ends a body that cannot be passed on, because what had to be done before has failed. */
 function closing<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
-  return attempt(work, async (error) => {
-    await discard(body);
+  return attempt(work, (error) => {
+    discard(body).catch(() => {}); // the first failure is the one that tells
     throw error;
   });
 }
@@ -400,9 +413,10 @@ function isPairs(headers: unknown): headers is HeaderList {
   return Array.isArray(headers) && headers.every(isPair);
 }
 
-/** The value of a header, given in lower case. */
+/** The value of a header, given in lower case, or all of its values. */
 function valueOf(headers: HeaderList, name: string): string | undefined {
-  return headers.find((pair) => pair[0].toLowerCase() === name)?.[1];
+  const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
+  return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
 }
 
 /** Headers without some, given in lower case. */
@@ -417,7 +431,7 @@ function withHeader(headers: HeaderList, name: string, value: string): HeaderLis
 
 /** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
 function vary(headers: HeaderList, ...names: string[]): HeaderList {
-  const said = headers.filter(([name]) => name.toLowerCase() === "vary").map(([, value]) => value).join(", ");
+  const said = valueOf(headers, "vary") ?? "";
   const known = said.toLowerCase().split(/[ \t]*,[ \t]*/);
   const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
   return added.length === 0 ? headers : withHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
@@ -434,6 +448,8 @@ function hold(
 ): ResponseBody | Promise<ResponseBody> {
   let held: Head | undefined;
   let write: Write | undefined;
+  let failure: unknown;
+  let wasCalled = false;
   let hasReturned = false;
   const begin = ({ status, headers, error }: Head) => write = startResponse(status, headers, error);
   const release = () => {
@@ -442,13 +458,21 @@ function hold(
   };
   const result = call((status, headers, error) => {
     const head = { status, headers, error };
-    if (!isPairs(headers)) return begin(head); // which throws
-    if (hasReturned) change(head);
-    if (write || hasReturned) return begin(head);
-    if (held && error === undefined) {
-      release();
-      begin(head); // a second time, which throws
+    if (hasReturned && isPairs(headers)) change(head);
+    if (hasReturned || write) return begin(head);
+    try {
+      if (wasCalled && error === undefined) {
+        throw new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
+      }
+      wasCalled = true;
+      checkHead(status, headers, (_section, found, expected) => {
+        throw new TypeError(`Cannot start the response: ${found}, expected ${expected}`);
+      });
+    } catch (caught) {
+      failure = caught;
+      throw caught;
     }
+    failure = undefined;
     held = head;
     return (chunk) => {
       release();
@@ -458,13 +482,15 @@ function hold(
   return after(result, (body) => {
     hasReturned = true;
     const head = held;
-    if (!head) return body;
     held = undefined;
-    return closing(body, () =>
-      after(change(head, body) ?? body, (changed) => {
+    return closing(body, () => {
+      if (failure !== undefined) throw failure; // an application may have gone on as though nothing had happened
+      if (!head) return body;
+      return after(change(head, body) ?? body, (changed) => {
         begin(head);
         return changed;
-      }));
+      });
+    });
   });
 }
 
@@ -574,13 +600,16 @@ interface Passage {
   asked: number;
   returned: boolean;
   closed: boolean;
+  failed: boolean;
 }
 
-// What a server may have to read what is there, of any size: server.ts has it.
-const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
+/** Reads what is there, if the input knows how to. */
+function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
+  return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
+}
 
-/** An input that may have it. */
-type ChunkedInput = InputStream & { [READ_CHUNK]?(): Promise<Uint8Array> };
+/** An input that may know how to read what is there. */
+type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
 
 const PASSAGE = Symbol("validator"); // no string, so that the application does not see it among the variables
 
@@ -590,7 +619,8 @@ const PASSAGE = Symbol("validator"); // no string, so that the application does 
  * It tells which side it was, what was found and what would be right, and names the section of PEP 3333. With a second
  * one on the other side of a middleware, the middleware is checked as well: `validator(middleware(validator(app)))`.
  *
- * What an application does wrong fails where it does so, and once more at the server, should the application go on.
+ * What an application does wrong fails where it does so, and once more at the server, should the application go on. A
+ * middleware that does so before it has called what is inside is taken for an application.
  *
  * @throws {TypeError} When the application is none.
  *
@@ -617,12 +647,15 @@ export function validator(app: ApplicationLike): Application {
   return (...call: Parameters<Application>) => {
     const [environ, startResponse] = call as [Environ & { [PASSAGE]?: Passage }, StartResponse];
     const found = Object(environ)[PASSAGE] as Passage | undefined;
-    const above = found?.inner === inner ? found.above : found; // a middleware may call the application twice
-    const passage: Passage = { inner, above, asked: 0, returned: false, closed: false };
+    let above = found;
+    // A middleware may call the application twice, or another one when it is done with this.
+    while (above && (above.inner === inner || above.closed)) above = above.above;
+    const passage: Passage = { inner, above, asked: 0, returned: false, closed: false, failed: false };
     const outside: Side = above ? "middleware" : "server";
     let failure: unknown;
     const fail: Fail = (side, section, found, expected) => {
       const who = side === "inside" ? passage.below ? "middleware" : "application" : side;
+      passage.failed = true;
       failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
       throw failure;
     };
@@ -640,13 +673,6 @@ export function validator(app: ApplicationLike): Application {
     environ[PASSAGE] = passage;
     environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], fail, outside);
     environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], fail);
-    const { "wsgi.file_wrapper": wrap } = environ;
-    const files = new Set<ResponseBody>();
-    environ["wsgi.file_wrapper"] = (file, blockSize) => {
-      const body = wrap(file, blockSize);
-      files.add(body);
-      return body;
-    };
     const isHead = environ.REQUEST_METHOD === "HEAD";
 
     let wasCalled = false;
@@ -654,15 +680,22 @@ export function validator(app: ApplicationLike): Application {
     let length: number | undefined;
     let sent = 0;
     let isFile = false;
-    let isAsking = false;
+    let isAwaited = false;
+    let isOpen = false;
+    /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
+    let owed: Passage | undefined;
+    const owe = () => {
+      if (passage.below?.returned) owed = passage.below;
+    };
     const send = (chunk: Uint8Array) => {
       if (!(chunk instanceof Uint8Array)) fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
-      if (isFile) chunk = chunk.subarray(0, (length ?? Infinity) - sent);
       if (chunk.length === 0) return chunk;
       if (status === "") fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
       if (BODILESS.test(status)) fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
       sent += chunk.length;
-      if (sent > (length ?? Infinity)) fail("inside", LENGTH, `the body has ${sent} bytes`, `${length} as declared`);
+      if (sent > (length ?? Infinity) && !isFile) {
+        fail("inside", LENGTH, `the body has ${sent} bytes`, `${length} as declared`);
+      }
       return chunk;
     };
     const begin: StartResponse = (...call) => {
@@ -680,6 +713,13 @@ export function validator(app: ApplicationLike): Application {
       }
       wasCalled = true;
       checkHead(line, headers, (...broken) => fail("inside", ...broken));
+      const type = valueOf(headers, "content-type");
+      if (type !== undefined && BODILESS.test(line)) {
+        fail("inside", HTTP, `${show(line)} came with a Content-Type`, "none without a body");
+      }
+      if (type === undefined && !/^(?:204|205|3)/.test(line)) {
+        fail("inside", HTTP, `${show(line)} came without a Content-Type`, "one");
+      }
       const write = startResponse(line, headers, error);
       if (typeof write !== "function") fail(outside, WRITING, `startResponse returned ${show(write)}`, "a function");
       status = line;
@@ -697,25 +737,29 @@ export function validator(app: ApplicationLike): Application {
       ask() {
         passage.asked++;
         if (passage.closed) fail(outside, CLOSING, "a chunk was asked for after close", "close to come last");
-        if (isAsking) {
+        if (isAwaited) {
           fail(outside, BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
         }
         if (above && passage.asked > above.asked) {
           fail(outside, BLOCKS, `chunk ${passage.asked} was asked for ahead of its turn`, "each to be passed on first");
         }
-        isAsking = true;
       },
-      take(ask, stop) {
-        // A file may be longer than declared: PEP 3333, "Optional Platform-Specific File Handling".
-        return isFile && sent >= (length ?? Infinity) ? stop().then(() => END) : ask();
+      async take(ask) {
+        isAwaited = isOpen = true;
+        try {
+          return await ask();
+        } finally {
+          isAwaited = false;
+        }
       },
       chunk(chunk) {
-        isAsking = false;
+        owe();
         if (failure) throw failure;
         return send(chunk);
       },
       last() {
-        isAsking = false;
+        owe();
+        isOpen = false;
         if (failure) throw failure;
         if (status === "") fail("inside", STARTING, "the body ended without a call of startResponse", "one");
         if (sent < (length ?? 0) && !isHead && !BODILESS.test(status)) {
@@ -723,22 +767,29 @@ export function validator(app: ApplicationLike): Application {
         }
         return NOTHING;
       },
+      stopped() {
+        isOpen = false;
+      },
       failed(error) {
-        isAsking = false;
+        isOpen = false;
         throw error;
       },
       close(close) {
         if (passage.closed) fail(outside, CLOSING, "close was called a second time", "one call");
         passage.closed = true;
+        if (isOpen && !above?.failed) {
+          fail(outside, CLOSING, "close was called before the end without return of the iterator", "both");
+        }
         return after(close(), () => {
-          if (!passage.below?.returned || passage.below.closed) return;
+          if (!owed || owed.closed) return;
           fail("middleware", CLOSING, "close of the application inside was not called", "a call before this one ends");
         });
       },
     };
-    return after(inner(environ, begin), (body) => {
+    const returned = (body: ResponseBody) => {
       passage.returned = true;
-      isFile = files.has(body);
+      owe();
+      isFile = FILE in Object(body);
       return closing(body, () => {
         if (failure) throw failure;
         // An application may answer with what it was sent, but the input is not closed with the response.
@@ -753,6 +804,10 @@ export function validator(app: ApplicationLike): Application {
         }
         return checked;
       });
+    };
+    return attempt(() => after(inner(environ, begin), returned), (error) => {
+      passage.closed = true;
+      throw error;
     });
   };
 }
@@ -762,13 +817,13 @@ const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), e
   REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
   SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
   PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
-  QUERY_STRING: [/^(?!\?)/, 'an empty string or a query without its question mark, such as "a=b"'],
+  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
   REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
   SERVER_NAME: [/^./, 'a host such as "localhost"'],
   SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
   SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
   SERVER_SOFTWARE: [/^./, "a name"],
-  "wsgi.version": [(value) => Array.isArray(value) && value.join() === "1,0", "[1, 0]"],
+  "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
   "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
   "wsgi.input": [has("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
   "wsgi.errors": [has("write", "writelines", "flush"), "an error stream"],
@@ -779,7 +834,7 @@ const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), e
   "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
 };
 const OPTIONAL: typeof VARIABLES = {
-  CONTENT_LENGTH: [/^\d+$/, "a number of bytes"],
+  CONTENT_LENGTH: [/^\d*$/, "a number of bytes"],
   HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
   HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
 };
@@ -797,6 +852,9 @@ function checkEnviron(environ: Environ, broken: (section: string, found: string,
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
     broken(ENVIRON, `environ is ${show(environ)}`, "an ordinary object");
+  }
+  if (!Object.isExtensible(environ)) {
+    broken(ENVIRON, `environ is closed to changes`, "one for the application to change");
   }
   for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
     if (!(name in environ)) {
@@ -851,9 +909,6 @@ function checkHead(
     }
     names.push(lower);
   }
-  const isTyped = names.includes("content-type");
-  if (isTyped && BODILESS.test(status)) broken(HTTP, `${show(status)} came with a Content-Type`, "none without a body");
-  if (!isTyped && !/^(?:204|205|3)/.test(status)) broken(HTTP, `${show(status)} came without a Content-Type`, "one");
 }
 
 // RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
@@ -884,8 +939,8 @@ class CheckedInput implements InputStream {
     return ignorable(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
   }
 
-  [READ_CHUNK](): Promise<Uint8Array> {
-    return ignorable(this.#bytes(this.#input[READ_CHUNK]?.() ?? this.#input.read(65_536)));
+  [READ_CHUNK](most: number): Promise<Uint8Array> {
+    return ignorable(this.#bytes(readChunk(this.#input, most), most));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
@@ -939,7 +994,9 @@ class CheckedErrors implements ErrorStream {
   }
 
   writelines(lines: Iterable<string>): void {
-    if (typeof lines === "string") this.#fail("inside", STREAMS, `writelines was given ${show(lines)}`, "strings");
+    if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
+      this.#fail("inside", STREAMS, `writelines was given ${show(lines)}`, "strings");
+    }
     for (const line of lines) this.write(line);
   }
 
@@ -1871,42 +1928,48 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   const inner = application(app);
   return (environ, startResponse) => {
     const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
-    const isCandidate = ({ status, headers }: Head) => {
-      const {
-        "content-encoding": encoded,
-        "content-range": range,
-        "cache-control": control = "",
-        "content-type": type,
-      } = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value]));
-      return !BODILESS.test(status) && !status.startsWith("206") && range === undefined &&
-        (encoded ?? "identity") === "identity" && !/\bno-transform\b/i.test(control) && COMPRESSIBLE.test(type ?? "");
-    };
-    if (!coding) {
-      const change = (head: Head) => isCandidate(head) ? vary(head.headers, "Accept-Encoding") : head.headers;
-      return inner(environ, changing(startResponse, change));
-    }
-
     let encoder: Encoder | undefined;
+    let declared = Infinity;
+    let taken = 0;
     const change = (head: Head, body?: ResponseBody) => {
       encoder?.close();
       encoder = undefined;
-      if (!isCandidate(head)) return undefined;
+      if (!isCompressible(head)) return undefined;
       head.headers = vary(head.headers, "Accept-Encoding");
       const chunks = isWhole(body) ? body : undefined;
-      const length = chunks?.reduce((sum, chunk) => sum + chunk.length, 0) ?? Infinity;
-      if (Number(valueOf(head.headers, "content-length") ?? length) < threshold) return undefined;
+      const length = valueOf(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
+      declared = Number(length ?? Infinity);
+      const isNotModified = head.status.startsWith("304");
+      if (!coding || !isNotModified && (declared < threshold || declared === 0)) return undefined;
       const tag = valueOf(head.headers, "etag");
-      head.headers = withHeader(without(head.headers, "content-length", "accept-ranges"), "Content-Encoding", coding);
       if (tag?.startsWith('"')) head.headers = withHeader(head.headers, "ETag", `W/${tag}`);
+      if (isNotModified) return undefined;
+      head.headers = withHeader(without(head.headers, ...UNCOMPRESSED), "Content-Encoding", coding);
       if (!chunks) encoder = new Encoder(coding, true);
-      else if (length > 0) return encodeAll(coding, chunks); // what answers HEAD may have no body
+      else if (chunks.length > 0) return encodeAll(coding, chunks); // what answers HEAD may have no body
       return undefined;
+    };
+    if (!coding) return inner(environ, changing(startResponse, (head) => (change(head), head.headers)));
+
+    const check = (holds: boolean) => {
+      if (holds) return;
+      throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${taken}`);
     };
     const result = hold((begin) => inner(environ, begin), startResponse, change);
     return after(result, (body) =>
       Array.isArray(body) ? body : relay(body, {
-        chunk: (chunk) => encoder && chunk.length > 0 ? encoder.encode(chunk) : chunk,
-        last: () => encoder?.encode() ?? NOTHING,
+        chunk(chunk) {
+          if (!encoder || !(chunk instanceof Uint8Array) || chunk.length === 0) return chunk;
+          if (FILE in body) chunk = chunk.subarray(0, declared - taken);
+          taken += chunk.length;
+          check(taken <= declared);
+          return encoder.encode(chunk);
+        },
+        last() {
+          if (!encoder) return NOTHING;
+          check(taken >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
+          return encoder.encode();
+        },
         close(inner) {
           encoder?.close();
           return inner();
@@ -1918,6 +1981,17 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
 // Media types that are text of some kind; what is none has mostly been compressed by those who made it.
 const COMPRESSIBLE =
   /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
+// What is not true any more of a body that has been compressed.
+const UNCOMPRESSED = ["content-length", "accept-ranges", "content-digest", "repr-digest"];
+
+/** Whether a response may be compressed, or has been asked for in place of one that may. */
+function isCompressible({ status, headers }: Head): boolean {
+  if (status.startsWith("304")) return true; // of what type it would be is not said
+  return !BODILESS.test(status) && !status.startsWith("206") && valueOf(headers, "content-range") === undefined &&
+    (valueOf(headers, "content-encoding") ?? "identity") === "identity" &&
+    !/\bno-transform\b/i.test(valueOf(headers, "cache-control") ?? "") &&
+    COMPRESSIBLE.test(valueOf(headers, "content-type") ?? "");
+}
 
 /** Compresses a body that exists whole. */
 async function encodeAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
@@ -1995,7 +2069,7 @@ export function conditional(app: ApplicationLike): Application {
     return hold((begin) => inner(environ, begin), startResponse, (head, body) => {
       if (!head.status.startsWith("200") || !isWhole(body)) return undefined;
       // What answers HEAD without a body has nothing to make a tag of.
-      if (valueOf(head.headers, "etag") === undefined && (method === "GET" || body.length > 0)) {
+      if (valueOf(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))) {
         const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
         for (const chunk of body) hash.update(chunk);
         head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
@@ -2052,7 +2126,9 @@ export interface LimitBodyOptions {
  */
 export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}): Application {
   const { bytes = 1024 * 1024 } = options;
-  if (!(bytes >= 0)) throw new TypeError(`Cannot use option "bytes": found ${show(bytes)}, expected a number of bytes`);
+  if (!(bytes >= 0) || !Number.isInteger(bytes) && bytes !== Infinity) {
+    throw new TypeError(`Cannot use option "bytes": found ${show(bytes)}, expected a number of bytes`);
+  }
   const inner = application(app);
   return (environ, startResponse) => {
     const { CONTENT_LENGTH } = environ;
@@ -2091,8 +2167,8 @@ class LimitedInput implements InputStream {
     return this.#counted(this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
   }
 
-  [READ_CHUNK](): Promise<Uint8Array> {
-    return this.#counted(this.#input[READ_CHUNK]?.() ?? this.#input.read(Math.min(65_536, this.#left)));
+  [READ_CHUNK](most: number): Promise<Uint8Array> {
+    return this.#counted(readChunk(this.#input, Math.min(most, this.#left)));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
@@ -2147,7 +2223,8 @@ export interface TimeoutOptions {
  * Answers 504 when the application has not started its response in time.
  *
  * The signal in its `fetch.context` aborts then, and what it still returns is closed. A response that has been started
- * takes as long as it takes. RFC 9110, section 15.6.5.
+ * takes as long as it takes. It belongs inside of {@linkcode compress} and {@linkcode conditional}, which hold back the
+ * call of `startResponse` until there is a body. RFC 9110, section 15.6.5.
  *
  * @throws {TypeError} When the time is not a number, or the application is none.
  *
@@ -2177,6 +2254,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
     expired.promise.catch(() => {});
     let timer: ReturnType<typeof setTimeout> | undefined;
     let isStarted = false;
+    let stop: (() => Promise<void>) | undefined;
     if (environ["fetch.context"]) environ["fetch.context"] = lend(environ["fetch.context"], signal);
     const begin: StartResponse = (status, headers, error) => {
       signal.throwIfAborted();
@@ -2188,10 +2266,15 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
     const failed = (error: unknown) => {
       clearTimeout(timer);
       if (!signal.aborted || error !== signal.reason) throw error;
+      isStarted = true;
       return answer(startResponse, "504 Gateway Timeout", [], error);
     };
-    const inTime = async <Value>(value: Value | PromiseLike<Value>, stop?: () => void) => {
-      expired.promise.catch(() => stop?.());
+    const failedLate = (error: unknown) => {
+      const isOwn = error === signal.reason || error instanceof DOMException && error.name === "AbortError";
+      if (signal.aborted && !isOwn) report(environ, error);
+    };
+    const inTime = async <Value>(value: Promise<Value>) => {
+      value.catch(failedLate);
       return await Promise.race([value, expired.promise]);
     };
 
@@ -2199,22 +2282,28 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
       const result = inner(environ, begin);
       if (isStarted || Array.isArray(result)) return result;
       timer = setTimeout(() => {
-        controller.abort(new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError"));
-        expired.reject(signal.reason);
-      }, milliseconds);
-      Promise.resolve(result).then((body) => signal.aborted ? discard(body) : undefined).catch((error) => {
-        if (signal.aborted && error !== signal.reason) report(environ, error);
-      });
-      return inTime(result).then((body) => {
-        if (isStarted || Array.isArray(body)) return body;
-        return relay(body, {
-          take: (ask, stop) => isStarted ? ask() : inTime(ask(), stop),
+        const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
+        expired.reject(error); // first: what the application makes of the signal comes too late
+        controller.abort(error);
+        stop?.().catch(failedLate);
+      }, Math.min(milliseconds, 2 ** 31 - 1)); // the longest there is
+      const returned = Promise.resolve(result);
+      returned.then((body) => void (signal.aborted && discard(body).catch(failedLate)), () => {});
+      return inTime(returned).then((body) => {
+        if (isStarted) return body;
+        const waiting = relay(body, {
+          take(ask, cancel) {
+            stop = cancel;
+            return isStarted ? ask() : inTime(ask());
+          },
           failed,
           close(inner) {
             clearTimeout(timer);
             return inner();
           },
         });
+        if (waiting === body || Array.isArray(body)) clearTimeout(timer);
+        return waiting;
       });
     }, failed);
   };

@@ -47,6 +47,11 @@ const VERSION = "0.1.0";
 const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
 const NOTHING = new Uint8Array(0);
 
+// What a middleware that wraps a body or an input passes on: the mark of a file, which may be longer than declared, and
+// the method of an input that reads what is there, up to a size.
+const FILE: unique symbol = Symbol.for("wsgi.file");
+const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
+
 /**
  * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
  *
@@ -374,9 +379,6 @@ function variableOf(name: string): string {
   return variable === "CONTENT_TYPE" || variable === "CONTENT_LENGTH" ? variable : `HTTP_${variable}`;
 }
 
-/** An input's method that reads what is there, of any size: for a consumer that wants to pass it on. */
-const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk"); // middleware.ts has it, too
-
 /** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #request: Request;
@@ -420,8 +422,8 @@ class Input implements InputStream {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
   }
 
-  [READ_CHUNK](): Promise<Uint8Array> {
-    return this.#inTurn(async () => await this.#fill() ? this.#cut(Infinity) : NOTHING);
+  [READ_CHUNK](most: number): Promise<Uint8Array> {
+    return this.#inTurn(async () => await this.#fill() ? this.#cut(most) : NOTHING);
   }
 
   /** Fulfilled when nothing more is to arrive, or nobody to read it. */
@@ -592,6 +594,7 @@ function show(value: unknown): string {
 
 /** What `wsgi.file_wrapper` makes of a file. What streams itself also closes itself, at its end or when cancelled. */
 class FileBody implements AsyncIterable<Uint8Array> {
+  readonly [FILE] = true;
   readonly #chunks: Chunks;
   readonly close: () => void | Promise<void>;
 
@@ -1043,7 +1046,7 @@ class Exchange {
   /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
   #finish(isAll: boolean, isBodiless: boolean): void {
     this.#complete = true;
-    if (isBodiless || this.#body instanceof FileBody) return this.#stop();
+    if (isBodiless || FILE in Object(this.#body)) return this.#stop();
     if (this.#sent > this.#length) throw this.#wrongLength();
     if (isAll) return this.#end();
     this.#next((step) => {
@@ -1263,10 +1266,12 @@ export function toRequest(environ: Environ): Request {
   return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
-function streamOf(input: InputStream & { [READ_CHUNK]?(): Promise<Uint8Array> }): ReadableStream<Uint8Array> {
+function streamOf(
+  input: InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> },
+): ReadableStream<Uint8Array> {
   return new ReadableStream({
     async pull(controller) {
-      const chunk = await (input[READ_CHUNK]?.() ?? input.read(65_536));
+      const chunk = await (input[READ_CHUNK]?.(Infinity) ?? input.read(65_536));
       if (chunk.length > 0) controller.enqueue(chunk);
       else controller.close();
     },
