@@ -500,21 +500,37 @@ function answer(startResponse: StartResponse, status: string, headers: HeaderLis
   return [new TextEncoder().encode(`${status.slice(4)}\n`)];
 }
 
+/** Looks at what was thrown. It may be anything, and looking at it may throw again. */
+function look<Value>(at: () => Value, otherwise: Value): Value {
+  try {
+    return at();
+  } catch {
+    return otherwise;
+  }
+}
+
 /** The status that an error asks for, which is 500 for most. */
 function statusOf(error: unknown): number {
-  const { status } = Object(error) as { status?: unknown };
+  const status = look(() => (Object(error) as { status?: unknown }).status, undefined);
   return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
+}
+
+/** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
+function isLeaving(error: unknown, context: FetchContext | undefined): boolean {
+  if (!look(() => error instanceof Error && error.name === "AbortError", false)) return false;
+  return statusOf(error) === 400 || (context?.signal.aborted ?? false);
 }
 
 /** Reports a failure of which the server does not get to know. */
 function report({ "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI }: Environ, error: unknown): void {
-  errors.write(`Application failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error)}\n`);
+  errors.write(`Application failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}\n`);
 }
 
 /** Describes any value, an error with its stack and its causes. */
-function show(value: unknown): string {
+function show(value: unknown, depth = 1): string {
+  if (typeof value === "string") return JSON.stringify(value);
   const { inspect } = process.getBuiltinModule("node:util");
-  return typeof value === "string" ? JSON.stringify(value) : inspect(value, { depth: 1, breakLength: Infinity });
+  return look(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
 }
 
 /** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
@@ -1416,30 +1432,33 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
     let status = 0;
     let most = Infinity;
     let bytes = 0;
-    let isWhole = false;
+    let isArray = false;
+    let isLater = false;
+    let hasLeft = false;
+    let hasAnswer = true;
     const count = (chunk: Uint8Array) => {
       bytes = Math.min(bytes + (chunk?.length ?? 0), most);
       return chunk;
     };
     const failed = (error: unknown): never => {
+      hasLeft ||= isLeaving(error, context);
       if (bytes === 0) status = statusOf(error);
       throw error;
     };
     const log = () => {
-      // Of a response that was whole at once nobody knows whether the client has waited for it.
-      const aborted = !isWhole && (context?.signal.aborted ?? false);
-      const duration = performance.now() - start;
+      // Before there is an answer the signal is not to be asked for, and of what was whole at once it knows nothing.
+      const aborted = hasLeft || hasAnswer && (isLater || !isArray) && (context?.signal.aborted ?? false);
+      if (aborted && isArray) bytes = 0;
       if (aborted && bytes === 0) status = 499; // as nginx has it
-      const entry = { time, method, target, status, bytes, duration, aborted };
-      try {
-        print(format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry));
-      } catch (error) {
-        report(environ, error); // the response has nothing to do with it
-      }
+      const duration = performance.now() - start;
+      const entry = { time, method, target, status: status || 500, bytes, duration, aborted };
+      const line = format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry);
+      attempt<unknown>(() => print(line), (error) => report(environ, error)); // the response has nothing to do with it
     };
 
     const begin: StartResponse = (line, headers, error) => {
       const write = startResponse(line, headers, error);
+      hasLeft ||= isLeaving(error, context);
       status = Number(line.slice(0, 3));
       most = method === "HEAD" || BODILESS.test(line) ? 0 : Number(valueOf(headers, "content-length") ?? Infinity);
       return (chunk) => {
@@ -1455,18 +1474,27 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
         log();
       }
     };
-    return attempt(() =>
-      after(inner(environ, begin), (body) => {
-        isWhole = Array.isArray(body) && bytes === 0;
-        if (Array.isArray(body)) body.forEach(count);
-        return relay(body, { chunk: count, failed, close });
-      }), (error) => {
+    const end = (error: unknown) => {
+      hasAnswer = bytes > 0;
       try {
         return failed(error);
       } finally {
         log();
       }
-    });
+    };
+    const call = () => {
+      const result = inner(environ, begin);
+      isLater = result instanceof Promise;
+      return after(result, (body) => {
+        isArray = Array.isArray(body) && bytes === 0;
+        if (Array.isArray(body)) body.forEach(count);
+        if (isBody(body)) return relay(body, { chunk: count, failed, close });
+        hasAnswer = false;
+        log(); // it is none, and will not be closed
+        return body;
+      });
+    };
+    return attempt(call, end);
   };
 }
 
@@ -1564,10 +1592,13 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   const { development = false } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const failed = (error: unknown): ResponseBody => {
+    const failed = (thrown: unknown): ResponseBody => {
+      // To a client that has left there is nothing to say, as the server knows.
+      if (isLeaving(thrown, environ["fetch.context"])) throw thrown;
+      const error = thrown ?? new Error(`${thrown} was thrown`); // for startResponse, undefined would be no error
       const { STATUS_CODES } = process.getBuiltinModule("node:http");
       const code = statusOf(error);
-      const status = `${code} ${STATUS_CODES[code] ?? "Unknown"}`;
+      const status = `${code} ${REASONS[code] ?? STATUS_CODES[code] ?? "Unknown"}`;
       const weights = weightsOf(environ.HTTP_ACCEPT ?? "*/*");
       const weightOf = (type: string) =>
         weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
@@ -1580,7 +1611,7 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
         ["Vary", "Accept"],
       ], error);
       if (code >= 500) report(environ, error);
-      const detail = development ? show(error) : undefined;
+      const detail = development ? show(error, 16) : undefined;
       const page = type === "text/html"
         ? htmlOf(status, error, environ)
         : type === "text/plain"
@@ -1592,15 +1623,19 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   };
 }
 
+// RFC 9110 has other names for these than the runtimes.
+const REASONS: Record<number, string> = { 413: "Content Too Large", 422: "Unprocessable Content" };
+
 /** The page for a developer. */
 function htmlOf(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  const rows = Object.entries(environ).sort().map(([name, value]) =>
+  const rows = Object.keys(environ).sort().map((name) => [name, environ[name]] as const).map(([name, value]) =>
     `<tr><th>${escape(name)}<td>${escape(typeof value === "string" ? value : show(value))}\n`
   );
   const causes: string[] = [];
-  for (let cause = error; cause !== undefined && causes.length < 10; cause = Object(cause).cause) {
-    causes.push(escape(cause instanceof Error ? `${cause.name}: ${cause.message}` : show(cause)));
+  for (let cause = error; cause !== undefined && causes.length < 10;) {
+    causes.push(escape(look(() => cause instanceof Error ? String(cause) : show(cause), show(cause))));
+    cause = look(() => (Object(cause) as { cause?: unknown }).cause, undefined);
   }
   return `<!doctype html>
 <html lang="en">
@@ -1617,7 +1652,7 @@ th { font-weight: 500; padding-right: 1.5rem; text-align: left; vertical-align: 
 <h1>${escape(status)}</h1>
 <p>${causes.join("\n<p>Caused by ")}
 <h2>Stack</h2>
-<pre>${escape(show(error))}</pre>
+<pre>${escape(show(error, 16))}</pre>
 <h2>Environ</h2>
 <table>
 ${rows.join("")}</table>
@@ -2723,12 +2758,13 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
   return (environ, startResponse) => {
     const { PATH_INFO: path, REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
-    const isReady = path === live || !environ["fetch.context"]?.draining && attempt(check, (error) => {
+    const isDraining = () => environ["fetch.context"]?.draining ?? false;
+    const isReady = path === live || !isDraining() && attempt(check, (error) => {
           report(environ, error);
           return false;
         });
     return after(
-      isReady,
+      isReady && after(isReady, (isReady) => isReady && (path === live || !isDraining())),
       (isReady) =>
         answer(startResponse, isReady ? "200 OK" : "503 Service Unavailable", [["Cache-Control", "no-store"]]),
     );

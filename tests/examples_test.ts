@@ -168,7 +168,7 @@ for (
     ["GET /users/7", 200, "application/json", /^\{"id":"7","name":"Ada"\}$/],
     ["GET /users/8", 404, "text/plain", /^404 Not Found\n$/],
     ["POST /sum [1,2,3]", 200, "application/json", /^\{"sum":6\}$/],
-    ["POST /sum {}", 422, "text/plain", /^422 Unprocessable Entity\n$/],
+    ["POST /sum {}", 422, "text/plain", /^422 Unprocessable Content\n$/],
     ["POST /sum [", 400, "text/plain", /^400 Bad Request\n$/],
     ["PUT /sum []", 405, "text/plain", /^$/],
     ["GET /count", 200, "text/plain", /^1\n2\n3\n$/],
