@@ -533,6 +533,11 @@ function show(value: unknown, depth = 1): string {
   return look(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
 }
 
+/** The error for an option that is not what it should be. */
+function wrongOption(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
+  return new TypeError(`Cannot use option "${name}": found ${show(found)}, expected ${expected}`, options);
+}
+
 /** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
 function native(text: string): string {
   return Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
@@ -1421,7 +1426,7 @@ export interface AccessLogOptions {
 export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}): Application {
   const { format = "combined", write: print = (line) => console.log(line), skip = [] } = options;
   if (format !== "combined" && format !== "json") {
-    throw new TypeError(`Cannot use option "format": found ${show(format)}, expected "combined" or "json"`);
+    throw wrongOption("format", format, '"combined" or "json"');
   }
   const inner = application(app);
   return (environ, startResponse) => {
@@ -1737,10 +1742,10 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
   const { trust = LOOPBACK, header } = options;
   const isTrusted = typeof trust === "number" ? undefined : trusts(trust);
   if (!isTrusted && !(Number.isInteger(trust) && Number(trust) > 0)) {
-    throw new TypeError(`Cannot use option "trust": found ${trust}, expected a number of proxies or their addresses`);
+    throw wrongOption("trust", trust, "a number of proxies or their addresses");
   }
   if (header !== undefined && header !== "X-Forwarded-For" && header !== "Forwarded") {
-    throw new TypeError(`Cannot use option "header": found ${show(header)}, expected "X-Forwarded-For" or "Forwarded"`);
+    throw wrongOption("header", header, '"X-Forwarded-For" or "Forwarded"');
   }
   const inner = application(app);
   return (environ, startResponse) => {
@@ -1853,8 +1858,7 @@ function trusts(list: string[]): (address: string | undefined) => boolean {
       if (!isIP(address)) throw new TypeError("It is no address");
       networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
     } catch (cause) {
-      const expected = 'an address or a network such as "10.0.0.0/8"';
-      throw new TypeError(`Cannot use option "trust": found ${show(entry)}, expected ${expected}`, { cause });
+      throw wrongOption("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
     }
   }
   return (address) => address === undefined ? list.includes("unix") : networks.check(address, family(address));
@@ -1898,7 +1902,7 @@ export interface TrustedHostsOptions {
  */
 export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions): Application {
   if (!Array.isArray(options?.hosts)) {
-    throw new TypeError(`Cannot use option "hosts": found ${show(options?.hosts)}, expected an array of hosts`);
+    throw wrongOption("hosts", options?.hosts, "an array of hosts");
   }
   const hosts = options.hosts.map((host) => host.toLowerCase());
   const inner = application(app);
@@ -1959,7 +1963,7 @@ export interface CompressOptions {
  */
 export function compress(app: ApplicationLike, options: CompressOptions = {}): Application {
   const { threshold = 1024 } = options;
-  if (!(threshold >= 0)) throw new TypeError(`Cannot use option "threshold": found ${show(threshold)}, expected bytes`);
+  if (!(threshold >= 0)) throw wrongOption("threshold", threshold, "bytes");
   const inner = application(app);
   return (environ, startResponse) => {
     const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
@@ -2162,7 +2166,7 @@ export interface LimitBodyOptions {
 export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}): Application {
   const { bytes = 1024 * 1024 } = options;
   if (!(bytes >= 0) || !Number.isInteger(bytes) && bytes !== Infinity) {
-    throw new TypeError(`Cannot use option "bytes": found ${show(bytes)}, expected a number of bytes`);
+    throw wrongOption("bytes", bytes, "a number of bytes");
   }
   const inner = application(app);
   return (environ, startResponse) => {
@@ -2278,9 +2282,7 @@ export interface TimeoutOptions {
  */
 export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): Application {
   const { milliseconds = 30_000 } = options;
-  if (!(milliseconds >= 0)) {
-    throw new TypeError(`Cannot use option "milliseconds": found ${show(milliseconds)}, expected a number`);
-  }
+  if (!(milliseconds >= 0)) throw wrongOption("milliseconds", milliseconds, "a number");
   const inner = application(app);
   return (environ, startResponse) => {
     const controller = new AbortController();
@@ -2410,9 +2412,7 @@ export interface RequestIdOptions {
  */
 export function requestId(app: ApplicationLike, options: RequestIdOptions = {}): Application {
   const { header = "X-Request-Id", trust } = options;
-  if (!/^[a-z\d-]+$/i.test(header)) {
-    throw new TypeError(`Cannot use option "header": found ${show(header)}, expected a header name`);
-  }
+  if (!/^[a-z\d-]+$/i.test(header)) throw wrongOption("header", header, "a header name");
   const variable = `HTTP_${header.toUpperCase().replaceAll("-", "_")}` as const;
   let isTrusted = trust && trusts(trust);
   const inner = application(app);
@@ -2658,9 +2658,7 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
   if (typeof check !== "function" || users && options.check) {
     throw new TypeError('Cannot check passwords: expected either "users" or "check"');
   }
-  if (!/^[\x20-\x7e]*$/.test(realm)) {
-    throw new TypeError(`Cannot use option "realm": found ${show(realm)}, expected printable ASCII`);
-  }
+  if (!/^[\x20-\x7e]*$/.test(realm)) throw wrongOption("realm", realm, "printable ASCII");
   const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
   const inner = application(app);
   return (environ, startResponse) => {
