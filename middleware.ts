@@ -292,6 +292,8 @@ function open(body: ResponseBody): AsyncIterator<Uint8Array> | Iterator<Uint8Arr
 const FILE: unique symbol = Symbol.for("wsgi.file");
 const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const NOTHING = new Uint8Array(0);
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
@@ -497,7 +499,7 @@ function hold(
 /** Answers in place of the application, in plain text. */
 function answer(startResponse: StartResponse, status: string, headers: HeaderList = [], error?: unknown): ResponseBody {
   startResponse(status, [["Content-Type", "text/plain; charset=utf-8"], ...headers], error);
-  return [new TextEncoder().encode(`${status.slice(4)}\n`)];
+  return [ENCODER.encode(`${status.slice(4)}\n`)];
 }
 
 /** Looks at what was thrown. It may be anything, and looking at it may throw again. */
@@ -540,7 +542,12 @@ function wrongOption(name: string, found: unknown, expected: string, options?: E
 
 /** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
 function native(text: string): string {
-  return Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
+  return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
+}
+
+/** A native string as text; nothing if its bytes are no UTF-8. */
+function textOf(bytes: string): string | undefined {
+  return look(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
 }
 
 /** The weights of what a client accepts: RFC 9110, section 12.4.2. */
@@ -1263,15 +1270,10 @@ function finderIn(root: string | URL, dotFiles: boolean) {
 
 /** The path of a file below the root, or nothing if it could lead elsewhere. */
 function pathOf(pathInfo: string, dotFiles: boolean): string | undefined {
-  let path: string;
-  try {
-    const bytes = Uint8Array.from(pathInfo, (byte) => byte.charCodeAt(0));
-    path = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    return undefined;
-  }
-  const isHidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
-  return path !== "" && !path.startsWith("/") || /[\0\\]|\/\//.test(path) || isHidden.test(path) ? undefined : path;
+  const path = textOf(pathInfo);
+  const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
+  if (path === undefined || /^[^/]|[\0\\]|\/\//.test(path) || hidden.test(path)) return undefined;
+  return path;
 }
 
 /** The address of a folder, which is that of the request with a slash. */
@@ -1286,7 +1288,7 @@ type Piece = Uint8Array | { at: number; end: number };
 /** Decides what is answered about a file: all of it, some of it, or that the client has no need of it. */
 function choose(environ: Environ, headers: HeaderList, size: number): Omit<Head, "error"> & { pieces: Piece[] } {
   const refuse = (status: string, ...more: HeaderList) => {
-    const text = new TextEncoder().encode(`${status.slice(4)}\n`);
+    const text = ENCODER.encode(`${status.slice(4)}\n`);
     return { status, headers: [["Content-Type", "text/plain; charset=utf-8"], ...more] as HeaderList, pieces: [text] };
   };
   const send = (status: string, headers: HeaderList, pieces: Piece[]) => {
@@ -1306,10 +1308,10 @@ function choose(environ: Environ, headers: HeaderList, size: number): Omit<Head,
   const type = valueOf(headers, "content-type");
   const parts = ranges.flatMap((range) => {
     const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${saying(range)}\r\n\r\n`;
-    return [new TextEncoder().encode(head), range];
+    return [ENCODER.encode(head), range];
   });
   const typed = withHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
-  return send("206 Partial Content", typed, [...parts, new TextEncoder().encode(`\r\n--${boundary}--\r\n`)]);
+  return send("206 Partial Content", typed, [...parts, ENCODER.encode(`\r\n--${boundary}--\r\n`)]);
 }
 
 /**
@@ -1622,7 +1624,7 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
         : type === "text/plain"
         ? `${detail ?? status}\n`
         : JSON.stringify({ status: code, title: status.slice(4), detail });
-      return [new TextEncoder().encode(page)];
+      return [ENCODER.encode(page)];
     };
     return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed })), failed);
   };
@@ -2677,16 +2679,11 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
 
 /** Reads user and password, or nothing. */
 function credentialsOf(authorization = ""): [user: string, password: string] | undefined {
-  try {
-    const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
-    const bytes = Uint8Array.from(atob(encoded), (byte) => byte.charCodeAt(0));
-    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    const colon = text.indexOf(":");
-    // deno-lint-ignore no-control-regex
-    return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
-  } catch {
-    return undefined; // neither Base64 nor UTF-8
-  }
+  const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
+  const text = textOf(look(() => atob(encoded), "")) ?? "";
+  const colon = text.indexOf(":");
+  // deno-lint-ignore no-control-regex
+  return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
 }
 
 /** Makes a check against a list, which takes as long for a user who is not on it. */
