@@ -2544,15 +2544,15 @@ export interface SecureHeadersOptions {
 }
 
 // What is safe for any page: nothing here keeps a page from loading what it has loaded so far.
-const SECURE_HEADERS: Record<string, string | false> = {
-  "Content-Security-Policy": "base-uri 'self'; frame-ancestors 'self'; object-src 'none'",
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Resource-Policy": "same-origin",
-  "Referrer-Policy": "strict-origin-when-cross-origin",
-  "Strict-Transport-Security": "max-age=31536000",
-  "X-Content-Type-Options": "nosniff",
-  "X-Frame-Options": "SAMEORIGIN",
-};
+const SECURE_HEADERS: HeaderList = [
+  ["Content-Security-Policy", "base-uri 'self'; frame-ancestors 'self'; object-src 'none'"],
+  ["Cross-Origin-Opener-Policy", "same-origin"],
+  ["Cross-Origin-Resource-Policy", "same-origin"],
+  ["Referrer-Policy", "strict-origin-when-cross-origin"],
+  ["Strict-Transport-Security", "max-age=31536000"],
+  ["X-Content-Type-Options", "nosniff"],
+  ["X-Frame-Options", "SAMEORIGIN"],
+];
 
 /**
  * Adds the headers by which browsers protect a page and its visitors.
@@ -2580,22 +2580,19 @@ const SECURE_HEADERS: Record<string, string | false> = {
  * ```
  */
 export function secureHeaders(app: ApplicationLike, options: SecureHeadersOptions = {}): Application {
-  const wanted = new Map<string, [name: string, value: string]>();
-  for (const [name, value] of Object.entries({ ...SECURE_HEADERS, ...options.headers })) {
-    if (value === false) wanted.delete(name.toLowerCase());
-    else wanted.set(name.toLowerCase(), [name, value]);
+  let secure = SECURE_HEADERS;
+  for (const [name, value] of Object.entries(options.headers ?? {})) {
+    secure = value === false ? without(secure, name.toLowerCase()) : withHeader(secure, name, value);
   }
+  const plain = without(secure, "strict-transport-security");
   const inner = application(app);
   return (environ, startResponse) => {
-    const isSecure = environ["wsgi.url_scheme"] === "https";
+    const added = environ["wsgi.url_scheme"] === "https" ? secure : plain;
     return inner(
       environ,
       changing(startResponse, ({ headers }) => {
         const given = headers.map(([name]) => name.toLowerCase());
-        const added = [...wanted].filter(([name]) =>
-          !given.includes(name) && (isSecure || name !== "strict-transport-security")
-        );
-        return [...headers, ...added.map(([, pair]) => pair)];
+        return [...headers, ...without(added, ...given)];
       }),
     );
   };
