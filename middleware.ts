@@ -450,34 +450,26 @@ function hold(
 ): ResponseBody | Promise<ResponseBody> {
   let held: Head | undefined;
   let write: Write | undefined;
-  let failure: unknown;
-  let wasCalled = false;
+  let failure: Error | undefined;
   let hasReturned = false;
   const begin = ({ status, headers, error }: Head) => write = startResponse(status, headers, error);
-  const release = () => {
-    if (held) begin(held);
-    held = undefined;
-  };
   const result = call((status, headers, error) => {
     const head = { status, headers, error };
     if (hasReturned && isPairs(headers)) change(head);
     if (hasReturned || write) return begin(head);
-    try {
-      if (wasCalled && error === undefined) {
-        throw new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
-      }
-      wasCalled = true;
-      checkHead(status, headers, (_section, found, expected) => {
-        throw new TypeError(`Cannot start the response: ${found}, expected ${expected}`);
-      });
-    } catch (caught) {
-      failure = caught;
-      throw caught;
+    if ((held || failure) && error === undefined) {
+      failure = new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
+      throw failure;
     }
     failure = undefined;
+    checkHead(status, headers, (_section, found, expected) => {
+      failure = new TypeError(`Cannot start the response: ${found}, expected ${expected}`);
+      throw failure;
+    });
     held = head;
     return (chunk) => {
-      release();
+      if (held) begin(held);
+      held = undefined;
       return write!(chunk);
     };
   });
@@ -486,7 +478,7 @@ function hold(
     const head = held;
     held = undefined;
     return closing(body, () => {
-      if (failure !== undefined) throw failure; // an application may have gone on as though nothing had happened
+      if (failure) throw failure; // an application may have gone on as though nothing had happened
       if (!head) return body;
       return after(change(head, body) ?? body, (changed) => {
         begin(head);
