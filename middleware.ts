@@ -2743,14 +2743,14 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
     const { PATH_INFO: path, REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
     const isDraining = () => environ["fetch.context"]?.draining ?? false;
-    const isReady = path === live || !isDraining() && attempt(check, (error) => {
-          report(environ, error);
-          return false;
-        });
-    return after(
-      isReady && after(isReady, (isReady) => isReady && (path === live || !isDraining())),
-      (isReady) =>
-        answer(startResponse, isReady ? "200 OK" : "503 Service Unavailable", [["Cache-Control", "no-store"]]),
-    );
+    const failed = (error: unknown) => {
+      report(environ, error);
+      return false;
+    };
+    const result = path === live || !isDraining() && attempt(check, failed);
+    return after(result, (result) => {
+      const isRight = result && (path === live || !isDraining());
+      return answer(startResponse, isRight ? "200 OK" : "503 Service Unavailable", [["Cache-Control", "no-store"]]);
+    });
   };
 }
