@@ -2411,9 +2411,9 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
   let isTrusted = trust && trusts(trust);
   const inner = application(app);
   return (environ, startResponse) => {
-    const { [variable]: given, "proxy_fix.original": original = environ } = environ;
-    const isGiven = given !== undefined && /^[\w.+/=:-]{1,128}$/.test(given) &&
-      (isTrusted ??= trusts(LOOPBACK))((original as Environ).REMOTE_ADDR);
+    const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
+    const isGiven = /^[\w.+/=:-]{1,128}$/.test(given) &&
+      (isTrusted ??= trusts(LOOPBACK))((original as Environ).REMOTE_ADDR); // only now: node:net is slow to load
     const id = isGiven ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
@@ -2486,8 +2486,8 @@ export interface CorsOptions {
  * ```
  */
 export function cors(app: ApplicationLike, options: CorsOptions = {}): Application {
-  const { origin: allowed = "*", credentials = false, headers: sendable, maxAge } = options;
-  const { methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
+  const { credentials = false, headers: sendable, maxAge } = options;
+  const { origin: allowed = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
   const origins = [allowed].flat();
   const isOpen = origins.includes("*");
   if (isOpen && credentials) {
