@@ -364,7 +364,7 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
       throw error;
     }
   };
-  const relayed = { [Symbol.asyncIterator]: () => ({ next, return: stop }), close };
+  const relayed = { [Symbol.asyncIterator]: () => ({ next: () => ignorable(next()), return: stop }), close };
   return FILE in body ? Object.assign(relayed, { [FILE]: true }) : relayed;
 }
 
@@ -797,13 +797,15 @@ export function validator(app: ApplicationLike): Application {
       close(close) {
         if (passage.closed) fail(outside, CLOSING, "close was called a second time", "one call");
         passage.closed = true;
-        if (isOpen && !above?.failed) {
-          fail(outside, CLOSING, "close was called before the end without return of the iterator", "both");
-        }
-        return after(close(), () => {
+        const check = () => {
+          if (isOpen && !above?.failed) {
+            fail(outside, CLOSING, "close was called before the end without return of the iterator", "both");
+          }
           if (!owed || owed.closed) return;
           fail("middleware", CLOSING, "close of the application inside was not called", "a call before this one ends");
-        });
+        };
+        // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
+        return after(close(), () => isOpen ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
       },
     };
     const returned = (body: ResponseBody) => {
@@ -827,6 +829,14 @@ export function validator(app: ApplicationLike): Application {
     };
     return attempt(() => after(inner(environ, begin), returned), (error) => {
       passage.closed = true;
+      if (passage.below?.returned && !passage.below.closed && !passage.below.failed) {
+        fail(
+          "middleware",
+          CLOSING,
+          `it failed with ${show(error)} and left the application inside open`,
+          "close first",
+        );
+      }
       throw error;
     });
   };
@@ -1057,9 +1067,12 @@ class CheckedErrors implements ErrorStream {
  * ```
  */
 export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
+  if (typeof apps !== "object" || apps === null) {
+    throw new TypeError(`Cannot mount ${show(apps)}, expected applications`);
+  }
   const routes = Object.entries(apps).map(([key, app]) => {
-    const [, host, path] = /^([^/?#]*)(\/[^?#]*|)$/.exec(key) ?? [];
-    if (host === undefined || path === undefined || host + path === "" || /[^/]\/$|\/\//.test(path)) {
+    const [, host = "", path] = /^([^/]*\.[^/]*|[^/]*(?=\/))(\/[^?#*]*|)$/.exec(key) ?? [];
+    if (path === undefined || /[^/]\/$|\/\//.test(path) || host !== "" && !HOST.test(host.toLowerCase())) {
       throw new TypeError(`Cannot mount at ${show(key)}: expected a path such as "/api", or "example.com/api"`);
     }
     return { host: host.toLowerCase(), prefix: path === "/" ? "" : unquote(native(path)), app: application(app) };
@@ -1384,7 +1397,7 @@ export interface AccessLogOptions {
    */
   write?: ((line: string) => void) | undefined;
   /**
-   * Paths that are not logged.
+   * Paths that are not logged, as the client has asked for them.
    *
    * @default {[]}
    */
@@ -1842,6 +1855,7 @@ function addressOf(text = ""): { address: string; port: string | undefined } | u
 
 /** Makes a test of whether a peer is trusted. */
 function trusts(list: string[]): (address: string | undefined) => boolean {
+  if (!Array.isArray(list)) throw wrongOption("trust", list, "an array of addresses");
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
   const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
@@ -1898,7 +1912,10 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
   if (!Array.isArray(options?.hosts)) {
     throw wrongOption("hosts", options?.hosts, "an array of hosts");
   }
-  const hosts = options.hosts.map((host) => host.toLowerCase());
+  const hosts = options.hosts.map((host) => String(host).toLowerCase());
+  for (const host of hosts) {
+    if (!HOST.test(host.replace(/^\./, ""))) throw wrongOption("hosts", host, '"example.com" or ".example.com"');
+  }
   const inner = application(app);
   return (environ, startResponse) => {
     const { named, bare } = hostOf(environ) ?? {};
@@ -1957,7 +1974,9 @@ export interface CompressOptions {
  */
 export function compress(app: ApplicationLike, options: CompressOptions = {}): Application {
   const { threshold = 1024 } = options;
-  if (!(threshold >= 0)) throw wrongOption("threshold", threshold, "bytes");
+  if (typeof threshold !== "number" || !(threshold >= 0)) {
+    throw wrongOption("threshold", threshold, "a number of bytes");
+  }
   const inner = application(app);
   return (environ, startResponse) => {
     const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
@@ -2015,7 +2034,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
 const COMPRESSIBLE =
   /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
 // What is not true any more of a body that has been compressed.
-const UNCOMPRESSED = ["content-length", "accept-ranges", "content-digest", "repr-digest"];
+const UNCOMPRESSED = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
 
 /** Whether a response may be compressed, or has been asked for in place of one that may. */
 function isCompressible({ status, headers }: Head): boolean {
@@ -2171,7 +2190,7 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
       return answer(startResponse, "413 Content Too Large", [], error);
     };
     if (Number(CONTENT_LENGTH) > bytes) return answer(startResponse, "413 Content Too Large");
-    if (CONTENT_LENGTH !== undefined) return inner(environ, startResponse); // with no more than that, says the server
+    if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // no more than that, says the server
     environ["wsgi.input"] = input;
     return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed: refuse })), refuse);
   };
@@ -2276,7 +2295,9 @@ export interface TimeoutOptions {
  */
 export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): Application {
   const { milliseconds = 30_000 } = options;
-  if (!(milliseconds >= 0)) throw wrongOption("milliseconds", milliseconds, "a number");
+  if (typeof milliseconds !== "number" || !(milliseconds >= 0)) {
+    throw wrongOption("milliseconds", milliseconds, "a number");
+  }
   const inner = application(app);
   return (environ, startResponse) => {
     const controller = new AbortController();
@@ -2490,6 +2511,11 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   const { origin: allowed = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
   const origins = [allowed].flat();
   const isOpen = origins.includes("*");
+  for (const origin of origins) {
+    if (!/^(?:\*|null|[a-z][a-z\d+.-]*:\/\/[^/?#]+)$/i.test(origin)) {
+      throw wrongOption("origin", origin, 'an origin such as "https://example.com", or "*"');
+    }
+  }
   if (isOpen && credentials) {
     throw new TypeError(`Cannot use option "credentials": origin is "*", expected the origins that may have them`);
   }
@@ -2576,6 +2602,9 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   for (const [name, value] of Object.entries(options.headers ?? {})) {
     secure = value === false ? without(secure, name.toLowerCase()) : withHeader(secure, name, value);
   }
+  checkHead("200 OK", secure, (_section, found, expected) => {
+    throw new TypeError(`Cannot use option "headers": ${found}, expected ${expected}`);
+  });
   const plain = without(secure, "strict-transport-security");
   const inner = application(app);
   return (environ, startResponse) => {
@@ -2718,7 +2747,8 @@ export interface HealthOptions {
 /**
  * Answers those who ask whether the process is alive and ready, without the application.
  *
- * It is not ready while the server is stopping, and when `check` says so or fails, which is reported.
+ * It is not ready while the server is stopping, and when `check` says so or fails, which is reported. Where the server
+ * has the option `concurrency`, those who ask wait like all others.
  *
  * @throws {TypeError} When the application is none.
  *

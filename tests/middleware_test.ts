@@ -10,6 +10,7 @@ import { test } from "node:test";
 import {
   accessLog,
   type Application,
+  application,
   basicAuth,
   compress,
   conditional,
@@ -22,13 +23,20 @@ import {
   pipeline,
   proxyFix,
   requestId,
+  runApplication,
   secureHeaders,
   timeout,
+  toEnviron,
   toFetch,
   trustedHosts,
   validator,
 } from "../mod.ts";
-import { answer, bytes, Client, Event, ok, parse, PLAIN, request, start } from "./support.ts";
+import { answer, bytes, Client, Event, ok, parse, PLAIN, request, settle, start } from "./support.ts";
+
+const hello: Application = (_environ, startResponse) => {
+  ok(startResponse);
+  return [bytes("Hello")];
+};
 
 const GZIP = "Accept-Encoding: gzip";
 const USER = `Authorization: Basic ${btoa("user:password")}`;
@@ -217,5 +225,106 @@ for (const [name, { middleware, headers }] of Object.entries(ALL)) {
     const handler = toFetch(between(middleware, WAYS["an array"]!));
     const response = handler(new Request("http://test.example/", { headers: headersOf(headers) }));
     assert.equal(response instanceof Promise, name === "compress" || name === "basicAuth with a promise");
+  });
+}
+
+/** Options and keys that could never work, and what is said about them. */
+const MISTAKES: Record<string, [wrap: () => unknown, message: RegExp]> = {
+  "a mount without a slash": [() => mount({ api: hello }), /mount at "api": expected a path such as "\/api"/],
+  "a mount with a star": [() => mount({ "/api/*": hello }), /mount at "\/api\/\*"/],
+  "a mount on any host": [() => mount({ "*.example.com/": hello }), /mount at "\*\.example\.com\/"/],
+  "no mounts": [() => mount(JSON.parse("null")), /Cannot mount null, expected applications/],
+  "any host": [() => trustedHosts(hello, { hosts: ["*"] }), /"hosts": found "\*", expected "example\.com"/],
+  "a host with a star": [() => trustedHosts(hello, { hosts: ["*.a.example"] }), /"hosts": found "\*\.a\.example"/],
+  "a host with a scheme": [() => trustedHosts(hello, { hosts: ["http://a.example"] }), /"hosts": found "http/],
+  "an origin with a path": [() => cors(hello, { origin: "https://a.example/" }), /"origin": found "https:\/\/a/],
+  "a bad header": [() => secureHeaders(hello, { headers: { "X Y": "z" } }), /"headers": a header has the name "X Y"/],
+  "a time that is text": [() => timeout(hello, JSON.parse('{"milliseconds":"5"}')), /"milliseconds": found "5"/],
+  "a size that is text": [() => compress(hello, JSON.parse('{"threshold":"5"}')), /"threshold": found "5"/],
+  "a single address": [() => proxyFix(hello, JSON.parse('{"trust":"127.0.0.1"}')), /"trust": found "127\.0\.0\.1"/],
+  "a number of proxies": [() => requestId(hello, JSON.parse('{"trust":1}')), /"trust": found 1, expected an array/],
+};
+
+for (const [mistake, [wrap, message]] of Object.entries(MISTAKES)) {
+  test(`${mistake} is a TypeError that says what would be right`, () => {
+    assert.throws(wrap, { name: "TypeError", message });
+  });
+}
+
+/** A middleware as most people would write it: a generator around the body, and its close. */
+const generator: Middleware = (app) => {
+  const inner = application(app);
+  return async (environ, startResponse) => {
+    const body = await inner(environ, startResponse);
+    return {
+      async *[Symbol.asyncIterator]() {
+        for await (const chunk of body) yield chunk;
+      },
+      close: () => body.close?.(),
+    };
+  };
+};
+
+for (const method of ["GET", "HEAD"]) {
+  test(`a middleware that is a generator has nothing to be blamed for, and closes once: ${method}`, async () => {
+    let closes = 0;
+    const app: Application = (_environ, startResponse) => {
+      ok(startResponse);
+      return Object.assign(new Set([bytes("one"), bytes("two")]), { close: () => void closes++ });
+    };
+    const made = new Request("http://test.example/", { method });
+    const { response, errors } = await answer(between(generator, app), made);
+    assert.equal(await response.text(), method === "HEAD" ? "" : "onetwo");
+    await settle();
+    assert.equal(errors.text, "");
+    assert.equal(closes, 1);
+  });
+}
+
+test("a middleware that reads ahead is blamed, and the process goes on", async () => {
+  const ahead: Middleware = (app) => {
+    const inner = application(app);
+    return async function* (environ, startResponse) {
+      const body = await inner(environ, startResponse) as AsyncIterable<Uint8Array>;
+      const chunks = body[Symbol.asyncIterator]();
+      for (let pending = chunks.next();;) {
+        const step = await pending;
+        if (step.done) return;
+        pending = chunks.next();
+        yield step.value;
+      }
+    };
+  };
+  const { response, errors } = await answer(between(ahead, WAYS["an async generator"]!));
+  await assert.rejects(response.text());
+  assert.match(errors.text, /The middleware broke PEP 3333, "Middleware Handling of Block Boundaries"/);
+});
+
+test("a middleware that fails with a body in its hands is blamed for not closing it", async () => {
+  const failing: Middleware = (app) => {
+    const inner = application(app);
+    return async (environ, startResponse) => {
+      await inner(environ, startResponse);
+      throw new Error("Out of ideas");
+    };
+  };
+  const { response, errors } = await answer(between(failing, WAYS["a generator"]!));
+  assert.equal(response.status, 500);
+  assert.match(
+    errors.text,
+    /The middleware broke PEP 3333, "Specification Details": it failed with Error: Out of ideas/,
+  );
+});
+
+for (const length of ["", "x"]) {
+  test(`limitBody counts what is read where CONTENT_LENGTH is "${length}"`, async () => {
+    const counting = limitBody(async (environ, startResponse) => {
+      const body = await environ["wsgi.input"].read();
+      ok(startResponse);
+      return [body];
+    }, { bytes: 2 });
+    const sent = toEnviron(new Request("http://test.example/", { method: "POST", body: "five!" }));
+    const { status } = await runApplication(counting, { ...sent, CONTENT_LENGTH: length });
+    assert.equal(status, "413 Content Too Large");
   });
 }
