@@ -299,23 +299,19 @@ const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /** What a middleware does with a body on its way. */
 interface Handling {
-  /** Called when a chunk is asked for. */
-  ask?(): void;
-  /** Waits for the answer of the application; `cancel` tells it that no more is wanted. */
+  /** Asks the application for a chunk, and waits for it; `cancel` tells it that no more is wanted. */
   take?(
     ask: () => Promise<IteratorResult<Uint8Array>>,
     cancel: () => Promise<void>,
   ): Promise<IteratorResult<Uint8Array>>;
   /** Gives what is sent in place of a chunk. */
   chunk?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
-  /** Called when no more is wanted. */
-  stopped?(): void;
   /** Gives what is sent after the last chunk. */
   last?(): Uint8Array | Promise<Uint8Array>;
   /** Takes over when the application fails: gives a body to go on with, or throws. */
   failed?(error: unknown): ResponseBody;
-  /** Calls the inner `close`. */
-  close?(inner: () => void | Promise<void>): void | Promise<void>;
+  /** Calls the inner `close`. A body is open that was asked for chunks, and neither ended nor was told to. */
+  close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
 }
 
 /**
@@ -326,16 +322,21 @@ interface Handling {
 function relay(body: ResponseBody, handling: Handling): ResponseBody {
   if (!isBody(body)) return body; // the server will say so
   const inner = () => body.close?.();
-  const close = () => handling.close ? handling.close(inner) : inner();
+  const close = () => handling.close ? handling.close(inner, () => isOpen) : inner();
+  let isOpen = false;
   if (Array.isArray(body)) return Object.assign([...body], { close });
   let chunks: AsyncIterator<Uint8Array> | Iterator<Uint8Array> | undefined;
   let { failed } = handling;
   let ended = false;
-  const ask = async () => await (chunks ??= open(body)).next();
+  const ask = async () => {
+    if (ended) return END;
+    isOpen = true;
+    return await (chunks ??= open(body)).next();
+  };
   const cancel = async () => void await (chunks ??= open(body)).return?.();
   const stop = async () => {
     ended = true;
-    handling.stopped?.();
+    isOpen = false;
     await cancel();
     return END;
   };
@@ -343,6 +344,7 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
     try {
       return await (handling.take ? handling.take(ask, cancel) : ask());
     } catch (error) {
+      isOpen = false;
       if (!failed || ended) throw error;
       chunks = open(failed(error));
       failed = undefined;
@@ -350,13 +352,12 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
     }
   };
   const next = async (): Promise<IteratorResult<Uint8Array>> => {
-    handling.ask?.();
-    if (ended) return END;
     const step = await take();
     if (ended) return END;
     try {
       if (!step.done) return { done: false, value: handling.chunk ? await handling.chunk(step.value) : step.value };
       ended = true;
+      isOpen = false;
       const value = await handling.last?.();
       return value?.length ? { done: false, value } : END;
     } catch (error) {
@@ -589,9 +590,6 @@ function notModified(headers: HeaderList): HeaderList {
   return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
 }
 
-/** Who can break a rule. A middleware is told from the others by a second validator on its other side. */
-type Side = "server" | "middleware" | "application";
-
 // Headings of PEP 3333.
 const CALLING = "The Application/Framework Side";
 const ENVIRON = "environ Variables";
@@ -605,23 +603,11 @@ const CLOSING = "Specification Details";
 const STRINGS = "Unicode Issues";
 const HTTP = "Other HTTP Features";
 
-/** Raises the error that says what was found and what was expected; "inside" is whoever is there. */
-type Fail = (side: Side | "inside", section: string, found: string, expected: string) => never;
+/** Raises the error that says what was found and what was expected. */
+type Broken = (section: string, found: string, expected: string) => never;
 
-/** One request on its way through a validator. */
-interface Passage {
-  /** The application inside. */
-  readonly inner: Application;
-  /** The passage through the next validator outside, of the same request. */
-  readonly above: Passage | undefined;
-  /** The passage through the next validator inside. */
-  below?: Passage;
-  /** How many chunks were asked for. */
-  asked: number;
-  returned: boolean;
-  closed: boolean;
-  failed: boolean;
-}
+/** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
+type Fail = (side: "inside" | "outside", ...broken: Parameters<Broken>) => never;
 
 /** Reads what is there, if the input knows how to. */
 function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
@@ -666,180 +652,201 @@ export function validator(app: ApplicationLike): Application {
   const inner = application(app);
   return (...call: Parameters<Application>) => {
     const [environ, startResponse] = call as [Environ & { [PASSAGE]?: Passage }, StartResponse];
-    const found = Object(environ)[PASSAGE] as Passage | undefined;
-    let above = found;
+    let above = Object(environ)[PASSAGE] as Passage | undefined;
     // A middleware may call the application twice, or another one when it is done with this.
     while (above && (above.inner === inner || above.closed)) above = above.above;
-    const passage: Passage = { inner, above, asked: 0, returned: false, closed: false, failed: false };
-    const outside: Side = above ? "middleware" : "server";
-    let failure: unknown;
-    const fail: Fail = (side, section, found, expected) => {
-      const who = side === "inside" ? passage.below ? "middleware" : "application" : side;
-      passage.failed = true;
-      failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
-      throw failure;
-    };
-
+    const passage = new Passage(inner, above);
     if (call.length !== 2 || typeof startResponse !== "function") {
-      fail(
-        outside,
-        CALLING,
-        `the application was called with (${call.map(show).join(", ")})`,
-        "(environ, startResponse)",
-      );
+      passage.fail("outside", CALLING, `the application was called with ${given(call)}`, "(environ, startResponse)");
     }
-    checkEnviron(environ, (...broken) => fail(outside, ...broken));
+    checkEnviron(environ, (...broken) => passage.fail("outside", ...broken));
     if (above) above.below = passage;
     environ[PASSAGE] = passage;
-    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], fail, outside);
-    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], fail);
-    const isHead = environ.REQUEST_METHOD === "HEAD";
+    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], passage.fail);
+    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], passage.fail);
+    passage.isHead = environ.REQUEST_METHOD === "HEAD";
+    return attempt(
+      () => after(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
+      (error) => {
+        passage.closed = true;
+        const { below } = passage;
+        if (below?.hasReturned && !below.closed && !below.failure) {
+          const found = `it failed with ${show(error)} and left the application inside open`;
+          passage.fail("inside", CLOSING, found, "a call of close");
+        }
+        throw error;
+      },
+    );
+  };
+}
 
-    let wasCalled = false;
-    let status = "";
-    let length: number | undefined;
-    let sent = 0;
-    let isFile = false;
-    let isAwaited = false;
-    let isOpen = false;
-    /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
-    let owed: Passage | undefined;
-    const owe = () => {
-      if (passage.below?.returned) owed = passage.below;
-    };
-    const send = (chunk: Uint8Array) => {
-      if (!(chunk instanceof Uint8Array)) fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
-      if (chunk.length === 0) return chunk;
-      if (status === "") fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
-      if (BODILESS.test(status)) fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
-      sent += chunk.length;
-      if (sent > (length ?? Infinity) && !isFile) {
-        fail("inside", LENGTH, `the body has ${sent} bytes`, `${length} as declared`);
-      }
-      return chunk;
-    };
-    const begin: StartResponse = (...call) => {
-      const [line, headers, error] = call as Parameters<StartResponse>;
+/** Arguments, as they were given. */
+function given(values: unknown[]): string {
+  return `(${values.map((value) => show(value)).join(", ")})`;
+}
+
+/** One request on its way through a validator: what is known of it, and what has to hold for its response. */
+class Passage implements Handling {
+  /** The application inside. */
+  readonly inner: Application;
+  /** The passage through the next validator outside, of the same request. */
+  readonly above: Passage | undefined;
+  /** The passage through the next validator inside. */
+  below: Passage | undefined;
+  isHead = false;
+  hasReturned = false;
+  closed = false;
+  failure: Error | undefined;
+  #wasCalled = false;
+  #status = "";
+  #length: number | undefined;
+  #sent = 0;
+  #isFile = false;
+  /** How many chunks were asked for. */
+  #asked = 0;
+  #isAwaited = false;
+  /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
+  #owed: Passage | undefined;
+
+  constructor(inner: Application, above: Passage | undefined) {
+    this.inner = inner;
+    this.above = above;
+  }
+
+  readonly fail: Fail = (side, section, found, expected) => {
+    const [neighbour, last] = side === "inside" ? [this.below, "application"] : [this.above, "server"];
+    const who = neighbour ? "middleware" : last;
+    this.failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
+    throw this.failure;
+  };
+
+  /** Gives the application a `startResponse` that checks what it is given. */
+  start(startResponse: StartResponse): StartResponse {
+    return (...call) => {
+      const [status, headers, error] = call as Parameters<StartResponse>;
       if (call.length < 2 || call.length > 3) {
-        fail("inside", STARTING, `startResponse was called with (${call.map(show).join(", ")})`, "2 or 3 arguments");
+        this.fail("inside", STARTING, `startResponse was called with ${given(call)}`, "2 or 3 arguments");
       }
-      if (wasCalled && error === undefined) {
-        fail(
-          "inside",
-          STARTING,
-          `startResponse was called again with ${show(line)}`,
-          "the error that requires it, too",
-        );
+      if (this.#wasCalled && error === undefined) {
+        const found = `startResponse was called again with ${show(status)}`;
+        this.fail("inside", STARTING, found, "the error that requires it, too");
       }
-      wasCalled = true;
-      checkHead(line, headers, (...broken) => fail("inside", ...broken));
+      this.#wasCalled = true;
+      checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
       const type = valueOf(headers, "content-type");
-      if (type !== undefined && BODILESS.test(line)) {
-        fail("inside", HTTP, `${show(line)} came with a Content-Type`, "none without a body");
+      if (type !== undefined && BODILESS.test(status)) {
+        this.fail("inside", HTTP, `${show(status)} came with a Content-Type`, "none without a body");
       }
-      if (type === undefined && !/^(?:204|205|3)/.test(line)) {
-        fail("inside", HTTP, `${show(line)} came without a Content-Type`, "one");
+      if (type === undefined && !/^(?:204|205|3)/.test(status)) {
+        this.fail("inside", HTTP, `${show(status)} came without a Content-Type`, "one");
       }
-      const write = startResponse(line, headers, error);
-      if (typeof write !== "function") fail(outside, WRITING, `startResponse returned ${show(write)}`, "a function");
-      status = line;
+      const write = startResponse(status, headers, error);
+      if (typeof write !== "function") {
+        this.fail("outside", WRITING, `startResponse returned ${show(write)}`, "a function");
+      }
+      this.#status = status;
       const declared = valueOf(headers, "content-length");
-      length = declared === undefined ? undefined : Number(declared);
+      this.#length = declared === undefined ? undefined : Number(declared);
       return (chunk) => {
-        if (passage.returned) fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
-        const sending = write(send(chunk));
-        if (!(sending instanceof Promise)) fail(outside, WRITING, `write returned ${show(sending)}`, "a promise");
+        if (this.hasReturned) {
+          this.fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
+        }
+        const sending = write(this.#send(chunk));
+        if (!(sending instanceof Promise)) {
+          this.fail("outside", WRITING, `write returned ${show(sending)}`, "a promise");
+        }
         return sending;
       };
     };
+  }
 
-    const handling: Handling = {
-      ask() {
-        passage.asked++;
-        if (passage.closed) fail(outside, CLOSING, "a chunk was asked for after close", "close to come last");
-        if (isAwaited) {
-          fail(outside, BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
-        }
-        if (above && passage.asked > above.asked) {
-          fail(outside, BLOCKS, `chunk ${passage.asked} was asked for ahead of its turn`, "each to be passed on first");
-        }
-      },
-      async take(ask) {
-        isAwaited = isOpen = true;
-        try {
-          return await ask();
-        } finally {
-          isAwaited = false;
-        }
-      },
-      chunk(chunk) {
-        owe();
-        if (failure) throw failure;
-        return send(chunk);
-      },
-      last() {
-        owe();
-        isOpen = false;
-        if (failure) throw failure;
-        if (status === "") fail("inside", STARTING, "the body ended without a call of startResponse", "one");
-        if (sent < (length ?? 0) && !isHead && !BODILESS.test(status)) {
-          fail("inside", LENGTH, `the body has ${sent} bytes`, `${length} as declared`);
-        }
-        return NOTHING;
-      },
-      stopped() {
-        isOpen = false;
-      },
-      failed(error) {
-        isOpen = false;
-        throw error;
-      },
-      close(close) {
-        if (passage.closed) fail(outside, CLOSING, "close was called a second time", "one call");
-        passage.closed = true;
-        const check = () => {
-          if (isOpen && !above?.failed) {
-            fail(outside, CLOSING, "close was called before the end without return of the iterator", "both");
-          }
-          if (!owed || owed.closed) return;
-          fail("middleware", CLOSING, "close of the application inside was not called", "a call before this one ends");
-        };
-        // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
-        return after(close(), () => isOpen ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
-      },
-    };
-    const returned = (body: ResponseBody) => {
-      passage.returned = true;
-      owe();
-      isFile = FILE in Object(body);
-      return closing(body, () => {
-        if (failure) throw failure;
-        // An application may answer with what it was sent, but the input is not closed with the response.
-        const isEcho = body instanceof CheckedInput;
-        const checked = relay(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, handling);
-        if (checked === body) {
-          fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
-        }
-        if (Array.isArray(body)) {
-          for (const chunk of body) send(chunk);
-          handling.last!();
-        }
-        return checked;
-      });
-    };
-    return attempt(() => after(inner(environ, begin), returned), (error) => {
-      passage.closed = true;
-      if (passage.below?.returned && !passage.below.closed && !passage.below.failed) {
-        fail(
-          "middleware",
-          CLOSING,
-          `it failed with ${show(error)} and left the application inside open`,
-          "close first",
-        );
+  /** Passes the body on that the application has returned. */
+  watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+    this.hasReturned = true;
+    this.#isFile = FILE in Object(body);
+    this.#owe();
+    return closing(body, () => {
+      if (this.failure) throw this.failure;
+      // An application may answer with what it was sent, but the input is not closed with the response.
+      const isEcho = body instanceof CheckedInput;
+      const checked = relay(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
+      if (checked === body) {
+        this.fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
       }
-      throw error;
+      if (Array.isArray(body)) {
+        for (const chunk of body) this.#send(chunk);
+        this.last();
+      }
+      return checked;
     });
-  };
+  }
+
+  async take(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
+    this.#asked++;
+    if (this.closed) this.fail("outside", CLOSING, "a chunk was asked for after close", "close to come last");
+    if (this.#isAwaited) {
+      this.fail("outside", BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
+    }
+    if (this.above && this.#asked > this.above.#asked) {
+      const found = `chunk ${this.#asked} was asked for ahead of its turn`;
+      this.fail("outside", BLOCKS, found, "each to be passed on first");
+    }
+    this.#isAwaited = true;
+    try {
+      return await ask();
+    } finally {
+      this.#isAwaited = false;
+    }
+  }
+
+  chunk(chunk: Uint8Array): Uint8Array {
+    this.#owe();
+    if (this.failure) throw this.failure;
+    return this.#send(chunk);
+  }
+
+  last(): Uint8Array {
+    this.#owe();
+    if (this.failure) throw this.failure;
+    if (this.#status === "") {
+      this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
+    }
+    if (this.#sent < (this.#length ?? 0) && !this.isHead && !BODILESS.test(this.#status)) {
+      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+    }
+    return NOTHING;
+  }
+
+  close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
+    if (this.closed) this.fail("outside", CLOSING, "close was called a second time", "one call");
+    this.closed = true;
+    const check = () => {
+      if (isOpen() && !this.above?.failure) {
+        this.fail("outside", CLOSING, "close was called before the end without return of the iterator", "both");
+      }
+      if (!this.#owed || this.#owed.closed) return;
+      this.fail("inside", CLOSING, "close of the application inside was not called", "a call before this one ends");
+    };
+    // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
+    return after(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
+  }
+
+  #send(chunk: Uint8Array): Uint8Array {
+    if (!(chunk instanceof Uint8Array)) this.fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
+    if (chunk.length === 0) return chunk;
+    const status = this.#status;
+    if (status === "") this.fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
+    if (BODILESS.test(status)) this.fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
+    this.#sent += chunk.length;
+    if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
+      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+    }
+    return chunk;
+  }
+
+  #owe(): void {
+    if (this.below?.hasReturned) this.#owed = this.below;
+  }
 }
 
 /** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
@@ -878,7 +885,7 @@ function has(...members: PropertyKey[]): (value: unknown) => boolean {
 }
 
 /** Checks what the server gives. */
-function checkEnviron(environ: Environ, broken: (section: string, found: string, expected: string) => never): void {
+function checkEnviron(environ: Environ, broken: Broken): void {
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
     broken(ENVIRON, `environ is ${show(environ)}`, "an ordinary object");
@@ -908,11 +915,7 @@ function checkEnviron(environ: Environ, broken: (section: string, found: string,
 }
 
 /** Checks what the application gives to `startResponse`. */
-function checkHead(
-  status: string,
-  headers: HeaderList,
-  broken: (section: string, found: string, expected: string) => never,
-): void {
+function checkHead(status: string, headers: HeaderList, broken: Broken): void {
   if (typeof status !== "string" || !/^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/.test(status)) {
     broken(
       STARTING,
@@ -949,12 +952,10 @@ const HOP_BY_HOP =
 class CheckedInput implements InputStream {
   readonly #input: ChunkedInput;
   readonly #fail: Fail;
-  readonly #outside: Side;
 
-  constructor(input: InputStream, fail: Fail, outside: Side) {
+  constructor(input: InputStream, fail: Fail) {
     this.#input = input;
     this.#fail = fail;
-    this.#outside = outside;
   }
 
   read(...sizes: [size?: number]): Promise<Uint8Array> {
@@ -984,27 +985,22 @@ class CheckedInput implements InputStream {
   #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
     const [size] = sizes;
     if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
-      this.#fail(
-        "inside",
-        STREAMS,
-        `${method} was called with (${sizes.map(show).join(", ")})`,
-        "an integer or nothing",
-      );
+      this.#fail("inside", STREAMS, `${method} was called with ${given(sizes)}`, "an integer or nothing");
     }
     return sizes;
   }
 
   async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
     const lines = await reading;
-    if (!Array.isArray(lines)) this.#fail(this.#outside, STREAMS, `readlines gave ${show(lines)}`, "an array");
+    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${show(lines)}`, "an array");
     return await Promise.all(lines.map((line) => this.#bytes(line)));
   }
 
   async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
     const bytes = await reading;
-    if (!(bytes instanceof Uint8Array)) this.#fail(this.#outside, STREAMS, `wsgi.input gave ${show(bytes)}`, "bytes");
+    if (!(bytes instanceof Uint8Array)) this.#fail("outside", STREAMS, `wsgi.input gave ${show(bytes)}`, "bytes");
     if (size < 0 || bytes.length <= size) return bytes;
-    return this.#fail(this.#outside, STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
+    return this.#fail("outside", STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
   }
 }
 
