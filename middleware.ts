@@ -1437,13 +1437,10 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
     if (skip.includes(SCRIPT_NAME + PATH_INFO)) return inner(environ, startResponse);
     const time = new Date();
     const start = performance.now();
-    let status = 0;
+    let status = 500;
     let most = Infinity;
     let bytes = 0;
-    let isArray = false;
-    let isLater = false;
     let hasLeft = false;
-    let hasAnswer = true;
     const count = (chunk: Uint8Array) => {
       bytes = Math.min(bytes + (chunk?.length ?? 0), most);
       return chunk;
@@ -1453,16 +1450,13 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       if (bytes === 0) status = statusOf(error);
       throw error;
     };
-    const log = () => {
-      // Before there is an answer the signal is not to be asked for, and of what was whole at once it knows nothing.
-      const aborted = hasLeft || hasAnswer && (isLater || !isArray) && (context?.signal.aborted ?? false);
-      if (aborted && isArray) bytes = 0;
+    const log = (aborted: boolean) => {
       if (aborted && bytes === 0) status = 499; // as nginx has it
-      const duration = performance.now() - start;
-      const entry = { time, method, target, status: status || 500, bytes, duration, aborted };
+      const entry = { time, method, target, status, bytes, duration: performance.now() - start, aborted };
       const line = format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry);
       attempt<unknown>(() => print(line), (error) => report(environ, error)); // the response has nothing to do with it
     };
+    const isAborted = () => hasLeft || (context?.signal.aborted ?? false);
 
     const begin: StartResponse = (line, headers, error) => {
       const write = startResponse(line, headers, error);
@@ -1475,34 +1469,36 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
         return sending;
       };
     };
-    const close = (inner: () => void | Promise<void>) => {
-      try {
-        return inner();
-      } finally {
-        log();
+    const pass = (body: ResponseBody, isLater: boolean) => {
+      if (!isBody(body)) {
+        log(hasLeft); // it will not be closed
+        return body;
       }
-    };
-    const end = (error: unknown) => {
-      hasAnswer = bytes > 0;
-      try {
-        return failed(error);
-      } finally {
-        log();
-      }
+      const whole = Array.isArray(body) ? body : [];
+      const isAtOnce = Array.isArray(body) && bytes === 0;
+      const close = (inner: () => void | Promise<void>) => {
+        try {
+          return inner();
+        } finally {
+          // Of what was whole at once the signal knows nothing.
+          const aborted = isAtOnce && !isLater ? hasLeft : isAborted();
+          if (!aborted || !isAtOnce) whole.forEach(count);
+          log(aborted);
+        }
+      };
+      return relay(body, { chunk: count, failed, close });
     };
     const call = () => {
       const result = inner(environ, begin);
-      isLater = result instanceof Promise;
-      return after(result, (body) => {
-        isArray = Array.isArray(body) && bytes === 0;
-        if (Array.isArray(body)) body.forEach(count);
-        if (isBody(body)) return relay(body, { chunk: count, failed, close });
-        hasAnswer = false;
-        log(); // it is none, and will not be closed
-        return body;
-      });
+      return after(result, (body) => pass(body, result instanceof Promise));
     };
-    return attempt(call, end);
+    return attempt(call, (error) => {
+      try {
+        return failed(error);
+      } finally {
+        log(bytes > 0 ? isAborted() : hasLeft); // before there is an answer the signal is not to be asked for
+      }
+    });
   };
 }
 
