@@ -1633,9 +1633,8 @@ const REASONS: Record<number, string> = { 413: "Content Too Large", 422: "Unproc
 /** The page for a developer. */
 function htmlOf(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  const rows = Object.keys(environ).sort().map((name) => [name, environ[name]] as const).map(([name, value]) =>
-    `<tr><th>${escape(name)}<td>${escape(typeof value === "string" ? value : show(value))}\n`
-  );
+  const cell = (value: unknown) => escape(typeof value === "string" ? value : show(value));
+  const rows = Object.keys(environ).sort().map((name) => `<tr><th>${cell(name)}<td>${cell(environ[name])}\n`);
   const causes: string[] = [];
   for (let cause = error; cause !== undefined && causes.length < 10;) {
     causes.push(escape(look(() => cause instanceof Error ? String(cause) : show(cause), show(cause))));
