@@ -1971,6 +1971,10 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   const inner = application(app);
   return (environ, startResponse) => {
     const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
+    if (!coding) {
+      const varied = (head: Head) => isCompressible(head) ? vary(head.headers, "Accept-Encoding") : head.headers;
+      return inner(environ, changing(startResponse, varied));
+    }
     let encoder: Encoder | undefined;
     let declared = Infinity;
     let taken = 0;
@@ -1983,7 +1987,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       const length = valueOf(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
       declared = Number(length ?? Infinity);
       const isNotModified = head.status.startsWith("304");
-      if (!coding || !isNotModified && (declared < threshold || declared === 0)) return undefined;
+      if (!isNotModified && (declared < threshold || declared === 0)) return undefined;
       const tag = valueOf(head.headers, "etag");
       if (tag?.startsWith('"')) head.headers = withHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
@@ -1992,8 +1996,6 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       else if (chunks.length > 0) return encodeAll(coding, chunks); // what answers HEAD may have no body
       return undefined;
     };
-    if (!coding) return inner(environ, changing(startResponse, (head) => (change(head), head.headers)));
-
     const check = (holds: boolean) => {
       if (holds) return;
       throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${taken}`);
