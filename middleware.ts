@@ -490,7 +490,7 @@ function hold(
 }
 
 /** Answers in place of the application, in plain text. */
-function answer(startResponse: StartResponse, status: string, headers: HeaderList = [], error?: unknown): ResponseBody {
+function answer(startResponse: StartResponse, status: string, headers: HeaderList = [], error?: unknown): Uint8Array[] {
   startResponse(status, [["Content-Type", "text/plain; charset=utf-8"], ...headers], error);
   return [ENCODER.encode(`${status.slice(4)}\n`)];
 }
@@ -1220,8 +1220,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
       ];
       if (coding) headers.push(["Content-Encoding", coding]);
       if ([...twins.values()].some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
-      const { status, headers: all, pieces } = choose(environ, headers, size);
-      startResponse(status, all);
+      const pieces = deliver(environ, startResponse, headers, size);
       const body = isGet ? pieces : [];
       if (!isWhole(body)) return environ["wsgi.file_wrapper"](new Pieces(handle, body));
       await handle.close();
@@ -1286,24 +1285,24 @@ function slashed({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
 /** A part of a body: bytes as they are, or those of the file from one position to another. */
 type Piece = Uint8Array | { at: number; end: number };
 
-/** Decides what is answered about a file: all of it, some of it, or that the client has no need of it. */
-function choose(environ: Environ, headers: HeaderList, size: number): Omit<Head, "error"> & { pieces: Piece[] } {
-  const refuse = (status: string, ...more: HeaderList) => {
-    const text = ENCODER.encode(`${status.slice(4)}\n`);
-    return { status, headers: [["Content-Type", "text/plain; charset=utf-8"], ...more] as HeaderList, pieces: [text] };
-  };
+/** Begins what is answered about a file: all of it, some of it, or that the client has no need of it. */
+function deliver(environ: Environ, startResponse: StartResponse, headers: HeaderList, size: number): Piece[] {
   const send = (status: string, headers: HeaderList, pieces: Piece[]) => {
     let length = 0;
     for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
-    return { status, headers: [...headers, ["Content-Length", String(length)]] as HeaderList, pieces };
+    startResponse(status, [...headers, ["Content-Length", String(length)]]);
+    return pieces;
   };
-  if (isRefused(environ, headers)) return refuse("412 Precondition Failed");
-  if (isFresh(environ, headers)) return { status: "304 Not Modified", headers: notModified(headers), pieces: [] };
+  if (isRefused(environ, headers)) return answer(startResponse, "412 Precondition Failed");
+  if (isFresh(environ, headers)) {
+    startResponse("304 Not Modified", notModified(headers));
+    return [];
+  }
   const ranges = rangesOf(environ, headers, size);
   if (!ranges) return send("200 OK", headers, [{ at: 0, end: size }]);
   const saying = ({ at, end }: { at: number; end: number }) => `bytes ${at}-${end - 1}/${size}`;
   const [first, second] = ranges;
-  if (!first) return refuse("416 Range Not Satisfiable", ["Content-Range", `bytes */${size}`]);
+  if (!first) return answer(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
   if (!second) return send("206 Partial Content", [...headers, ["Content-Range", saying(first)]], [first]);
   const boundary = crypto.randomUUID();
   const type = valueOf(headers, "content-type");
