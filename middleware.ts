@@ -1148,15 +1148,16 @@ export interface FilesOptions {
 }
 
 // What browsers have to be told, and what people download. Everything else is application/octet-stream.
+// deno-fmt-ignore
 const TYPES: Record<string, string> = {
-  ...{ html: "text/html", htm: "text/html", css: "text/css", js: "text/javascript", mjs: "text/javascript" },
-  ...{ txt: "text/plain", md: "text/markdown", csv: "text/csv", ics: "text/calendar", vtt: "text/vtt" },
-  ...{ json: "application/json", map: "application/json", webmanifest: "application/manifest+json" },
-  ...{ xml: "application/xml", pdf: "application/pdf", wasm: "application/wasm", zip: "application/zip" },
-  ...{ gz: "application/gzip", png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif" },
-  ...{ webp: "image/webp", avif: "image/avif", svg: "image/svg+xml", ico: "image/x-icon", bmp: "image/bmp" },
-  ...{ woff: "font/woff", woff2: "font/woff2", ttf: "font/ttf", otf: "font/otf", mp3: "audio/mpeg" },
-  ...{ m4a: "audio/mp4", ogg: "audio/ogg", wav: "audio/wav", mp4: "video/mp4", webm: "video/webm" },
+  html: "text/html", htm: "text/html", css: "text/css", js: "text/javascript", mjs: "text/javascript",
+  txt: "text/plain", md: "text/markdown", csv: "text/csv", ics: "text/calendar", vtt: "text/vtt",
+  json: "application/json", map: "application/json", webmanifest: "application/manifest+json",
+  xml: "application/xml", pdf: "application/pdf", wasm: "application/wasm", zip: "application/zip",
+  gz: "application/gzip", png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif",
+  webp: "image/webp", avif: "image/avif", svg: "image/svg+xml", ico: "image/x-icon", bmp: "image/bmp",
+  woff: "font/woff", woff2: "font/woff2", ttf: "font/ttf", otf: "font/otf", mp3: "audio/mpeg",
+  m4a: "audio/mp4", ogg: "audio/ogg", wav: "audio/wav", mp4: "video/mp4", webm: "video/webm",
 };
 
 /**
