@@ -517,8 +517,9 @@ function isLeaving(error: unknown, context: FetchContext | undefined): boolean {
 }
 
 /** Reports a failure of which the server does not get to know. */
-function report({ "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI }: Environ, error: unknown): void {
-  errors.write(`Application failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}\n`);
+function report(environ: Environ, error: unknown, what = "Application"): void {
+  const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
+  errors.write(`${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}\n`);
 }
 
 /** Describes any value, an error with its stack and its causes. */
@@ -1265,7 +1266,7 @@ function finderIn(root: string | URL, dotFiles: boolean) {
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
     if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
     const stats = await orNothing(fs.promises.stat(real));
-    return stats && { real, isFolder: stats.isDirectory(), isFile: stats.isFile() };
+    return stats && { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   };
 }
 
@@ -1454,7 +1455,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       if (aborted && bytes === 0) status = 499; // as nginx has it
       const entry = { time, method, target, status, bytes, duration: performance.now() - start, aborted };
       const line = format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry);
-      attempt<unknown>(() => print(line), (error) => report(environ, error)); // the response has nothing to do with it
+      attempt<unknown>(() => print(line), (error) => report(environ, error, "Access log")); // the response has nothing to do with it
     };
     const isAborted = () => hasLeft || (context?.signal.aborted ?? false);
 
@@ -1650,7 +1651,8 @@ function htmlOf(status: string, error: unknown, environ: Environ): string {
 body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 pre, td { font-family: ui-monospace, monospace; font-size: 0.875rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 pre { background: #8882; border-radius: 0.5rem; padding: 1rem; }
-th { font-weight: 500; padding-right: 1.5rem; text-align: left; vertical-align: top; }
+th { font-weight: 500; overflow-wrap: anywhere; padding-right: 1.5rem; text-align: left; }
+th, td { vertical-align: top; }
 </style>
 <h1>${escape(status)}</h1>
 <p>${causes.join("\n<p>Caused by ")}
@@ -2473,7 +2475,8 @@ export interface CorsOptions {
 /**
  * Lets pages of other origins use the application (Fetch, section 3.3).
  *
- * Answers preflights by itself, and adds to all other responses what browsers look for.
+ * Answers preflights by itself, and adds to all other responses what browsers look for. It belongs outside of what
+ * answers by itself, such as {@linkcode errorPage} and {@linkcode basicAuth}, whose answers no page could read otherwise.
  *
  * @throws {TypeError} When credentials are allowed to any origin, or the application is none.
  *
@@ -2767,7 +2770,7 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
     const isDraining = () => environ["fetch.context"]?.draining ?? false;
     const failed = (error: unknown) => {
-      report(environ, error);
+      report(environ, error, "Health check");
       return false;
     };
     const result = path === live || !isDraining() && attempt(check, failed);

@@ -982,6 +982,10 @@ class Exchange {
       for (;; pending = step = undefined) {
         if (!pending) {
           await nextTurn();
+          if (DENO && this.#answer && this.#resolve) {
+            this.#resolve = undefined;
+            await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
+          }
           if (this.#ended || this.#gone) return;
         }
         step = await (pending ?? this.#chunks!.next());

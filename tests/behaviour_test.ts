@@ -12,6 +12,7 @@ import { Worker } from "node:worker_threads";
 import {
   type Application,
   type ApplicationLike,
+  type Environ,
   type FetchContext,
   fromFetch,
   type HeaderList,
@@ -35,6 +36,7 @@ import {
   type Reply,
   request,
   RUNTIME,
+  settle,
   start,
   unchecked,
   within,
@@ -227,7 +229,33 @@ test("startResponse with an error after the first byte throws that error and the
   assert.match(server.errors.text, /changed my mind/);
 });
 
+/** The chunks one, two and three on the wire. */
+const CHUNKED = "3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n";
+
 // 2. Each chunk leaves before the next is asked for.
+
+for (
+  const [what, wait] of Object.entries({
+    "a timer": () => new Promise((resolve) => setTimeout(resolve, 5)),
+    "the body of the request": (environ: Environ) => environ["wsgi.input"].read(),
+  })
+) {
+  test(`chunks that are there at once leave one by one, also when the first has waited for ${what}`, async () => {
+    await using server = start(async function* (environ, startResponse) {
+      ok(startResponse);
+      await wait(environ);
+      yield* [bytes("one"), bytes("two"), bytes("three")];
+    });
+    for (let round = 0; round < 5; round++) {
+      const client = await Client.connect(server);
+      await client.send(request("/", { method: "POST", headers: ["Content-Length: 6"], body: "abc" }));
+      await settle();
+      await client.send("def");
+      const received = await client.end();
+      assert.equal(received.slice(received.indexOf("\r\n\r\n") + 4), CHUNKED);
+    }
+  });
+}
 
 /** A client in a thread of its own: it receives while this thread is busy, and counts the `>` that have arrived. */
 class Bystander {

@@ -1438,3 +1438,16 @@ test("a very long target is refused by the runtime or not found", async () => {
     assertNowhere(reply, `${length} bytes of dot segments`, 400, 414, 431);
   }
 });
+
+// Deno gives paths to the system as they are only to programs that may do everything.
+test("a file with a slash at its end is not there, for a program that may do no more than read either", () => {
+  const program = `
+    import { files, runApplication, testEnviron } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
+    const environ = testEnviron({ PATH_INFO: "/index.html/" });
+    console.log((await runApplication(files(${JSON.stringify(ROOT)}), environ)).status);
+  `;
+  const path = join(FOLDER, "program.ts");
+  writeFileSync(path, program);
+  const args = RUNTIME === "deno" ? ["run", "--no-prompt", "--allow-read", path] : ["run", path];
+  assert.equal(execFileSync(process.execPath, args, { encoding: "utf8" }), "404 Not Found\n");
+});

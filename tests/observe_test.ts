@@ -1112,7 +1112,7 @@ async function pageOf(app: ApplicationLike, asking: Asking = {}): Promise<Page> 
 
 /** How often something was reported. */
 function reportsOf(errors: string): number {
-  return errors.match(/^Application failed on /mg)?.length ?? 0;
+  return errors.match(/^(?:Application|Access log|Health check) failed on /mg)?.length ?? 0;
 }
 
 const SECRET = "the-secret-of-the-message";
