@@ -661,6 +661,12 @@ export interface ServeOptions extends ToFetchOptions {
   reusePort?: boolean | undefined;
   /** Stops the server, as {@linkcode Server.shutdown} does. */
   signal?: AbortSignal | undefined;
+  /**
+   * Whether SIGTERM and SIGINT stop the server. A second one ends the process at once.
+   *
+   * @default {true}
+   */
+  signals?: boolean | undefined;
   /** Called when the server listens, instead of the line on standard error. */
   onListen?: ((server: Server) => void) | undefined;
   /**
@@ -669,6 +675,13 @@ export interface ServeOptions extends ToFetchOptions {
    * @default {30000}
    */
   shutdownTimeout?: number | undefined;
+  /**
+   * How long a stopping server goes on serving before it closes its port, in milliseconds: until the proxies in front,
+   * which ask `/readyz`, have noticed. Each response then ends its connection.
+   *
+   * @default {0}
+   */
+  shutdownDelay?: number | undefined;
   /** Options of `Deno.serve`, for what only Deno has. */
   deno?: Record<string, unknown> | undefined;
   /** Options of `Bun.serve`, for what only Bun has. */

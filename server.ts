@@ -29,6 +29,9 @@ import type {
 /** What is used of `Deno`. */
 interface DenoRuntime {
   version: { deno: string };
+  listenDatagram?: unknown;
+  addSignalListener(name: string, listener: () => void): void;
+  removeSignalListener(name: string, listener: () => void): void;
   serve(options: object, handler: FetchHandler): {
     addr: { hostname?: string; port?: number };
     shutdown(): Promise<void>;
@@ -118,6 +121,8 @@ class Gateway {
   unnamed: string | undefined;
   /** True from the moment the server is told to stop. */
   draining = false;
+  /** True from the moment it does: what still arrives is refused. */
+  closing = false;
   /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
   readonly pending = new Set<Exchange | Promise<unknown>>();
   readonly #concurrency: number;
@@ -126,11 +131,12 @@ class Gateway {
   #onIdle: (() => void) | undefined;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
+    checkOptions(options);
     const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
     this.app = application(app);
     this.errors = errors;
-    this.maxBodySize = atLeast(0, "maxBodySize", maxBodySize);
-    this.#concurrency = atLeast(1, "concurrency", concurrency);
+    this.maxBodySize = maxBodySize;
+    this.#concurrency = concurrency;
     for (const [name, value] of Object.entries(environ)) {
       if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
     }
@@ -163,7 +169,7 @@ class Gateway {
     const exchange = new Exchange(this, request);
     let environ: Environ;
     try {
-      if (this.draining) throw stopping();
+      if (this.closing) throw stopping();
       environ = readRequest(request, info, exchange);
       if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw tooLarge(this.maxBodySize);
     } catch (error) {
@@ -209,9 +215,51 @@ class Gateway {
   }
 }
 
-function atLeast(least: number, name: string, value: number): number {
-  if (value >= least && (Number.isInteger(value) || value === Infinity)) return value;
-  throw new TypeError(`Cannot use option "${name}": found ${show(value)}, expected an integer of at least ${least}`);
+/** What options have to be, where the types of their defaults do not say it. */
+const OPTIONS: Record<string, [test: (value: unknown) => boolean, expected: string]> = {
+  environ: [(value) => typeof value === "object" && value !== null, "an object"],
+  errors: [isErrorStream, "an object with write, writelines and flush"],
+  maxBodySize: [isCount(0), "an integer of at least 0"],
+  concurrency: [isCount(1), "an integer of at least 1"],
+  shutdownTimeout: [isCount(0), "an integer of at least 0"],
+  shutdownDelay: [isCount(0), "an integer of at least 0"],
+  hostname: [isText, 'an address such as "127.0.0.1"'],
+  port: [(value) => isCount(0)(value) && Number(value) <= 65_535, "an integer from 0 to 65535"],
+  unix: [isText, "the path of a socket"],
+  cert: [isPem, 'PEM text, which begins with "-----BEGIN"'],
+  key: [isPem, 'PEM text, which begins with "-----BEGIN"'],
+  reusePort: [(value) => typeof value === "boolean", "true or false"],
+  signals: [(value) => typeof value === "boolean", "true or false"],
+  signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
+  onListen: [(value) => typeof value === "function", "a function"],
+  deno: [(value) => typeof value === "object" && value !== null, "an object"],
+  bun: [(value) => typeof value === "object" && value !== null, "an object"],
+};
+
+function isErrorStream(value: unknown): boolean {
+  return ["write", "writelines", "flush"].every((name) => typeof Object(value)[name] === "function");
+}
+
+function isCount(least: number): (value: unknown) => boolean {
+  return (value) => (Number.isInteger(value) || value === Infinity) && Number(value) >= least;
+}
+
+function isText(value: unknown): boolean {
+  return typeof value === "string" && value !== "";
+}
+
+function isPem(value: unknown): boolean {
+  return typeof value === "string" && /^\s*-----BEGIN /m.test(value);
+}
+
+function checkOptions(options: object): void {
+  for (const [name, value] of Object.entries(options)) {
+    const [test, expected] = OPTIONS[name] ?? [];
+    if (value === undefined || !test || test(value)) continue;
+    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
+    const found = isSecret ? `${value.length} characters` : show(value);
+    throw new TypeError(`Cannot use option "${name}": found ${found}, expected ${expected}`);
+  }
 }
 
 // What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
@@ -1018,6 +1066,8 @@ class Exchange {
   }
 
   #respond(answer: Response): void {
+    // Who sends the next request on this connection could find it closed.
+    if (this.gateway.draining) answer.headers.set("Connection", "close");
     this.#answer = answer;
     this.#resolve?.(answer);
   }
@@ -1359,14 +1409,14 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * ```
  */
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
-  const { unix, cert, key, signal, shutdownTimeout = 30_000 } = options;
-  atLeast(0, "shutdownTimeout", shutdownTimeout);
+  const { unix, cert, key, signal, signals = true, shutdownTimeout = 30_000, shutdownDelay = 0 } = options;
   if ((cert === undefined) !== (key === undefined)) {
-    throw new TypeError(`Cannot use option "${cert ? "cert" : "key"}" alone: TLS needs "cert" and "key"`);
+    throw new TypeError(`Cannot use option "${cert === undefined ? "key" : "cert"}" alone: TLS needs "cert" and "key"`);
+  }
+  if (DENO && unix !== undefined && cert !== undefined) {
+    throw new TypeError('Cannot use option "cert" with "unix": Deno has no TLS on a unix socket');
   }
   const gateway = new Gateway(app, options);
-  const listen = DENO ? listenDeno : BUN ? listenBun : undefined;
-  if (!listen) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
   const listener = listen(options, (request, info) => gateway.handle(request, info));
 
   const { hostname, port } = listener;
@@ -1383,18 +1433,38 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   const stopped = Promise.withResolvers<void>();
   const stop = async () => {
     gateway.draining = true;
+    if (shutdownDelay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(shutdownDelay, 2 ** 31 - 1)));
+    gateway.closing = true;
     const deadline = Promise.withResolvers<void>();
     const timer = setTimeout(deadline.resolve, Math.min(shutdownTimeout, 2 ** 31 - 1)); // the longest there is
     const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
     // Deno breaks off what still arrives, as soon as it is told to shut down.
     const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
     const done = Promise.allSettled(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
-    await Promise.race([done, deadline.promise]);
+    let isDone = await Promise.race([done.then(() => true), deadline.promise]);
     clearTimeout(timer);
+    // Idle connections take the runtime a moment, too.
+    if (!isDone && gateway.pending.size === 0) {
+      isDone = await Promise.race([done.then(() => true), new Promise<void>((resolve) => setTimeout(resolve, 100))]);
+    }
     gateway.abandon();
     await nextTurn(); // for what is left to leave
     await listener.stop(true);
+    unwatch?.();
+    if (!isDone && status !== 0) endWith(status);
   };
+  /** The exit status of a process that was told to end before all was done. */
+  let status = 0;
+  const unwatch = signals
+    ? onSignal((signal) => {
+      if (status !== 0) {
+        gateway.abandon();
+        nextTurn().then(() => process.exit(signal));
+      }
+      status = signal;
+      server.shutdown();
+    })
+    : undefined;
   const server: Server = {
     url: unix !== undefined
       ? `http+unix://${encodeURIComponent(unix)}/`
@@ -1409,7 +1479,8 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     },
     [Symbol.asyncDispose]: () => server.shutdown(),
   };
-  const onListen = options.onListen ?? (({ url }) => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}`));
+  const onListen = options.onListen ??
+    (({ url }) => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, 1 worker`));
   try {
     onListen(server);
   } catch (error) {
@@ -1419,6 +1490,103 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   if (signal?.aborted) server.shutdown();
   else signal?.addEventListener("abort", () => server.shutdown(), { once: true });
   return server;
+}
+
+const LISTENING = new Set<(status: number) => void>();
+// The signals that end a server, and the exit status of a process that they have ended.
+const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
+  return [name, () => LISTENING.forEach((listener) => listener(status))] as const;
+});
+
+/** Has a server told of the signals to end. All of a process share one listener for each. */
+function onSignal(listener: (status: number) => void): () => void {
+  // To load `process` takes Deno longer than to start a server.
+  const [add, remove] = DENO
+    ? [DENO.addSignalListener, DENO.removeSignalListener]
+    : [process.on.bind(process), process.off.bind(process)];
+  if (LISTENING.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
+  LISTENING.add(listener);
+  return () => {
+    LISTENING.delete(listener);
+    if (LISTENING.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
+  };
+}
+
+/** Ends a process in which not all could be done, with a while for those that wait for the server to have stopped. */
+function endWith(status: number): void {
+  process.exitCode = status;
+  setTimeout(() => process.exit(status), 1000).unref(); // on Deno clients that neither read nor leave keep it alive
+}
+
+/** Listens. The socket of a server that has died is replaced. */
+function listen(options: ServeOptions, handler: FetchHandler): Listener {
+  const { unix, reusePort } = options;
+  const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
+  if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
+  // Deno ends the process otherwise.
+  if ((options.deno?.reusePort ?? reusePort) && DENO && typeof DENO.listenDatagram !== "function") {
+    throw new Error('Cannot use option "reusePort": Deno needs --unstable-net for it');
+  }
+  try {
+    return adapter(options, handler);
+  } catch (cause) {
+    if (unix === undefined || (cause as { code?: unknown }).code !== "EADDRINUSE" || !isStale(unix)) {
+      const error = new Error(`Cannot listen on ${whereOf(options)}: ${reasonOf(cause, options)}`, { cause });
+      throw Object.assign(error, { code: (cause as { code?: unknown }).code });
+    }
+    process.getBuiltinModule("node:fs").unlinkSync(unix);
+    return adapter(options, handler);
+  }
+}
+
+function whereOf({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
+  if (unix !== undefined) return show(unix);
+  return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
+}
+
+/** Says in one line why a runtime does not listen, and what to do. */
+function reasonOf(cause: unknown, { unix, cert }: ServeOptions): string {
+  const { code, name, message } = cause as { code?: string; name?: string; message?: string };
+  if (code === "EADDRINUSE") {
+    return unix === undefined
+      ? "another server has the port, expected one that is free, or 0 for any"
+      : "another server has the socket, or it is no socket, expected a path that is free";
+  }
+  if (code === "EACCES") return "this user may not, expected a port from 1024 on, or a folder to write to";
+  if (code === "ENOENT" && unix !== undefined) return "the folder of the socket is not there";
+  if (code === "EADDRNOTAVAIL" || unix === undefined && (code === "EINVAL" || /lookup/.test(message ?? ""))) {
+    return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
+  }
+  if (name === "NotCapable") return `Deno ${message?.replace(/^R/, "r")}`;
+  if (cert !== undefined && /^(?:InvalidData|ERR_)|PEM|certificate|key/i.test(`${name} ${code} ${message}`)) {
+    return 'options "cert" and "key" are no certificate and its private key';
+  }
+  return String(message).split("\n")[0]!;
+}
+
+/**
+ * Whether a socket belongs to nobody any more. Only connecting to it tells, for which there is no synchronous way: a
+ * thread of its own does so.
+ */
+function isStale(path: string): boolean {
+  if (!process.getBuiltinModule("node:fs").lstatSync(path).isSocket()) return false;
+  const state = new Int32Array(new SharedArrayBuffer(4));
+  const source = `onmessage = ({ data: [path, state] }) => {
+    const settle = (value) => {
+      Atomics.store(state, 0, value);
+      Atomics.notify(state, 0);
+    };
+    const socket = process.getBuiltinModule("node:net").connect(path);
+    socket.on("connect", () => settle(1));
+    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? 2 : 1));
+  };`;
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  const worker = new Worker(url, { type: "module" });
+  worker.postMessage([path, state]);
+  Atomics.wait(state, 0, 0, 5000);
+  worker.terminate();
+  URL.revokeObjectURL(url);
+  return state[0] === 2;
 }
 
 // Addresses that a person calls localhost: of this machine, or of all its interfaces.
