@@ -682,10 +682,55 @@ export interface ServeOptions extends ToFetchOptions {
    * @default {0}
    */
   shutdownDelay?: number | undefined;
+  /**
+   * How many worker threads serve: as many as given, or a range, in which the number follows the load.
+   *
+   * They import the program's main module and take the application that it exports, as `application` or by default, so
+   * the program calls `serve` only `if (import.meta.main)`. The main thread looks after them, and calls `onListen` when
+   * they serve. Deno needs `--unstable-net` and `--allow-read` for it. Limits such as `concurrency` are those of each thread.
+   */
+  workers?: number | WorkersOptions | undefined;
   /** Options of `Deno.serve`, for what only Deno has. */
   deno?: Record<string, unknown> | undefined;
   /** Options of `Bun.serve`, for what only Bun has. */
   bun?: Record<string, unknown> | undefined;
+}
+
+/**
+ * The threads of a server: see {@linkcode ServeOptions}.
+ *
+ * @example
+ * ```ts
+ * import type { WorkersOptions } from "./mod.ts";
+ *
+ * const workers: WorkersOptions = { min: 1, max: navigator.hardwareConcurrency };
+ * ```
+ */
+export interface WorkersOptions {
+  /**
+   * How many there are at least.
+   *
+   * @default {1}
+   */
+  min?: number | undefined;
+  /** How many there are at most. */
+  max: number;
+  /** The module that exports the application, instead of the main module. */
+  module?: string | URL | undefined;
+  /** The name of its export. */
+  export?: string | undefined;
+  /**
+   * How often it is measured how busy they are, in milliseconds.
+   *
+   * @default {1000}
+   */
+  window?: number | undefined;
+  /**
+   * How long the others must have been able to do the work of one before that one is retired, in milliseconds.
+   *
+   * @default {30000}
+   */
+  quiet?: number | undefined;
 }
 
 /**

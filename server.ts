@@ -29,6 +29,7 @@ import type {
 /** What is used of `Deno`. */
 interface DenoRuntime {
   version: { deno: string };
+  mainModule: string;
   listenDatagram?: unknown;
   addSignalListener(name: string, listener: () => void): void;
   removeSignalListener(name: string, listener: () => void): void;
@@ -41,6 +42,7 @@ interface DenoRuntime {
 /** What is used of `Bun`. */
 interface BunRuntime {
   version: string;
+  main: string;
   serve(options: object): { address?: { address?: string }; port?: number; stop(force?: boolean): Promise<void> };
 }
 
@@ -232,6 +234,7 @@ const OPTIONS: Record<string, [test: (value: unknown) => boolean, expected: stri
   signals: [(value) => typeof value === "boolean", "true or false"],
   signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
   onListen: [(value) => typeof value === "function", "a function"],
+  workers: [isWorkers, "a number of threads from 1 on, or { min, max }"],
   deno: [(value) => typeof value === "object" && value !== null, "an object"],
   bun: [(value) => typeof value === "object" && value !== null, "an object"],
 };
@@ -242,6 +245,13 @@ function isErrorStream(value: unknown): boolean {
 
 function isCount(least: number): (value: unknown) => boolean {
   return (value) => (Number.isInteger(value) || value === Infinity) && Number(value) >= least;
+}
+
+function isWorkers(value: unknown): boolean {
+  const { min = 1, max } = typeof value === "number"
+    ? { max: value }
+    : Object(value) as { min?: unknown; max?: unknown };
+  return isCount(1)(min) && isCount(1)(max) && Number(min) <= Number(max) && max !== Infinity;
 }
 
 function isText(value: unknown): boolean {
@@ -1417,7 +1427,9 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     throw new TypeError('Cannot use option "cert" with "unix": Deno has no TLS on a unix socket');
   }
   const gateway = new Gateway(app, options);
-  const listener = listen(options, (request, info) => gateway.handle(request, info));
+  const crew = options.workers === undefined ? undefined : new Crew(options, options.workers);
+  const reusePort = crew !== undefined || options.reusePort === true;
+  const listener = listen({ ...options, reusePort }, (request, info) => gateway.handle(request, info));
 
   const { hostname, port } = listener;
   const secure = cert !== undefined;
@@ -1428,19 +1440,25 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     SERVER_PORT: unix === undefined ? String(port) : "80",
     "wsgi.url_scheme": secure ? "https" : "http",
   });
-  if (options.reusePort) gateway.variables["wsgi.multiprocess"] = true;
+  if (reusePort) gateway.variables["wsgi.multiprocess"] = true;
 
   const stopped = Promise.withResolvers<void>();
+  let gone: Promise<unknown> | undefined;
+  /** Accepts nothing more, and finishes what is under way. */
+  const letGo = () => {
+    const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
+    // Deno breaks off what still arrives, as soon as it is told to shut down.
+    const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
+    return gone ??= Promise.allSettled(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
+  };
   const stop = async () => {
     gateway.draining = true;
+    const retired = crew?.stop();
     if (shutdownDelay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(shutdownDelay, 2 ** 31 - 1)));
     gateway.closing = true;
     const deadline = Promise.withResolvers<void>();
     const timer = setTimeout(deadline.resolve, Math.min(shutdownTimeout, 2 ** 31 - 1)); // the longest there is
-    const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
-    // Deno breaks off what still arrives, as soon as it is told to shut down.
-    const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
-    const done = Promise.allSettled(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
+    const done = Promise.all([letGo(), retired]);
     let isDone = await Promise.race([done.then(() => true), deadline.promise]);
     clearTimeout(timer);
     // Idle connections take the runtime a moment, too.
@@ -1448,6 +1466,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
       isDone = await Promise.race([done.then(() => true), new Promise<void>((resolve) => setTimeout(resolve, 100))]);
     }
     gateway.abandon();
+    crew?.abandon();
     await nextTurn(); // for what is left to leave
     await listener.stop(true);
     unwatch?.();
@@ -1480,16 +1499,256 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     [Symbol.asyncDispose]: () => server.shutdown(),
   };
   const onListen = options.onListen ??
-    (({ url }) => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, 1 worker`));
+    (({ url }) => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${crew?.size ?? "1 worker"}`));
   try {
-    onListen(server);
+    if (!crew) onListen(server);
   } catch (error) {
     server.shutdown();
     throw error;
   }
+  // The port is ours, as far as this thread can know; from here on it is the workers'.
+  if (crew) {
+    letGo().then(() =>
+      crew.start(port, () => onListen(server), (error) => {
+        print(error.message);
+        process.exitCode = 1;
+        server.shutdown();
+      })
+    );
+  }
   if (signal?.aborted) server.shutdown();
   else signal?.addEventListener("abort", () => server.shutdown(), { once: true });
   return server;
+}
+
+// What a thread of ours is known by, in the module that it begins with.
+const WORKER: unique symbol = Symbol.for("wsgi.worker");
+
+/** What a thread is told. */
+type Order =
+  | { module: string; exported: string | undefined; options: ServeOptions; forwards: boolean }
+  | "measure"
+  | "stop";
+
+/** What a thread tells: how busy it was, which part of the time it computed, or what has failed. */
+type News = "loaded" | "ready" | "stopped" | { busy: number } | { failure: string } | { errors: string };
+
+/** A thread that serves. */
+interface Thread {
+  worker: Worker;
+  busy: number;
+  /** It has been asked how busy it is, and has not found the time to answer. */
+  isAsked: boolean;
+  isReady: boolean;
+  end(): void;
+  ended: Promise<void>;
+}
+
+/** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
+class Crew {
+  readonly size: string;
+  readonly #min: number;
+  readonly #max: number;
+  readonly #window: number;
+  #quiet: number;
+  readonly #order: Exclude<Order, string>;
+  readonly #errors: ErrorStream | undefined;
+  readonly #threads = new Set<Thread>();
+  #fail: (error: Error) => void = () => {};
+  #ready: () => void = () => {};
+  #ticker: ReturnType<typeof setInterval> | undefined;
+  #quietTicks = 0;
+  #ticks = 0;
+  #changed = 0;
+  #retired = -Infinity;
+  #deaths = 0;
+  #isStopping = false;
+
+  constructor(options: ServeOptions, workers: NonNullable<ServeOptions["workers"]>) {
+    const range = typeof workers === "number" ? { min: workers, max: workers } : workers;
+    const { min = 1, max, window = 1000, quiet = 30_000, module, export: exported } = range;
+    if (options.unix !== undefined) throw new TypeError('Cannot use option "workers" with "unix": they share a port');
+    if ((globalThis as { [WORKER]?: true })[WORKER]) {
+      throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
+    }
+    const { signal: _signal, onListen: _onListen, errors, workers: _workers, ...rest } = options;
+    const main = DENO ? DENO.mainModule : process.getBuiltinModule("node:url").pathToFileURL(BUN!.main).href;
+    const forwards = errors !== undefined;
+    this.#order = { module: module ? String(module) : main, exported, options: clone(rest), forwards };
+    this.#errors = errors;
+    this.#min = min;
+    this.#max = max;
+    this.#window = window;
+    this.#quiet = quiet;
+    this.size = min === max ? `${max} worker${max === 1 ? "" : "s"}` : `${min} to ${max} workers`;
+  }
+
+  /** Starts the threads, and tells when they serve, or why they cannot. */
+  start(port: number, ready: () => void, fail: (error: Error) => void): void {
+    this.#ready = () => {
+      this.#ready = () => {};
+      ready();
+    };
+    this.#fail = fail;
+    Object.assign(this.#order.options, { port, reusePort: true, signals: false });
+    for (let count = 0; count < this.#min; count++) this.#add();
+    if (this.#min < this.#max) this.#ticker = setInterval(() => this.#tick(), this.#window);
+  }
+
+  #add(): void {
+    const source = `globalThis[Symbol.for("wsgi.worker")] = true; await import(${JSON.stringify(import.meta.url)});`;
+    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const worker = new Worker(url, { type: "module" });
+    const ended = Promise.withResolvers<void>();
+    const started = performance.now();
+    const thread: Thread = {
+      worker,
+      busy: 0,
+      isAsked: false,
+      isReady: false,
+      ended: ended.promise,
+      end: () => {
+        this.#threads.delete(thread);
+        worker.terminate();
+        URL.revokeObjectURL(url);
+        ended.resolve();
+      },
+    };
+    const died = (reason: string) => {
+      if (!this.#threads.has(thread)) return;
+      thread.end();
+      if (this.#isStopping) return;
+      this.#deaths = performance.now() - started > 60_000 ? 1 : this.#deaths + 1;
+      const pause = Math.min(100 * 2 ** this.#deaths, 30_000);
+      print(`Worker has died, another follows in ${pause} ms: ${reason}`);
+      setTimeout(() => this.#isStopping || this.#add(), pause);
+    };
+    worker.onmessage = ({ data }: MessageEvent<News>) => {
+      if (data === "loaded") worker.postMessage(this.#order);
+      else if (data === "ready") {
+        thread.isReady = true;
+        if ([...this.#threads].every(({ isReady }) => isReady)) this.#ready();
+      } else if (data === "stopped") thread.end();
+      else if ("busy" in data) {
+        thread.isAsked = false;
+        thread.busy = average(thread.busy, data.busy);
+      } else if ("errors" in data) this.#errors?.write(data.errors);
+      else {
+        thread.end();
+        this.#fail(new Error(data.failure));
+      }
+    };
+    worker.onerror = (event) => {
+      event.preventDefault(); // or Deno would end the process
+      died(event.message);
+    };
+    worker.addEventListener("close", () => died("it has ended"));
+    this.#threads.add(thread);
+  }
+
+  /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
+  #tick(): void {
+    this.#ticks++;
+    const threads = [...this.#threads];
+    if (this.#isStopping || threads.some(({ isReady }) => !isReady)) return;
+    for (const thread of threads) {
+      if (thread.isAsked) thread.busy = average(thread.busy, 1);
+      thread.isAsked = true;
+      thread.worker.postMessage("measure" satisfies Order);
+    }
+    const shares = threads.map(({ busy }) => busy);
+    const sum = shares.reduce((sum, share) => sum + share, 0);
+    this.#quietTicks = sum / (shares.length - 1) < 0.5 ? this.#quietTicks + 1 : 0;
+    if (shares.length < this.#max && shares.every((share) => share > 0.8) && this.#ticks - this.#changed > 3) {
+      // Who is missed soon was sent away too early: the next one stays for longer.
+      if ((this.#ticks - this.#retired) * this.#window < this.#quiet) this.#quiet *= 2;
+      this.#changed = this.#ticks;
+      this.#add();
+    } else if (shares.length > this.#min && this.#quietTicks * this.#window >= this.#quiet) {
+      this.#quietTicks = 0;
+      this.#changed = this.#retired = this.#ticks;
+      threads.at(-1)!.worker.postMessage("stop" satisfies Order);
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    clearInterval(this.#ticker);
+    const threads = [...this.#threads];
+    for (const { worker, isReady, end } of threads) isReady ? worker.postMessage("stop" satisfies Order) : end();
+    await Promise.all(threads.map(({ ended }) => ended));
+  }
+
+  abandon(): void {
+    for (const thread of this.#threads) thread.end();
+  }
+}
+
+/** Copies options as they will be for a thread, which cannot have all that this one has. */
+function clone(options: ServeOptions): ServeOptions {
+  try {
+    return structuredClone(options);
+  } catch (cause) {
+    throw new TypeError('Cannot use option "workers": the other options have what cannot be copied for a thread', {
+      cause,
+    });
+  }
+}
+
+/** A mean in which what is past fades. */
+function average(before: number, now: number): number {
+  return before * 0.6 + now * 0.4;
+}
+
+/** Makes a function that tells which part of the time since its last call this thread has computed. */
+function busyMeter(): () => number {
+  const { threadCpuUsage } = process as unknown as { threadCpuUsage(): { user: number; system: number } };
+  const read = () => {
+    const { user, system } = threadCpuUsage();
+    return { used: (user + system) / 1000, at: performance.now() };
+  };
+  let last = read();
+  return () => {
+    const { used, at } = last;
+    last = read();
+    return (last.used - used) / (last.at - at);
+  };
+}
+
+/** What a thread of a crew does. */
+function work(): void {
+  const parent = globalThis as unknown as {
+    postMessage(news: News): void;
+    onmessage(event: { data: Order }): void;
+  };
+  const meter = busyMeter();
+  let server: Server | undefined;
+  parent.onmessage = async ({ data }) => {
+    if (data === "measure") return parent.postMessage({ busy: meter() });
+    if (data === "stop") {
+      await server?.shutdown();
+      return parent.postMessage("stopped");
+    }
+    try {
+      const { module, exported, options, forwards } = data;
+      const exports = await import(module) as Record<string, ApplicationLike | undefined>;
+      const app = exported ? exports[exported] : exports.application ?? exports.default;
+      if (!app) {
+        const expected = exported ? show(exported) : '"application" or a default';
+        throw new TypeError(`Cannot serve ${module} with workers: expected it to export ${expected}`);
+      }
+      const errors: ErrorStream = {
+        write: (text) => parent.postMessage({ errors: text }),
+        writelines: (lines) => parent.postMessage({ errors: [...lines].join("") }),
+        flush() {},
+      };
+      server = serve(app, { ...options, ...(forwards ? { errors } : {}), onListen() {} });
+      parent.postMessage("ready");
+    } catch (error) {
+      parent.postMessage({ failure: error instanceof Error ? error.message : show(error) });
+    }
+  };
+  parent.postMessage("loaded");
 }
 
 const LISTENING = new Set<(status: number) => void>();
@@ -1525,7 +1784,10 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
   if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
   // Deno ends the process otherwise.
   if ((options.deno?.reusePort ?? reusePort) && DENO && typeof DENO.listenDatagram !== "function") {
-    throw new Error('Cannot use option "reusePort": Deno needs --unstable-net for it');
+    const [name, way] = options.workers === undefined
+      ? ["reusePort", ""]
+      : ["workers", ', or "deno serve --parallel" in its place'];
+    throw new Error(`Cannot use option "${name}": Deno needs --unstable-net for it${way}`);
   }
   try {
     return adapter(options, handler);
@@ -1636,3 +1898,5 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     stop: async (force = false) => await server.stop(force),
   };
 }
+
+if ((globalThis as { [WORKER]?: true })[WORKER]) work();

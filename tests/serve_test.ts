@@ -9,7 +9,7 @@
  */
 
 import assert from "node:assert/strict";
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import {
   chmodSync,
   existsSync,
@@ -31,6 +31,7 @@ import { type Application, serve, type ServeOptions, type Server, toFetch } from
 import {
   answer,
   bytes,
+  Child,
   Client,
   Event,
   exchange,
@@ -113,73 +114,6 @@ async function untilRefused({ port, hostname }: Pick<Server, "port" | "hostname"
 
 async function assertServes(server: Server): Promise<void> {
   assert.equal((await exchange(server, request("/"))).status, 200);
-}
-
-/** What another program has done. */
-interface Outcome {
-  code: number | null;
-  signal: string | null;
-  output: string;
-  errors: string;
-}
-
-/** Another program, with the lines that it has printed. */
-class Child {
-  output = "";
-  errors = "";
-  readonly #process: ChildProcess;
-  readonly #ended = new Event<Outcome>("the end of a process");
-  #onOutput = () => {};
-
-  constructor(command: string, args: string[]) {
-    this.#process = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
-    this.#process.stdout?.on("data", (data) => {
-      this.output += String(data);
-      this.#onOutput();
-    });
-    this.#process.stderr?.on("data", (data) => {
-      this.errors += String(data);
-      this.#onOutput();
-    });
-    this.#process.on("error", (error) => void (this.errors += error.message));
-    this.#process.on("close", (code, signal) => {
-      this.#ended.happen({ code, signal, output: this.output, errors: this.errors });
-    });
-  }
-
-  /** Waits until what was printed, on either stream, matches, and gives the match. */
-  async until(pattern: RegExp): Promise<RegExpExecArray> {
-    const found = new Event<RegExpExecArray>(`${pattern} in the output of a process`);
-    const look = () => {
-      const match = pattern.exec(this.output) ?? pattern.exec(this.errors);
-      if (match) found.happen(match);
-    };
-    this.#onOutput = look;
-    look();
-    return await Promise.race([
-      found.wait(),
-      this.#ended.wait().then((outcome) => assert.fail(`${pattern} was not printed: ${JSON.stringify(outcome)}`)),
-    ]);
-  }
-
-  /** Waits until it serves. */
-  async listening(): Promise<Pick<Server, "port" | "hostname">> {
-    return { port: Number((await this.until(/^port (\d+)$/m))[1]), hostname: "127.0.0.1" };
-  }
-
-  /** Sends a signal. Deno's `ChildProcess.kill` takes it for the end of the process. */
-  kill(signal: NodeJS.Signals): void {
-    process.kill(this.#process.pid!, signal);
-  }
-
-  ended(): Promise<Outcome> {
-    return this.#ended.wait();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#process.exitCode === null && this.#process.signalCode === null) this.kill("SIGKILL");
-    await this.ended();
-  }
 }
 
 /** A program on this runtime. It has `serve`, `say`, and `attempt`, which says what `serve` does and goes on. */
