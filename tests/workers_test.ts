@@ -35,7 +35,7 @@ const APPLICATION = `
     return (async function* () {
       yield text("one");
       writeSync(1, "streams\\n");
-      await new Promise((resolve) => setTimeout(resolve, 300));
+      await environ["wsgi.input"].read();
       yield text("two");
     })();
   };
@@ -123,9 +123,10 @@ test("SIGTERM lets workers finish what is under way", async () => {
   const { port } = await child.listening();
   await threadsOf(port, 2);
   const client = await Client.connect({ port, hostname: "127.0.0.1" });
-  await client.send(request("/stream"));
+  await client.send(request("/stream", { method: "POST", headers: ["Content-Length: 3"] }));
   await child.until(/^streams$/m);
   child.kill("SIGTERM");
+  await client.send("end");
   const { body, complete } = parse(await client.end());
   assert.equal(body, "onetwo");
   assert.ok(complete);
