@@ -1419,7 +1419,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * ```
  */
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
-  const { unix, cert, key, signal, signals = true, shutdownTimeout = 30_000, shutdownDelay = 0 } = options;
+  const { unix, cert, key, signal, signals = true, shutdownDelay = 0 } = options;
   if ((cert === undefined) !== (key === undefined)) {
     throw new TypeError(`Cannot use option "${cert === undefined ? "key" : "cert"}" alone: TLS needs "cert" and "key"`);
   }
@@ -1456,6 +1456,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     const retired = crew?.stop();
     if (shutdownDelay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(shutdownDelay, 2 ** 31 - 1)));
     gateway.closing = true;
+    const { shutdownTimeout = 30_000 } = options; // a worker that retires has all the time it needs
     const deadline = Promise.withResolvers<void>();
     const timer = setTimeout(deadline.resolve, Math.min(shutdownTimeout, 2 ** 31 - 1)); // the longest there is
     const done = Promise.all([letGo(), retired]);
@@ -1528,6 +1529,7 @@ const WORKER: unique symbol = Symbol.for("wsgi.worker");
 type Order =
   | { module: string; exported: string | undefined; options: ServeOptions; forwards: boolean }
   | "measure"
+  | "retire"
   | "stop";
 
 /** What a thread tells: how busy it was, which part of the time it computed, or what has failed. */
@@ -1554,6 +1556,8 @@ class Crew {
   readonly #order: Exclude<Order, string>;
   readonly #errors: ErrorStream | undefined;
   readonly #threads = new Set<Thread>();
+  /** Those that finish what they hold, for as long as it takes. */
+  readonly #retiring = new Set<Thread>();
   #fail: (error: Error) => void = () => {};
   #ready: () => void = () => {};
   #ticker: ReturnType<typeof setInterval> | undefined;
@@ -1585,6 +1589,7 @@ class Crew {
 
   /** Starts the threads, and tells when they serve, or why they cannot. */
   start(port: number, ready: () => void, fail: (error: Error) => void): void {
+    if (this.#isStopping) return;
     this.#ready = () => {
       this.#ready = () => {};
       ready();
@@ -1609,15 +1614,16 @@ class Crew {
       ended: ended.promise,
       end: () => {
         this.#threads.delete(thread);
+        this.#retiring.delete(thread);
         worker.terminate();
         URL.revokeObjectURL(url);
         ended.resolve();
       },
     };
     const died = (reason: string) => {
-      if (!this.#threads.has(thread)) return;
+      const isMissed = this.#threads.has(thread) && !this.#isStopping;
       thread.end();
-      if (this.#isStopping) return;
+      if (!isMissed) return;
       this.#deaths = performance.now() - started > 60_000 ? 1 : this.#deaths + 1;
       const pause = Math.min(100 * 2 ** this.#deaths, 30_000);
       print(`Worker has died, another follows in ${pause} ms: ${reason}`);
@@ -1667,20 +1673,23 @@ class Crew {
     } else if (shares.length > this.#min && this.#quietTicks * this.#window >= this.#quiet) {
       this.#quietTicks = 0;
       this.#changed = this.#retired = this.#ticks;
-      threads.at(-1)!.worker.postMessage("stop" satisfies Order);
+      const thread = threads.at(-1)!;
+      this.#threads.delete(thread);
+      this.#retiring.add(thread);
+      thread.worker.postMessage("retire" satisfies Order);
     }
   }
 
   async stop(): Promise<void> {
     this.#isStopping = true;
     clearInterval(this.#ticker);
-    const threads = [...this.#threads];
+    const threads = [...this.#threads, ...this.#retiring];
     for (const { worker, isReady, end } of threads) isReady ? worker.postMessage("stop" satisfies Order) : end();
     await Promise.all(threads.map(({ ended }) => ended));
   }
 
   abandon(): void {
-    for (const thread of this.#threads) thread.end();
+    for (const thread of [...this.#threads, ...this.#retiring]) thread.end();
   }
 }
 
@@ -1723,9 +1732,11 @@ function work(): void {
   };
   const meter = busyMeter();
   let server: Server | undefined;
+  let served: ServeOptions = {};
   parent.onmessage = async ({ data }) => {
     if (data === "measure") return parent.postMessage({ busy: meter() });
-    if (data === "stop") {
+    if (data === "retire" || data === "stop") {
+      if (data === "retire") served.shutdownTimeout = Infinity;
       await server?.shutdown();
       return parent.postMessage("stopped");
     }
@@ -1742,7 +1753,8 @@ function work(): void {
         writelines: (lines) => parent.postMessage({ errors: [...lines].join("") }),
         flush() {},
       };
-      server = serve(app, { ...options, ...(forwards ? { errors } : {}), onListen() {} });
+      served = { ...options, ...(forwards ? { errors } : {}), onListen() {} };
+      server = serve(app, served);
       parent.postMessage("ready");
     } catch (error) {
       parent.postMessage({ failure: error instanceof Error ? error.message : show(error) });

@@ -133,6 +133,16 @@ test("SIGTERM lets workers finish what is under way", async () => {
   assert.equal((await child.ended()).code, 0);
 });
 
+test("a server that is stopped before its workers have begun ends", async () => {
+  await using child = program(`
+    export { app as application };
+    if (import.meta.main) run({ workers: { min: 1, max: 2 }, signal: AbortSignal.abort() });
+  `);
+  const { code, output } = await child.ended();
+  assert.equal(code, 0);
+  assert.equal(output, "");
+});
+
 test("a worker that dies is replaced, and the server says so", async () => {
   await using child = serving(2);
   const { port } = await child.listening();
