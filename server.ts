@@ -845,8 +845,6 @@ const ABORTED = DENO && "The response was aborted";
 class Written implements AsyncIterator<Uint8Array> {
   readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
   #rest: Chunks | undefined;
-  #failure: { error: unknown } | undefined;
-  #returned = false;
   #wake: (() => void) | undefined;
 
   push(chunk: Uint8Array): Promise<void> {
@@ -860,26 +858,15 @@ class Written implements AsyncIterator<Uint8Array> {
     this.#wake?.();
   }
 
-  /** Ends with an error, when all that was written before has been taken. */
-  fail(error: unknown): void {
-    this.#failure = { error };
-    this.#wake?.();
-  }
-
   async next(): Promise<Step> {
-    for (;;) {
-      const first = this.#queue.shift();
-      first?.taken();
-      if (first) return { done: false, value: first.chunk };
-      if (this.#returned) return { done: true, value: undefined };
-      if (this.#failure) throw this.#failure.error;
-      if (this.#rest) return this.#rest.next();
-      await new Promise<void>((resolve) => this.#wake = resolve);
-    }
+    while (this.#queue.length === 0 && !this.#rest) await new Promise<void>((resolve) => this.#wake = resolve);
+    const first = this.#queue.shift();
+    if (!first) return this.#rest!.next();
+    first.taken();
+    return { done: false, value: first.chunk };
   }
 
   async return(): Promise<Step> {
-    this.#returned = true;
     for (const { taken } of this.#queue.splice(0)) taken();
     return await this.#rest?.return?.() ?? { done: true, value: undefined };
   }
@@ -922,7 +909,6 @@ class Exchange {
   #running = true;
   #body: ResponseBody | undefined;
   #chunks: Chunks | undefined;
-  #written: Written | undefined;
   #answer: Response | undefined;
   #resolve: ((answer: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
@@ -987,9 +973,9 @@ class Exchange {
   };
 
   #push(chunk: Uint8Array): Promise<void> {
-    if (this.#written) return this.#written.push(chunk);
-    this.#chunks = this.#written = new Written();
-    const taken = this.#written.push(chunk);
+    if (this.#chunks instanceof Written) return this.#chunks.push(chunk);
+    const written = this.#chunks = new Written();
+    const taken = written.push(chunk);
     this.#begin();
     return taken;
   }
@@ -998,14 +984,12 @@ class Exchange {
     this.#running = false;
     this.#body = body;
     try {
-      if (Array.isArray(body) && !this.#complete && !this.#written) return this.#commit(join(body), true);
-      const chunks = open(body);
-      // Where what was written is all that was declared, the end is looked for in the body.
-      const isAwaited = this.#written && this.#written === this.#chunks && this.#sent >= this.#length;
-      this.#written?.follow(chunks);
-      this.#chunks = this.#written ?? chunks;
-      if (this.#complete && !isAwaited) this.#stop();
-      else if (!this.#written) this.#begin();
+      // What was written is being sent, or it is all that was declared and the end is looked for.
+      if (this.#chunks instanceof Written) return this.#chunks.follow(open(body));
+      if (Array.isArray(body) && !this.#complete) return this.#commit(join(body), true);
+      this.#chunks = open(body);
+      if (this.#complete) this.#stop();
+      else this.#begin();
     } catch (error) {
       this.#fail(error);
     }
@@ -1014,7 +998,7 @@ class Exchange {
   /** What was written before an application threw leaves before the response is aborted. */
   #threw(error: unknown): void {
     this.#running = false;
-    if (this.#written && !this.#complete) this.#written.fail(error);
+    if (this.#chunks instanceof Written && !this.#complete) this.#chunks.follow({ next: () => Promise.reject(error) });
     else this.#fail(error);
   }
 
