@@ -903,7 +903,6 @@ class Exchange {
   readonly errors: ErrorStream;
   readonly context: FetchContext;
   readonly #request: Request;
-  readonly #isHead: boolean;
   readonly #start = new Start();
   /** The application has neither returned nor thrown. */
   #running = true;
@@ -912,6 +911,7 @@ class Exchange {
   #answer: Response | undefined;
   #resolve: ((answer: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  /** How many bytes of a body are to be sent, if that is known. */
   #length = Infinity;
   #sent = 0;
   /** Nothing more is to be sent: the runtime has the whole response, or it has failed, or the client has left. */
@@ -924,7 +924,6 @@ class Exchange {
   constructor(gateway: Gateway, request: Request) {
     this.gateway = gateway;
     this.#request = request;
-    this.#isHead = request.method === "HEAD";
     this.input = new Input(request, gateway.maxBodySize);
     this.errors = gateway.errors ?? new StandardError();
     this.context = new Context(request, this);
@@ -986,7 +985,7 @@ class Exchange {
     try {
       // What was written is being sent, or it is all that was declared and the end is looked for.
       if (this.#chunks instanceof Written) return this.#chunks.follow(open(body));
-      if (Array.isArray(body) && !this.#complete) return this.#commit(join(body), true);
+      if (Array.isArray(body) && !this.#complete) return this.#commit(join(body));
       this.#chunks = open(body);
       if (this.#complete) this.#stop();
       else this.#begin();
@@ -1004,7 +1003,6 @@ class Exchange {
 
   /** Asks for the first chunk. Until there is one that is not empty, nothing is decided. */
   #begin(): void {
-    const use = (step: Step) => this.#commit(step.done ? NOTHING : step.value, step.done === true);
     let step: Step | Promise<Step>;
     try {
       step = this.#chunks!.next();
@@ -1012,13 +1010,12 @@ class Exchange {
       this.#chunks = undefined;
       throw error;
     }
-    if (this.#gone && !isPromise(step)) return;
-    if (!isPromise(step) && (step.done || lengthOf(step.value) > 0)) use(step);
-    else this.#next(use, step);
+    if (!isPromise(step) && !this.#gone && (step.done || lengthOf(step.value) > 0)) this.#take(step);
+    else this.#next(step);
   }
 
-  /** Has the next chunk that is not empty, or the end, used, unless nobody wants it any more. */
-  async #next(use: (step: Step) => void, pending?: Step | Promise<Step>): Promise<void> {
+  /** Takes the next chunk that is not empty, or the end, unless nobody wants it any more. */
+  async #next(pending?: Step | Promise<Step>): Promise<void> {
     let step: Step | undefined;
     try {
       for (;; pending = step = undefined) {
@@ -1028,12 +1025,12 @@ class Exchange {
             this.#resolve = undefined;
             await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
           }
-          if (this.#ended || this.#gone) return;
         }
-        step = await (pending ?? this.#chunks!.next());
-        if (this.#ended || this.#gone) return;
+        if (!this.#chunks) return;
+        step = await (pending ?? this.#chunks.next());
+        if (!this.#chunks || this.#gone) return;
         if (this.#answer) this.#start.check();
-        if (step.done || lengthOf(step.value) > 0) return use(step);
+        if (step.done || lengthOf(step.value) > 0) return this.#take(step);
         if (!this.#answer && !pending) this.watch();
       }
     } catch (error) {
@@ -1042,12 +1039,20 @@ class Exchange {
     }
   }
 
+  /** Uses what the application gave: to begin the response, to go on with it, or to see that it ends where it should. */
+  #take(step: Step): void {
+    if (step.done) this.#chunks = undefined;
+    if (!this.#answer) this.#commit(step.done ? NOTHING : step.value);
+    else if (!this.#complete) this.#send(step);
+    else if (step.done) this.#end();
+    else throw this.#wrongLength();
+  }
+
   /** Decides the response, with its first bytes at hand, or all of them. */
-  #commit(bytes: Uint8Array, isAll: boolean): void {
-    if (isAll) this.#chunks = undefined;
+  #commit(bytes: Uint8Array): void {
     const head = this.#start.commit();
-    const isBodiless = this.#isHead || BODILESS.has(head.status);
-    if (isBodiless) {
+    const isAll = !this.#chunks;
+    if (this.#request.method === "HEAD" || BODILESS.has(head.status)) {
       this.#respond(bodiless(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
     } else {
       this.#sent = bytes.length;
@@ -1056,7 +1061,7 @@ class Exchange {
       else if (isAll) throw this.#wrongLength();
       else return this.#respond(new Response(this.#stream(bytes), init(head, head.length)));
     }
-    this.#finish(isAll, isBodiless);
+    this.#finish();
   }
 
   #respond(answer: Response): void {
@@ -1073,34 +1078,29 @@ class Exchange {
         this.#controller = controller;
         controller.enqueue(first);
       },
-      pull: () => this.#next((step) => this.#send(step)),
+      pull: () => this.#next(),
       cancel: () => this.leave(),
     }, { highWaterMark: 0 });
   }
 
-  #send(step: Step): void {
-    if (step.done) {
-      this.#chunks = undefined;
-      if (this.#length < Infinity) throw this.#wrongLength();
-    } else {
-      this.#controller!.enqueue(step.value.subarray(0, this.#length - this.#sent));
-      this.#sent += step.value.length;
+  #send({ done, value }: Step): void {
+    if (done && this.#length < Infinity) throw this.#wrongLength();
+    if (!done) {
+      this.#controller!.enqueue(value.subarray(0, this.#length - this.#sent));
+      this.#sent += value.length;
       if (this.#sent < this.#length) return;
     }
     this.#controller!.close();
-    this.#finish(step.done === true, false);
+    this.#finish();
   }
 
   /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
-  #finish(isAll: boolean, isBodiless: boolean): void {
+  #finish(): void {
     this.#complete = true;
-    if (isBodiless || FILE in Object(this.#body)) return this.#stop();
+    if (this.#length === Infinity || FILE in Object(this.#body)) return this.#stop();
     if (this.#sent > this.#length) throw this.#wrongLength();
-    if (isAll) return this.#end();
-    this.#next((step) => {
-      if (!step.done) throw this.#wrongLength();
-      this.#end();
-    });
+    if (this.#chunks) this.#next();
+    else this.#end();
   }
 
   #wrongLength(): Error {
