@@ -726,7 +726,6 @@ function checkHead(status: string, headers: HeaderList): Head {
   if (!Array.isArray(headers)) throw wrong(`headers are ${show(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
   const pairs: HeaderList = [];
-  const names: string[] = [];
   let length: number | undefined;
   let typed = false;
   let repeated = false;
@@ -747,8 +746,7 @@ function checkHead(status: string, headers: HeaderList): Head {
       continue;
     }
     typed ||= lower === "content-type" && value.trim() !== "";
-    repeated ||= names.includes(lower) || lower === "__proto__";
-    names.push(lower);
+    repeated ||= name in record; // or in every object, as "__proto__" is, which a record cannot hold either
     record[name] = value;
     pairs.push([name, value]);
   }
@@ -1057,9 +1055,9 @@ class Exchange {
     } else {
       this.#sent = bytes.length;
       this.#length = head.length ?? (isAll ? bytes.length : Infinity);
-      if (this.#sent >= this.#length) this.#respond(whole(head, bytes.subarray(0, this.#length)));
+      if (this.#sent >= this.#length) this.#respond(makeResponse(head, bytes.subarray(0, this.#length), head.length));
       else if (isAll) throw this.#wrongLength();
-      else return this.#respond(new Response(this.#stream(bytes), init(head, head.length)));
+      else return this.#respond(makeResponse(head, this.#stream(bytes), head.length));
     }
     this.#finish();
   }
@@ -1186,30 +1184,27 @@ class Exchange {
   }
 }
 
-/** What a `Response` is made with. Deno is faster without the status 200. */
-function init({ status, headers }: Head, length?: number): ResponseInit {
+/** A response of a stream, or of bytes that are all of its body. */
+function makeResponse({ status, headers, typed }: Head, body: Uint8Array | ReadableStream, length?: number): Response {
   if (length !== undefined) {
-    const pair: [string, string] = ["Content-Length", String(length)];
-    headers = Array.isArray(headers) ? [...headers, pair] : { ...headers, [pair[0]]: pair[1] };
+    const value = String(length);
+    headers = Array.isArray(headers)
+      ? [...headers, ["Content-Length", value]]
+      : { ...headers, "Content-Length": value };
   }
-  return status === 200 ? { headers } : { status, headers };
-}
-
-/** A response that exists whole: the runtime adds its length. */
-function whole(head: Head, bytes: Uint8Array): Response {
-  if (bytes.length === 0) return new Response(null, init(head, head.length));
+  const init = status === 200 ? { headers } : { status, headers }; // Deno is faster without the status 200
+  if (body instanceof ReadableStream) return new Response(body, init);
+  if (body.length === 0) return new Response(null, init);
   // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
-  const body = BUN && !head.typed ? ReadableStream.from([bytes]) : bytes as Uint8Array<ArrayBuffer>;
-  return new Response(body, init(head, head.length));
+  return new Response(BUN && !typed ? ReadableStream.from([body]) : body as Uint8Array<ArrayBuffer>, init);
 }
 
 /** A response without a body: to HEAD, or with a status that has none. */
 function bodiless(head: Head, length: number | undefined): Response {
-  if (BODILESS.has(head.status)) return new Response(null, init(head));
-  if (length !== undefined) return new Response(null, init(head, length));
-  // With `null` both runtimes would declare a length of 0, which is not known.
-  const unknown = new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) });
-  return new Response(unknown, init(head));
+  if (BODILESS.has(head.status)) return makeResponse(head, NOTHING);
+  if (length !== undefined) return makeResponse(head, NOTHING, length);
+  // Of no bytes both runtimes would declare a length of 0, which is not known.
+  return makeResponse(head, new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) }));
 }
 
 /** What the client is told when there is no response of the application. */
