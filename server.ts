@@ -163,7 +163,7 @@ class Gateway {
       "wsgi.url_scheme": "",
       "wsgi.run_once": false,
       "wsgi.input_terminated": true,
-      "wsgi.file_wrapper": (file, blockSize = 65_536) => new FileBody(file, blockSize),
+      "wsgi.file_wrapper": wrapFile,
     };
   }
 
@@ -650,41 +650,30 @@ function show(value: unknown): string {
   return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
 }
 
-/** What `wsgi.file_wrapper` makes of a file. What streams itself also closes itself, at its end or when cancelled. */
-class FileBody implements AsyncIterable<Uint8Array> {
-  readonly [FILE] = true;
-  readonly #chunks: Chunks;
-  readonly close: () => void | Promise<void>;
-
-  constructor(file: FileLike, blockSize: number) {
-    if (!Number.isInteger(blockSize) || blockSize < 1) {
-      throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
-    }
-    const { read, readable, close } = Object(file) as {
-      read?(size: number): Uint8Array | Promise<Uint8Array>;
-      readable?: unknown;
-      close?(): void | Promise<void>;
-    };
-    const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
-    if (stream instanceof ReadableStream) {
-      this.#chunks = open(stream);
-      this.close = async () => void await this.#chunks.return!();
-    } else if (typeof read === "function") {
-      this.#chunks = {
-        async next() {
-          const value = await read.call(file, blockSize);
-          return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
-        },
-      };
-      this.close = () => close?.call(file);
-    } else {
-      throw new TypeError(`Cannot wrap ${show(file)}: it has no method "read"`);
-    }
+/** `wsgi.file_wrapper`. What streams itself also closes itself, at its end or when cancelled. */
+function wrapFile(file: FileLike, blockSize = 65_536): ResponseBody {
+  if (!Number.isInteger(blockSize) || blockSize < 1) {
+    throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
   }
-
-  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
-    return this.#chunks as AsyncIterator<Uint8Array>;
+  const { read, readable, close } = Object(file) as {
+    read?(size: number): Uint8Array | Promise<Uint8Array>;
+    readable?: unknown;
+    close?(): void | Promise<void>;
+  };
+  const wrap = (chunks: Chunks, close: () => void | Promise<void>) => {
+    return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
+  };
+  const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
+  if (stream instanceof ReadableStream) {
+    const chunks = open(stream);
+    return wrap(chunks, async () => void await chunks.return!());
   }
+  if (typeof read !== "function") throw new TypeError(`Cannot wrap ${show(file)}: it has no method "read"`);
+  const next = async (): Promise<Step> => {
+    const value = await read.call(file, blockSize);
+    return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
+  };
+  return wrap({ next }, () => close?.call(file));
 }
 
 /** What `startResponse` was given, checked, in the form that a `Response` takes. */
