@@ -1031,7 +1031,7 @@ class Exchange {
     if (step.done) this.#chunks = undefined;
     if (!this.#answer) this.#commit(step.done ? NOTHING : step.value);
     else if (!this.#complete) this.#send(step);
-    else if (step.done) this.#end();
+    else if (step.done) this.#stop();
     else throw this.#wrongLength();
   }
 
@@ -1087,7 +1087,7 @@ class Exchange {
     if (this.#length === Infinity || FILE in Object(this.#body)) return this.#stop();
     if (this.#sent > this.#length) throw this.#wrongLength();
     if (this.#chunks) this.#next();
-    else this.#end();
+    else this.#stop();
   }
 
   #wrongLength(): Error {
@@ -1106,7 +1106,8 @@ class Exchange {
   leave(status = 499): void {
     if (this.#complete) return;
     this.#complete = this.#gone = true;
-    this.#abort?.abort(clientLeft());
+    this.#abort ??= new AbortController();
+    this.#abort.abort(clientLeft());
     if (this.#answer) this.#controller?.error(ABORTED);
     else this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
     queueMicrotask(() => this.#stop()); // it may be a generator that has us know, and it cannot return while it runs
@@ -1120,16 +1121,12 @@ class Exchange {
     this.#stop();
   }
 
-  /** Tells the application that no more chunks are wanted. */
+  /** Asks for no more chunks. An application that has returned as well has ended. */
   #stop(): void {
     const chunks = this.#chunks;
     this.#chunks = undefined;
-    this.#attempt(() => chunks?.return?.());
-    if (!this.#running) this.#end();
-  }
-
-  #end(): void {
-    if (this.#ended) return;
+    if (chunks) this.#attempt(() => chunks.return?.());
+    if (this.#running || this.#ended) return;
     this.#ended = true;
     this.#attempt(() => this.#body?.close?.());
     this.#attempt(() => this.errors.flush());
@@ -1165,11 +1162,9 @@ class Exchange {
   watch(): AbortSignal {
     if (this.#abort) return this.#abort.signal;
     this.#abort = new AbortController();
-    const { signal } = this.#abort;
-    if (this.#gone) this.#abort.abort(clientLeft());
-    else if (!this.#answer && this.#request.signal.aborted) this.leave();
+    if (!this.#answer && this.#request.signal.aborted) this.leave();
     else if (!this.#answer) this.#request.signal.addEventListener("abort", () => this.leave(), { once: true });
-    return signal;
+    return this.#abort.signal;
   }
 }
 
