@@ -182,15 +182,14 @@ class Gateway {
       return exchange.run(environ);
     }
     this.pending.add(exchange);
-    return new Promise((resolve) => {
-      this.#waiting.push((isServed) => resolve(isServed ? exchange.run(environ) : exchange.refuse(stopping())));
-    });
+    return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
+      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(stopping()));
   }
 
   /** Gives the place of a request that is done to one that waits. */
   done(exchange: Exchange): void {
     const next = this.#waiting.shift();
-    if (next) queueMicrotask(() => next(true));
+    if (next) next(true);
     else this.#inside--;
     this.#settle(exchange);
   }
@@ -217,6 +216,8 @@ class Gateway {
   }
 }
 
+const PEM = /^\s*-----BEGIN /m;
+
 /** What options have to be, where the types of their defaults do not say it. */
 const OPTIONS: Record<string, [test: (value: unknown) => boolean, expected: string]> = {
   environ: [(value) => typeof value === "object" && value !== null, "an object"],
@@ -225,11 +226,11 @@ const OPTIONS: Record<string, [test: (value: unknown) => boolean, expected: stri
   concurrency: [isCount(1), "an integer of at least 1"],
   shutdownTimeout: [isCount(0), "an integer of at least 0"],
   shutdownDelay: [isCount(0), "an integer of at least 0"],
-  hostname: [isText, 'an address such as "127.0.0.1"'],
-  port: [(value) => isCount(0)(value) && Number(value) <= 65_535, "an integer from 0 to 65535"],
-  unix: [isText, "the path of a socket"],
-  cert: [isPem, 'PEM text, which begins with "-----BEGIN"'],
-  key: [isPem, 'PEM text, which begins with "-----BEGIN"'],
+  hostname: [isText(/./s), 'an address such as "127.0.0.1"'],
+  port: [isCount(0, 65_535), "an integer from 0 to 65535"],
+  unix: [isText(/./s), "the path of a socket"],
+  cert: [isText(PEM), 'PEM text, which begins with "-----BEGIN"'],
+  key: [isText(PEM), 'PEM text, which begins with "-----BEGIN"'],
   reusePort: [(value) => typeof value === "boolean", "true or false"],
   signals: [(value) => typeof value === "boolean", "true or false"],
   signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
@@ -243,23 +244,17 @@ function isErrorStream(value: unknown): boolean {
   return ["write", "writelines", "flush"].every((name) => typeof Object(value)[name] === "function");
 }
 
-function isCount(least: number): (value: unknown) => boolean {
-  return (value) => (Number.isInteger(value) || value === Infinity) && Number(value) >= least;
+function isCount(least: number, most = Infinity): (value: unknown) => boolean {
+  return (value) => (Number.isInteger(value) || value === Infinity) && Number(value) >= least && Number(value) <= most;
 }
 
 function isWorkers(value: unknown): boolean {
-  const { min = 1, max } = typeof value === "number"
-    ? { max: value }
-    : Object(value) as { min?: unknown; max?: unknown };
-  return isCount(1)(min) && isCount(1)(max) && Number(min) <= Number(max) && max !== Infinity;
+  const { min = 1, max }: Record<string, unknown> = typeof value === "number" ? { max: value } : Object(value);
+  return isCount(1, Number.MAX_VALUE)(max) && isCount(1, Number(max))(min);
 }
 
-function isText(value: unknown): boolean {
-  return typeof value === "string" && value !== "";
-}
-
-function isPem(value: unknown): boolean {
-  return typeof value === "string" && /^\s*-----BEGIN /m.test(value);
+function isText(pattern: RegExp): (value: unknown) => boolean {
+  return (value) => typeof value === "string" && pattern.test(value);
 }
 
 function checkOptions(options: object): void {
