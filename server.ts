@@ -878,7 +878,13 @@ class Context implements FetchContext {
   }
 }
 
-/** One request and its response, from the call of the application to that of `close`. */
+/**
+ * One request and its response, from the call of the application to that of `close`.
+ *
+ * The application is run, and has returned or thrown. The first chunk begins the response: `#commit` decides it. Each
+ * other follows when the runtime wants it, by `#next`, `#take` and `#send`. After the last, `#finish` sees that nothing
+ * is left over. Every way ends in `#stop`, also that of `#fail` and of a client that has to `leave`.
+ */
 class Exchange {
   readonly gateway: Gateway;
   readonly input: Input;
@@ -889,8 +895,10 @@ class Exchange {
   /** The application has neither returned nor thrown. */
   #running = true;
   #body: ResponseBody | undefined;
+  /** What is still to be asked for chunks, if anything is. */
   #chunks: Chunks | undefined;
   #answer: Response | undefined;
+  /** Gives the answer to a runtime that waits for it. */
   #resolve: ((answer: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** How many bytes of a body are to be sent, if that is known. */
@@ -898,7 +906,9 @@ class Exchange {
   #sent = 0;
   /** Nothing more is to be sent: the runtime has the whole response, or it has failed, or the client has left. */
   #complete = false;
+  /** The client has left before that. */
   #gone = false;
+  /** Also `close` has been called. */
   #ended = false;
   #abort: AbortController | undefined;
   #reported: unknown = NOTHING;
