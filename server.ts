@@ -953,9 +953,12 @@ class Exchange {
 
   #write: Write = (chunk) => {
     if (!this.#running) throw new Error(LATE_WRITE);
-    if (lengthOf(chunk) > 0) this.#start.commit();
-    if (this.#complete && chunk.length > 0 && this.#sent >= this.#length) throw this.#wrongLength();
-    const taken = this.#complete || chunk.length === 0 ? Promise.resolve() : this.#push(chunk);
+    let taken = Promise.resolve();
+    if (lengthOf(chunk) > 0) {
+      this.#start.commit();
+      if (!this.#complete) taken = this.#push(chunk);
+      else if (this.#sent >= this.#length) throw this.#wrongLength();
+    }
     const sent = taken.then(nextTurn).then(() => {
       if (this.#complete && this.#sent < this.#length) throw clientLeft(); // or nobody wants a body
     });
@@ -1298,9 +1301,7 @@ export function toRequest(environ: Environ): Request {
   return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
-function streamOf(
-  input: InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> },
-): ReadableStream<Uint8Array> {
+function streamOf(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): ReadableStream<Uint8Array> {
   return new ReadableStream({
     async pull(controller) {
       const chunk = await (input[READ_CHUNK]?.(Infinity) ?? input.read(65_536));
