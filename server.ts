@@ -494,11 +494,8 @@ class Input implements InputStream {
   }
 
   #cancel(): void {
-    try {
-      (this.#reader ?? this.#request.body)?.cancel().catch(() => {});
-    } catch {
-      // Deno has closed the request with the connection
-    }
+    // Deno may have closed the request with the connection, and have no body any more.
+    Promise.try(() => (this.#reader ?? this.#request.body)?.cancel()).catch(() => {});
   }
 
   /** Lets concurrent reads follow each other. A failed read that nobody waits for is not an unhandled rejection. */
