@@ -28,7 +28,7 @@ import {
 export const RUNTIME: "deno" | "bun" = "Deno" in globalThis ? "deno" : "bun";
 
 /** How long anything may take, in milliseconds. */
-const PATIENCE = 10_000;
+const PATIENCE = 20_000;
 
 /** Text as UTF-8. */
 export function bytes(text: string): Uint8Array<ArrayBuffer> {
@@ -177,6 +177,18 @@ export class Client {
     this.#onData = look;
     look();
     return await found.wait();
+  }
+
+  /** Waits for a whole reply, or for what has come of it when the connection ends. */
+  async reply(): Promise<Reply> {
+    const came = new Event<Reply>(`a reply, after ${JSON.stringify(this.received.slice(-400))}`);
+    const look = () => {
+      const reply = parse(this.received);
+      if (reply.complete || this.#isClosed) came.happen(reply);
+    };
+    this.#onData = look;
+    look();
+    return await came.wait();
   }
 
   /** Waits for the end of the connection, and gives all that was received. */
@@ -342,8 +354,8 @@ export class Child {
   readonly #ended = new Event<Outcome>("the end of a process");
   #onOutput = () => {};
 
-  constructor(command: string, args: string[]) {
-    this.#process = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+  constructor(command: string, args: string[], env: NodeJS.ProcessEnv = process.env) {
+    this.#process = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env });
     this.#process.stdout?.on("data", (data) => {
       this.output += String(data);
       this.#onOutput();
@@ -378,9 +390,13 @@ export class Child {
     return { port: Number((await this.until(/^port (\d+)$/m))[1]), hostname: "127.0.0.1" };
   }
 
+  get pid(): number {
+    return this.#process.pid!;
+  }
+
   /** Sends a signal. Deno's `ChildProcess.kill` takes it for the end of the process. */
   kill(signal: NodeJS.Signals): void {
-    process.kill(this.#process.pid!, signal);
+    process.kill(this.pid, signal);
   }
 
   ended(): Promise<Outcome> {
