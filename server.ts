@@ -23,6 +23,7 @@ import type {
   StartResponse,
   ToEnvironOptions,
   ToFetchOptions,
+  WorkersOptions,
   Write,
 } from "./mod.ts";
 
@@ -31,6 +32,7 @@ interface DenoRuntime {
   version: { deno: string };
   mainModule: string;
   listenDatagram?: unknown;
+  permissions: { querySync(descriptor: { name: string; path: URL }): { state: string } };
   addSignalListener(name: string, listener: () => void): void;
   removeSignalListener(name: string, listener: () => void): void;
   serve(options: object, handler: FetchHandler): {
@@ -43,7 +45,13 @@ interface DenoRuntime {
 interface BunRuntime {
   version: string;
   main: string;
-  serve(options: object): { address?: { address?: string }; port?: number; stop(force?: boolean): Promise<void> };
+  serve(options: object): {
+    address?: { address?: string };
+    port?: number;
+    pendingRequests: number;
+    timeout(request: Request, seconds: number): void;
+    stop(force?: boolean): Promise<void>;
+  };
 }
 
 const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
@@ -123,10 +131,14 @@ class Gateway {
   unnamed: string | undefined;
   /** True from the moment the server is told to stop. */
   draining = false;
+  /** Until when each response ends its connection, in milliseconds since the epoch. */
+  partsUntil = 0;
   /** True from the moment it does: what still arrives is refused. */
   closing = false;
   /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
   readonly pending = new Set<Exchange | Promise<unknown>>();
+  /** Has the runtime wait for a request, however quiet it is, or no longer than for any other connection. */
+  setPatience: ((request: Request, isEndless: boolean) => void) | undefined;
   readonly #concurrency: number;
   readonly #waiting: ((isServed: boolean) => void)[] = [];
   #inside = 0;
@@ -181,9 +193,22 @@ class Gateway {
       this.#inside++;
       return exchange.run(environ);
     }
-    this.pending.add(exchange);
+    this.hold(exchange);
+    if (!DENO) exchange.watch(); // or it would be called for a client that has left
     return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
       .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(stopping()));
+  }
+
+  /** Waits for a request, and has the runtime and a stopping server wait for it. */
+  hold(exchange: Exchange): void {
+    this.pending.add(exchange);
+    this.setPatience?.(exchange.request, true);
+  }
+
+  /** Waits for it no longer. */
+  release(item: Exchange | Promise<unknown>): void {
+    if (this.pending.delete(item) && item instanceof Exchange) this.setPatience?.(item.request, false);
+    if (this.pending.size === 0) this.#onIdle?.();
   }
 
   /** Gives the place of a request that is done to one that waits. */
@@ -191,18 +216,13 @@ class Gateway {
     const next = this.#waiting.shift();
     if (next) next(true);
     else this.#inside--;
-    this.#settle(exchange);
+    this.release(exchange);
   }
 
   /** Has a stopping server wait for work. */
   track(work: PromiseLike<unknown>, onError: (error: unknown) => void): void {
-    const settled = Promise.resolve(work).catch(onError).finally(() => this.#settle(settled));
+    const settled = Promise.resolve(work).catch(onError).finally(() => this.release(settled));
     this.pending.add(settled);
-  }
-
-  #settle(item: Exchange | Promise<unknown>): void {
-    this.pending.delete(item);
-    if (this.pending.size === 0) this.#onIdle?.();
   }
 
   /** Waits no longer: neither for what is under way nor for what has not begun. */
@@ -249,8 +269,10 @@ function isCount(least: number, most = Infinity): (value: unknown) => boolean {
 }
 
 function isWorkers(value: unknown): boolean {
-  const { min = 1, max }: Record<string, unknown> = typeof value === "number" ? { max: value } : Object(value);
-  return isCount(1, Number.MAX_VALUE)(max) && isCount(1, Number(max))(min);
+  const { min = 1, max, window = 1, quiet = 1, module = "a", export: exported = "a" }: Record<string, unknown> =
+    typeof value === "number" ? { max: value } : Object(value);
+  return isCount(1, Number.MAX_VALUE)(max) && isCount(1, Number(max))(min) && [window, quiet].every(isCount(1)) &&
+    isText(/./)(String(module)) && isText(/./)(exported);
 }
 
 function isText(pattern: RegExp): (value: unknown) => boolean {
@@ -611,14 +633,18 @@ function print(text: string): void {
   }
 }
 
-/** Reports an error. An error stream of the deployer's own may fail, too. */
+/** Reports an error. */
 function report(errors: ErrorStream, what: string, error: unknown): void {
-  const text = `${what}: ${explain(error)}`;
+  tell(errors, `${what}: ${explain(error)}\n`);
+}
+
+/** Writes to an error stream. One of the deployer's own may fail, too. */
+function tell(errors: ErrorStream, text: string): void {
   try {
-    errors.write(`${text}\n`);
+    errors.write(text);
     errors.flush();
   } catch {
-    print(text);
+    print(text.trimEnd());
   }
 }
 
@@ -884,10 +910,10 @@ class Context implements FetchContext {
  */
 class Exchange {
   readonly gateway: Gateway;
+  readonly request: Request;
   readonly input: Input;
   readonly errors: ErrorStream;
   readonly context: FetchContext;
-  readonly #request: Request;
   readonly #start = new Start();
   /** The application has neither returned nor thrown. */
   #running = true;
@@ -907,12 +933,14 @@ class Exchange {
   #gone = false;
   /** Also `close` has been called. */
   #ended = false;
+  /** What the application still does after that. */
+  #tidying: Promise<unknown> | undefined;
   #abort: AbortController | undefined;
   #reported: unknown = NOTHING;
 
   constructor(gateway: Gateway, request: Request) {
     this.gateway = gateway;
-    this.#request = request;
+    this.request = request;
     this.input = new Input(request, gateway.maxBodySize);
     this.errors = gateway.errors ?? new StandardError();
     this.context = new Context(request, this);
@@ -922,22 +950,23 @@ class Exchange {
   refuse(error: unknown): Response {
     this.#report(error);
     Input.abandon(this.input);
-    this.gateway.pending.delete(this);
-    return refusal(error);
+    this.gateway.release(this);
+    return this.#respond(refusal(error));
   }
 
   /** Calls the application. The answer is there at once if the first chunk is. */
   run(environ: Environ): Response | Promise<Response> {
-    const { app } = this.gateway;
+    const { gateway } = this;
     try {
-      const result = app(environ, this.#startResponse);
+      if (this.#gone) throw clientLeft(); // while it waited for its turn
+      const result = gateway.app(environ, this.#startResponse);
       if (isPromise(result)) {
         Promise.resolve(result).then((body) => this.#returned(body), (error) => this.#threw(error));
       } else this.#returned(result);
     } catch (error) {
       this.#threw(error);
     }
-    if (!this.#ended) this.gateway.pending.add(this);
+    if (!this.#ended || this.#tidying) gateway.hold(this);
     // Deno charges for the request's signal and prints a warning, so there it is left alone until somebody asks.
     if (!this.#answer && !DENO) this.watch();
     return this.#answer ?? new Promise((resolve) => this.#resolve = resolve);
@@ -1044,23 +1073,24 @@ class Exchange {
   #commit(bytes: Uint8Array): void {
     const head = this.#start.commit();
     const isAll = !this.#chunks;
-    if (this.#request.method === "HEAD" || BODILESS.has(head.status)) {
+    if (this.request.method === "HEAD" || BODILESS.has(head.status)) {
       this.#respond(bodiless(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
     } else {
       this.#sent = bytes.length;
       this.#length = head.length ?? (isAll ? bytes.length : Infinity);
       if (this.#sent >= this.#length) this.#respond(makeResponse(head, bytes.subarray(0, this.#length), head.length));
       else if (isAll) throw this.#wrongLength();
-      else return this.#respond(makeResponse(head, this.#stream(bytes), head.length));
+      else return void this.#respond(makeResponse(head, this.#stream(bytes), head.length));
     }
     this.#finish();
   }
 
-  #respond(answer: Response): void {
-    // Who sends the next request on this connection could find it closed.
-    if (this.gateway.draining) answer.headers.set("Connection", "close");
+  #respond(answer: Response): Response {
+    const { partsUntil } = this.gateway;
+    if (partsUntil > 0 && Date.now() < partsUntil) answer.headers.set("Connection", "close");
     this.#answer = answer;
     this.#resolve?.(answer);
+    return answer;
   }
 
   /** A stream that begins with a chunk and asks for the next when that has left. */
@@ -1136,14 +1166,17 @@ class Exchange {
     this.#attempt(() => this.#body?.close?.());
     this.#attempt(() => this.errors.flush());
     Input.abandon(this.input);
-    this.gateway.done(this);
+    if (this.#tidying) this.#tidying.then(() => this.gateway.done(this));
+    else this.gateway.done(this);
   }
 
-  /** Does what tidies up. Only a server that stops waits for it. */
+  /** Does what tidies up. Until that is done, the application is not: its place is not given to another request. */
   #attempt(action: () => unknown): void {
     try {
       const result = action();
-      if (isPromise(result)) this.gateway.track(result, (error) => this.#report(error));
+      if (!isPromise(result)) return;
+      const settled = Promise.resolve(result).catch((error) => this.#report(error));
+      this.#tidying = Promise.all([this.#tidying, settled]);
     } catch (error) {
       this.#report(error);
     }
@@ -1159,7 +1192,7 @@ class Exchange {
     }
     this.#reported = error;
     if (!isKnown) {
-      report(this.errors, `Application failed on ${this.#request.method} ${encode(this.#request.url)}`, error);
+      report(this.errors, `Application failed on ${this.request.method} ${encode(this.request.url)}`, error);
     }
   }
 
@@ -1167,8 +1200,8 @@ class Exchange {
   watch(): AbortSignal {
     if (this.#abort) return this.#abort.signal;
     this.#abort = new AbortController();
-    if (!this.#answer && this.#request.signal.aborted) this.leave();
-    else if (!this.#answer) this.#request.signal.addEventListener("abort", () => this.leave(), { once: true });
+    if (!this.#answer && this.request.signal.aborted) this.leave();
+    else if (!this.#answer) this.request.signal.addEventListener("abort", () => this.leave(), { once: true });
     return this.#abort.signal;
   }
 }
@@ -1368,14 +1401,15 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
 /**
  * Serves an application on `Deno.serve` or `Bun.serve`, whichever runtime this is.
  *
- * Says where on standard error, unless `onListen` is given. PEP 3333, "The Server/Gateway Side".
+ * Says where on standard error, unless `onListen` is given. It listens when it returns, or, with workers, when it says
+ * so. PEP 3333, "The Server/Gateway Side".
  *
  * @throws {TypeError} When the application or an option is not what it should be.
  * @throws {Error} When the runtime cannot listen, or is neither of the two.
  *
  * @param app The application.
  * @param options Where to listen, and what surrounds the application.
- * @returns The server, which listens already.
+ * @returns The server.
  *
  * @example
  * ```ts ignore
@@ -1385,294 +1419,456 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * ```
  */
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
-  const { unix, cert, key, signal, signals = true, shutdownDelay = 0 } = options;
-  if ((cert === undefined) !== (key === undefined)) {
-    throw new TypeError(`Cannot use option "${cert === undefined ? "key" : "cert"}" alone: TLS needs "cert" and "key"`);
-  }
-  if (DENO && unix !== undefined && cert !== undefined) {
-    throw new TypeError('Cannot use option "cert" with "unix": Deno has no TLS on a unix socket');
-  }
-  const gateway = new Gateway(app, options);
-  const crew = options.workers === undefined ? undefined : new Crew(options, options.workers);
-  const reusePort = crew !== undefined || options.reusePort === true;
-  const listener = listen({ ...options, reusePort }, (request, info) => gateway.handle(request, info));
-
-  const { hostname, port } = listener;
-  const secure = cert !== undefined;
-  const name = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
-  gateway.unnamed = secure ? undefined : `localhost:${port}`;
-  Object.assign(gateway.variables, {
-    SERVER_NAME: name,
-    SERVER_PORT: unix === undefined ? String(port) : "80",
-    "wsgi.url_scheme": secure ? "https" : "http",
-  });
-  if (reusePort) gateway.variables["wsgi.multiprocess"] = true;
-
+  const { signal, signals = true, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
+  const service = options.workers === undefined ? new Post(app, options) : new Crew(app, options);
+  const { url, hostname, port, size } = service;
   const stopped = Promise.withResolvers<void>();
-  let gone: Promise<unknown> | undefined;
-  /** Accepts nothing more, and finishes what is under way. */
-  const letGo = () => {
-    const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
-    // Deno breaks off what still arrives, as soon as it is told to shut down.
-    const arrived = DENO ? exchanges.map(({ input }) => Input.arrived(input)) : [];
-    return gone ??= Promise.allSettled(arrived).then(() => Promise.all([listener.stop(), gateway.idle()]));
-  };
-  const stop = async () => {
-    gateway.draining = true;
-    const retired = crew?.stop();
-    if (shutdownDelay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(shutdownDelay, 2 ** 31 - 1)));
-    gateway.closing = true;
-    const { shutdownTimeout = 30_000 } = options; // a worker that retires has all the time it needs
-    const deadline = Promise.withResolvers<void>();
-    const timer = setTimeout(deadline.resolve, Math.min(shutdownTimeout, 2 ** 31 - 1)); // the longest there is
-    const done = Promise.all([letGo(), retired]);
-    let isDone = await Promise.race([done.then(() => true), deadline.promise]);
-    clearTimeout(timer);
-    // Idle connections take the runtime a moment, too.
-    if (!isDone && gateway.pending.size === 0) {
-      isDone = await Promise.race([done.then(() => true), new Promise<void>((resolve) => setTimeout(resolve, 100))]);
-    }
-    gateway.abandon();
-    crew?.abandon();
-    await nextTurn(); // for what is left to leave
-    await listener.stop(true);
-    unwatch?.();
-    if (!isDone && status !== 0) endWith(status);
-  };
-  /** The exit status of a process that was told to end before all was done. */
+  let isStopping = false;
+  /** The exit status that goes with the signal that has stopped the server, if one has. */
   let status = 0;
+
+  /** Finishes what is under way, while there is time for it, and aborts what is left. */
+  const stop = async (delay: number) => {
+    const expired = Promise.withResolvers<boolean>();
+    // Idle connections take the runtimes a moment, too; and a timer takes no more than 31 bits.
+    const patience = Math.min(delay + Math.max(shutdownTimeout, 100), 2 ** 31 - 1);
+    const timer = setTimeout(() => expired.resolve(false), patience);
+    const isDone = await Promise.race([service.finish(delay), expired.promise]);
+    clearTimeout(timer);
+    await service.abandon();
+    unwatch?.();
+    if (status !== 0) endWith(isDone ? 0 : status);
+  };
+  const shutdown = (delay = shutdownDelay) => {
+    if (isStopping) return stopped.promise;
+    isStopping = true;
+    stop(delay).then(stopped.resolve, stopped.reject);
+    return stopped.promise;
+  };
   const unwatch = signals
     ? onSignal((signal) => {
-      if (status !== 0) {
-        gateway.abandon();
-        nextTurn().then(() => process.exit(signal));
-      }
+      if (status !== 0) service.abandon().then(() => process.exit(signal));
       status = signal;
-      server.shutdown();
+      shutdown();
     })
     : undefined;
   const server: Server = {
-    url: unix !== undefined
-      ? `http+unix://${encodeURIComponent(unix)}/`
-      : `${secure ? "https" : "http"}://${LOCAL.has(hostname) ? "localhost" : name}:${port}/`,
-    hostname: unix ?? hostname,
+    url,
+    hostname,
     port,
     runtime: DENO ? "deno" : "bun",
     finished: stopped.promise,
-    shutdown() {
-      if (!gateway.draining) stop().then(stopped.resolve, stopped.reject);
-      return stopped.promise;
-    },
-    [Symbol.asyncDispose]: () => server.shutdown(),
+    shutdown: () => shutdown(),
+    [Symbol.asyncDispose]: () => shutdown(),
   };
-  const onListen = options.onListen ??
-    (({ url }) => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${crew?.size ?? "1 worker"}`));
+  const onListen = options.onListen ?? (() => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
   try {
-    if (!crew) onListen(server);
+    if (service instanceof Post) onListen(server);
   } catch (error) {
-    server.shutdown();
+    shutdown(0);
     throw error;
   }
-  // The port is ours, as far as this thread can know; from here on it is the workers'.
-  if (crew) {
-    letGo().then(() =>
-      crew.start(port, () => onListen(server), (error) => {
-        print(error.message);
-        process.exitCode = 1;
-        server.shutdown();
-      })
-    );
+  if (service instanceof Crew) {
+    service.start(() => onListen(server), (error) => {
+      print(error instanceof Error ? error.message : explain(error));
+      process.exitCode = 1;
+      shutdown(0);
+    });
   }
-  if (signal?.aborted) server.shutdown();
-  else signal?.addEventListener("abort", () => server.shutdown(), { once: true });
+  if (signal?.aborted) shutdown(0);
+  else signal?.addEventListener("abort", () => shutdown(), { once: true });
   return server;
 }
 
-// What a thread of ours is known by, in the module that it begins with.
-const WORKER: unique symbol = Symbol.for("wsgi.worker");
+/** What serves: this thread by itself, or a crew of others. */
+interface Service {
+  readonly url: string;
+  readonly hostname: string;
+  readonly port: number;
+  /** How many threads serve, in words. */
+  readonly size: string;
+  /** Goes on for a while, then takes on nothing more; tells, when nothing is under way any more, whether all was done. */
+  finish(delay: number): Promise<boolean>;
+  /** Aborts what is left. */
+  abandon(): Promise<void>;
+}
+
+// Addresses that a person calls localhost: of this machine, or of all its interfaces.
+const LOCAL = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
+
+/** One thread that serves. */
+class Post implements Service {
+  readonly url: string;
+  readonly hostname: string;
+  readonly port: number;
+  readonly size = "1 worker";
+  readonly gateway: Gateway;
+  readonly #listener: Listener;
+
+  constructor(app: ApplicationLike, options: ServeOptions) {
+    const { unix, cert, key, reusePort = false } = options;
+    this.gateway = new Gateway(app, options);
+    if ((cert === undefined) !== (key === undefined)) {
+      throw new TypeError(
+        `Cannot use option "${cert === undefined ? "key" : "cert"}" alone: TLS needs "cert" and "key"`,
+      );
+    }
+    if (DENO && unix !== undefined && cert !== undefined) {
+      throw new TypeError('Cannot use option "cert" with "unix": Deno has no TLS on a unix socket');
+    }
+    this.#listener = listen(options, (request, info) => this.gateway.handle(request, info));
+    const { hostname, port } = this.#listener;
+    const scheme = cert === undefined ? "http" : "https";
+    const name = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
+    this.hostname = unix ?? hostname;
+    this.port = port;
+    this.url = unix === undefined
+      ? `${scheme}://${LOCAL.has(hostname) ? "localhost" : name}:${port}/`
+      : `http+unix://${encodeURIComponent(unix)}/`;
+    this.gateway.unnamed = cert === undefined ? `localhost:${port}` : undefined;
+    this.gateway.setPatience = this.#listener.setPatience;
+    Object.assign(this.gateway.variables, {
+      SERVER_NAME: name,
+      SERVER_PORT: unix === undefined ? String(port) : "80",
+      "wsgi.url_scheme": scheme,
+    });
+    if (reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
+  }
+
+  async finish(delay: number): Promise<boolean> {
+    const { gateway } = this;
+    gateway.draining = true;
+    gateway.partsUntil = Infinity; // who sends the next request on a connection could find it closed
+    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, 2 ** 31 - 1)));
+    gateway.closing = true;
+    // Deno breaks off what still arrives, as soon as it is told to shut down.
+    const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
+    if (DENO) await Promise.all(exchanges.map(({ input }) => Input.arrived(input)));
+    await Promise.all([this.#listener.stop(), gateway.idle()]);
+    return true;
+  }
+
+  async abandon(): Promise<void> {
+    this.gateway.abandon();
+    await nextTurn(); // for what is left to leave
+    await this.#listener.stop(true);
+  }
+}
+
+// What a thread of a crew finds its task by, in the module that it begins with.
+const TASK: unique symbol = Symbol.for("wsgi.task");
+
+/** What a thread of a crew is for. */
+interface Task {
+  port: Port<News, Order>;
+  module: string;
+  exported: string | undefined;
+  options: ServeOptions;
+  /** Whether the errors are those of the option of this name, which another thread has. */
+  forwards: boolean;
+  multiprocess: boolean;
+}
 
 /** What a thread is told. */
 type Order =
-  | { module: string; exported: string | undefined; options: ServeOptions; forwards: boolean }
   | "measure"
-  | "retire"
-  | "stop";
+  /** Each response ends its connection, until then: who comes back may find a thread that has less to do. */
+  | { part: number }
+  /** Finish, after a delay. */
+  | { finish: number }
+  | "abandon";
 
-/** What a thread tells: how busy it was, which part of the time it computed, or what has failed. */
-type News = "loaded" | "ready" | "stopped" | { busy: number } | { failure: string } | { errors: string };
+/** What a thread tells. */
+type News =
+  | { ready: true }
+  /** Which part of the time it has computed, and how many requests it holds. */
+  | { busy: number; held: number }
+  | { errors: string }
+  | { failure: string };
 
-/** A thread that serves. */
-interface Thread {
-  worker: Worker;
-  busy: number;
-  /** It has been asked how busy it is, and has not found the time to answer. */
-  isAsked: boolean;
-  isReady: boolean;
-  end(): void;
-  ended: Promise<void>;
+/** What is used of the `MessagePort` of a thread. An application has one of its own, and cannot speak on this. */
+interface Port<Sent, Received> {
+  postMessage(message: Sent): void;
+  on(event: "message", listener: (message: Received) => void): void;
+  close(): void;
 }
 
-/** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
-class Crew {
-  readonly size: string;
-  readonly #min: number;
-  readonly #max: number;
-  readonly #window: number;
-  #quiet: number;
-  readonly #order: Exclude<Order, string>;
-  readonly #errors: ErrorStream | undefined;
-  readonly #threads = new Set<Thread>();
-  /** Those that finish what they hold, for as long as it takes. */
-  readonly #retiring = new Set<Thread>();
-  #fail: (error: Error) => void = () => {};
-  #ready: () => void = () => {};
-  #ticker: ReturnType<typeof setInterval> | undefined;
-  #quietTicks = 0;
-  #ticks = 0;
-  #changed = 0;
-  #retired = -Infinity;
-  #deaths = 0;
-  #isStopping = false;
+/** What a crew wants to know of a thread. */
+interface Watch {
+  onReady(): void;
+  onErrors(text: string): void;
+  /** It has ended, for whatever reason. */
+  onEnd(reason: string): void;
+}
 
-  constructor(options: ServeOptions, workers: NonNullable<ServeOptions["workers"]>) {
-    const range = typeof workers === "number" ? { min: workers, max: workers } : workers;
-    const { min = 1, max, window = 1000, quiet = 30_000, module, export: exported } = range;
-    if (options.unix !== undefined) throw new TypeError('Cannot use option "workers" with "unix": they share a port');
-    if ((globalThis as { [WORKER]?: true })[WORKER]) {
-      throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
-    }
-    const { signal: _signal, onListen: _onListen, errors, workers: _workers, ...rest } = options;
-    const main = DENO ? DENO.mainModule : process.getBuiltinModule("node:url").pathToFileURL(BUN!.main).href;
-    const forwards = errors !== undefined;
-    this.#order = { module: module ? String(module) : main, exported, options: clone(rest), forwards };
-    this.#errors = errors;
-    this.#min = min;
-    this.#max = max;
-    this.#window = window;
-    this.#quiet = quiet;
-    this.size = min === max ? `${max} worker${max === 1 ? "" : "s"}` : `${min} to ${max} workers`;
-  }
+/** A thread of a crew, seen from the one that looks after it. */
+class Thread {
+  readonly began = performance.now();
+  isReady = false;
+  /** It has been told to finish. */
+  isLeaving = false;
+  /** Which part of the time it has computed of late, from 0 to 1. */
+  busy = 0;
+  /** How many requests it holds. */
+  held = 0;
+  /** Fulfilled when it has ended, with whether it had finished what it held. */
+  readonly ended: Promise<boolean>;
+  readonly #port: Port<Order, News>;
+  readonly #worker: { terminate(): unknown };
+  #asked: number | undefined;
 
-  /** Starts the threads, and tells when they serve, or why they cannot. */
-  start(port: number, ready: () => void, fail: (error: Error) => void): void {
-    if (this.#isStopping) return;
-    this.#ready = () => {
-      this.#ready = () => {};
-      ready();
-    };
-    this.#fail = fail;
-    Object.assign(this.#order.options, { port, reusePort: true, signals: false });
-    for (let count = 0; count < this.#min; count++) this.#add();
-    if (this.#min < this.#max) this.#ticker = setInterval(() => this.#tick(), this.#window);
-  }
-
-  #add(): void {
-    const source = `globalThis[Symbol.for("wsgi.worker")] = true; await import(${JSON.stringify(import.meta.url)});`;
-    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-    const worker = new Worker(url, { type: "module" });
-    const ended = Promise.withResolvers<void>();
-    const started = performance.now();
-    const thread: Thread = {
-      worker,
-      busy: 0,
-      isAsked: false,
-      isReady: false,
-      ended: ended.promise,
-      end: () => {
-        this.#threads.delete(thread);
-        this.#retiring.delete(thread);
-        worker.terminate();
-        URL.revokeObjectURL(url);
-        ended.resolve();
-      },
-    };
-    const died = (reason: string) => {
-      const isMissed = this.#threads.has(thread) && !this.#isStopping;
-      thread.end();
-      if (!isMissed) return;
-      this.#deaths = performance.now() - started > 60_000 ? 1 : this.#deaths + 1;
-      const pause = Math.min(100 * 2 ** this.#deaths, 30_000);
-      print(`Worker has died, another follows in ${pause} ms: ${reason}`);
-      setTimeout(() => this.#isStopping || this.#add(), pause);
-    };
-    worker.onmessage = ({ data }: MessageEvent<News>) => {
-      if (data === "loaded") worker.postMessage(this.#order);
-      else if (data === "ready") {
-        thread.isReady = true;
-        if ([...this.#threads].every(({ isReady }) => isReady)) this.#ready();
-      } else if (data === "stopped") thread.end();
-      else if ("busy" in data) {
-        thread.isAsked = false;
-        thread.busy = average(thread.busy, data.busy);
-      } else if ("errors" in data) this.#errors?.write(data.errors);
-      else {
-        thread.end();
-        this.#fail(new Error(data.failure));
+  constructor(task: Omit<Task, "port">, { onReady, onErrors, onEnd }: Watch) {
+    const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
+    const { port1, port2 } = new MessageChannel();
+    const worker = new Worker(new URL(ENTRY), {
+      workerData: { ...task, port: port2 },
+      transferList: [port2],
+      argv: process.argv.slice(2),
+    });
+    this.#worker = worker;
+    this.#port = port1 as Port<Order, News>;
+    let reason = "it has ended";
+    this.#port.on("message", (news) => {
+      if ("errors" in news) onErrors(news.errors);
+      else if ("busy" in news) this.#hear(news);
+      else if ("failure" in news) {
+        reason = news.failure;
+        this.terminate();
+      } else {
+        this.isReady = true;
+        onReady();
       }
-    };
-    worker.onerror = (event) => {
-      event.preventDefault(); // or Deno would end the process
-      died(event.message);
-    };
-    worker.addEventListener("close", () => died("it has ended"));
-    this.#threads.add(thread);
+    });
+    worker.on("error", (error) => reason = explain(error));
+    this.ended = new Promise((resolve) => {
+      worker.on("exit", (status) => {
+        port1.close();
+        resolve(status === 0 || !this.isReady);
+        onEnd(reason);
+      });
+    });
   }
 
-  /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
-  #tick(): void {
-    this.#ticks++;
-    const threads = [...this.#threads];
-    if (this.#isStopping || threads.some(({ isReady }) => !isReady)) return;
-    for (const thread of threads) {
-      if (thread.isAsked) thread.busy = average(thread.busy, 1);
-      thread.isAsked = true;
-      thread.worker.postMessage("measure" satisfies Order);
-    }
-    const shares = threads.map(({ busy }) => busy);
-    const sum = shares.reduce((sum, share) => sum + share, 0);
-    this.#quietTicks = sum / (shares.length - 1) < 0.5 ? this.#quietTicks + 1 : 0;
-    if (shares.length < this.#max && shares.every((share) => share > 0.8) && this.#ticks - this.#changed > 3) {
-      // Who is missed soon was sent away too early: the next one stays for longer.
-      if ((this.#ticks - this.#retired) * this.#window < this.#quiet) this.#quiet *= 2;
-      this.#changed = this.#ticks;
-      this.#add();
-    } else if (shares.length > this.#min && this.#quietTicks * this.#window >= this.#quiet) {
-      this.#quietTicks = 0;
-      this.#changed = this.#retired = this.#ticks;
-      const thread = threads.at(-1)!;
-      this.#threads.delete(thread);
-      this.#retiring.add(thread);
-      thread.worker.postMessage("retire" satisfies Order);
-    }
+  /** Asks how busy it is. Who has not found the time to answer since the last time, is. */
+  measure(): void {
+    if (this.#asked !== undefined) return this.#note(1);
+    this.#asked = performance.now();
+    this.#port.postMessage("measure");
   }
 
-  async stop(): Promise<void> {
-    this.#isStopping = true;
-    clearInterval(this.#ticker);
-    const threads = [...this.#threads, ...this.#retiring];
-    for (const { worker, isReady, end } of threads) isReady ? worker.postMessage("stop" satisfies Order) : end();
-    await Promise.all(threads.map(({ ended }) => ended));
+  #hear({ busy, held }: { busy: number; held: number }): void {
+    // Who needs a tenth of a second to answer has no time, however little of it the system has let it compute.
+    const wait = (performance.now() - this.#asked!) / 100;
+    this.#asked = undefined;
+    this.held = held;
+    this.#note(Math.min(1, Math.max(busy, wait)));
+  }
+
+  /** Makes up a mean in which what is past fades. */
+  #note(busy: number): void {
+    this.busy = 0.6 * this.busy + 0.4 * busy;
+  }
+
+  /** Has clients come back on other connections, until then: maybe to other threads. */
+  part(until: number): void {
+    if (!this.isLeaving) this.#port.postMessage({ part: until });
+  }
+
+  /** Has it finish what it holds, after a delay; one that does not serve yet has nothing to finish. */
+  finish(delay: number): void {
+    if (this.isLeaving) return;
+    this.isLeaving = true;
+    if (this.isReady) this.#port.postMessage({ finish: delay });
+    else this.terminate();
   }
 
   abandon(): void {
-    for (const thread of [...this.#threads, ...this.#retiring]) thread.end();
+    this.#port.postMessage("abandon");
+  }
+
+  terminate(): void {
+    this.#worker.terminate();
   }
 }
 
-/** Copies options as they will be for a thread, which cannot have all that this one has. */
-function clone(options: ServeOptions): ServeOptions {
-  try {
-    return structuredClone(options);
-  } catch (cause) {
-    throw new TypeError('Cannot use option "workers": the other options have what cannot be copied for a thread', {
-      cause,
+/** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
+class Crew implements Service {
+  readonly url: string;
+  readonly hostname: string;
+  readonly port: number;
+  readonly size: string;
+  readonly #app: ApplicationLike;
+  readonly #errors: ErrorStream | undefined;
+  readonly #workers: WorkersOptions & { min: number; window: number; quiet: number };
+  readonly #task: Omit<Task, "port">;
+  readonly #probe: Post;
+  readonly #threads = new Set<Thread>();
+  /** The timers of threads that follow those that have died. */
+  readonly #following = new Set<ReturnType<typeof setTimeout>>();
+  #ticker: ReturnType<typeof setInterval> | undefined;
+  #hasBegun = false;
+  #isStopping = false;
+  #onReady: () => void = () => {};
+  #onFailure: (error: unknown) => void = () => {};
+  /** How long the others must have been able to do the work of one before that one retires. */
+  #patience: number;
+  #lastBusy = -Infinity;
+  #lastChange = -Infinity;
+  #lastRetired = -Infinity;
+
+  constructor(app: ApplicationLike, options: ServeOptions) {
+    checkOptions(options);
+    const workers: WorkersOptions = typeof options.workers === "object"
+      ? options.workers
+      : { min: options.workers, max: options.workers! };
+    const { min = 1, max, window = 1000, quiet = 30_000 } = workers;
+    const task = taskOf(options, workers);
+    this.#probe = new Post(app, options); // which shares the port with nobody, unless the deployer says so
+    const { url, hostname, port } = this.#probe;
+    this.url = url;
+    this.hostname = hostname;
+    this.port = port;
+    this.size = min === max ? `${max} worker${max === 1 ? "" : "s"}` : `${min} to ${max} workers`;
+    this.#app = app;
+    this.#errors = options.errors;
+    this.#workers = { ...workers, min, max, window, quiet };
+    this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
+    this.#patience = quiet;
+  }
+
+  /** Leaves the port to threads; tells when all serve, or why they do not. */
+  async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
+    const { min, max, window, module: other } = this.#workers;
+    this.#onReady = onReady;
+    this.#onFailure = onFailure;
+    await this.#probe.finish(0);
+    if (this.#isStopping) return;
+    for (let count = 0; count < min; count++) this.#add();
+    if (min < max) this.#ticker = setInterval(() => this.#follow(), window);
+    // A main module that does not end, because it waits for the server, is not waited for.
+    const { module, exported } = this.#task;
+    const found = other === undefined ? exportOf(await import(module), exported) : undefined;
+    if (found === undefined || found === this.#app) return; // what is missing, each thread tells
+    onFailure(new TypeError(`Cannot serve ${module} with workers: expected it to export what it serves`));
+  }
+
+  /** Starts a thread, after some that have died young in its place. */
+  #add(deaths = 0): void {
+    const thread = new Thread(this.#task, {
+      onReady: () => this.#welcome(),
+      onErrors: (text) => tell(this.#errors!, text),
+      onEnd: (reason) => {
+        this.#threads.delete(thread);
+        if (thread.isLeaving) return;
+        if (this.#hasBegun) this.#replace(reason, performance.now() - thread.began < 10_000 ? deaths + 1 : 0);
+        else this.#onFailure(new Error(reason));
+      },
     });
+    this.#threads.add(thread);
+  }
+
+  /** Another thread is ready. */
+  #welcome(): void {
+    const threads = [...this.#threads];
+    // All at the same time, or all clients would come to those that end it first.
+    if (this.#hasBegun) return threads.forEach((thread) => thread.part(Date.now() + 1000));
+    this.#hasBegun = threads.every(({ isReady }) => isReady);
+    if (!this.#hasBegun) return;
+    try {
+      this.#onReady();
+    } catch (error) {
+      this.#onFailure(error);
+    }
+  }
+
+  /** Has another thread follow one that has died: at once, but the later the more have died young in its place. */
+  #replace(reason: string, deaths: number): void {
+    const most = this.#threads.size > 0 ? 30_000 : 1000; // where nobody else serves, not that late
+    const pause = deaths === 0 ? 0 : Math.min(50 * 2 ** deaths, most);
+    print(`Worker has died, another follows in ${pause} ms: ${reason}`);
+    const timer = setTimeout(() => {
+      this.#following.delete(timer);
+      this.#add(deaths);
+    }, pause);
+    this.#following.add(timer);
+  }
+
+  /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
+  #follow(): void {
+    const { min, max, window, quiet } = this.#workers;
+    const threads = [...this.#threads].filter(({ isLeaving }) => !isLeaving);
+    if (this.#following.size > 0 || threads.some(({ isReady }) => !isReady)) return;
+    for (const thread of threads) thread.measure();
+    const now = performance.now();
+    const load = threads.reduce((sum, { busy }) => sum + busy, 0);
+    if (threads.length === min || load > 0.5 * (threads.length - 1)) this.#lastBusy = now;
+    // Those that still finish what they hold count, so that there are never more than the most.
+    const isFull = this.#threads.size >= max || now - this.#lastChange < 3 * window;
+    if (!isFull && threads.every(({ busy }) => busy > 0.8)) {
+      // Who is missed soon was sent away too early: the next one stays for longer.
+      this.#patience = now - this.#lastRetired < this.#patience ? 2 * this.#patience : quiet;
+      this.#lastChange = now;
+      this.#add();
+    } else if (now - this.#lastBusy > this.#patience) {
+      this.#lastBusy = this.#lastChange = this.#lastRetired = now;
+      threads.reduce((idlest, other) => other.held < idlest.held ? other : idlest).finish(0);
+    }
+  }
+
+  async finish(delay: number): Promise<boolean> {
+    this.#isStopping = true;
+    clearInterval(this.#ticker);
+    for (const timer of this.#following) clearTimeout(timer);
+    const threads = [...this.#threads];
+    for (const thread of threads) thread.finish(delay);
+    return (await Promise.all(threads.map(({ ended }) => ended))).every((isDone) => isDone);
+  }
+
+  async abandon(): Promise<void> {
+    const threads = [...this.#threads];
+    for (const thread of threads) thread.abandon();
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, 1000); // for one that is stuck
+    await Promise.race([Promise.all(threads.map(({ ended }) => ended)), late.promise]);
+    clearTimeout(timer);
+    for (const thread of threads) thread.terminate();
   }
 }
 
-/** A mean in which what is past fades. */
-function average(before: number, now: number): number {
-  return before * 0.6 + now * 0.4;
+/** What the threads are told, or why they cannot do with it. */
+function taskOf(options: ServeOptions, { module, export: exported, max }: WorkersOptions): Omit<Task, "port"> {
+  const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
+  if (TASK in globalThis) {
+    throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
+  }
+  if (options.unix !== undefined) throw new TypeError('Cannot use option "workers" with "unix": they share a port');
+  for (const [name, value] of Object.entries(rest)) {
+    try {
+      structuredClone(value);
+    } catch (cause) {
+      throw new TypeError(`Cannot use option "${name}" with "workers": it cannot be copied for a thread`, { cause });
+    }
+  }
+  needUnstableNet("workers", ', or "deno serve --parallel" in its place');
+  const main = DENO ? DENO.mainModule : process.getBuiltinModule("node:url").pathToFileURL(BUN!.main).href;
+  const imported = new URL(module ?? main, main).href;
+  for (const url of [import.meta.url, imported]) {
+    if (!DENO || !url.startsWith("file:")) continue;
+    if (DENO.permissions.querySync({ name: "read", path: new URL(url) }).state === "granted") continue;
+    throw new Error(`Cannot use option "workers": Deno needs --allow-read for "${url}", which the threads import`);
+  }
+  return {
+    module: imported,
+    exported,
+    options: rest,
+    forwards: errors !== undefined,
+    multiprocess: max > 1 || options.reusePort === true,
+  };
+}
+
+/** The application that a module exports. */
+function exportOf(exports: Record<string, unknown>, name: string | undefined): unknown {
+  return name === undefined ? exports.application ?? exports.default : exports[name];
 }
 
 /** Makes a function that tells which part of the time since its last call this thread has computed. */
@@ -1690,43 +1886,45 @@ function busyMeter(): () => number {
   };
 }
 
+// The module that a thread begins with. The task has to be there before this module is.
+const ENTRY = `data:text/javascript,${
+  encodeURIComponent(
+    `import { workerData } from "node:worker_threads";
+    globalThis[Symbol.for("wsgi.task")] = workerData;
+    await import(${JSON.stringify(import.meta.url)});`,
+  )
+}`;
+
 /** What a thread of a crew does. */
-function work(): void {
-  const parent = globalThis as unknown as {
-    postMessage(news: News): void;
-    onmessage(event: { data: Order }): void;
-  };
-  const meter = busyMeter();
-  let server: Server | undefined;
-  let served: ServeOptions = {};
-  parent.onmessage = async ({ data }) => {
-    if (data === "measure") return parent.postMessage({ busy: meter() });
-    if (data === "retire" || data === "stop") {
-      if (data === "retire") served.shutdownTimeout = Infinity;
-      await server?.shutdown();
-      return parent.postMessage("stopped");
+async function work({ port, module, exported, options, forwards, multiprocess }: Task): Promise<void> {
+  try {
+    const exports = await import(module).catch((cause) => {
+      throw new Error(`Cannot import ${module}: ${explain(cause)}`);
+    });
+    const app = exportOf(exports, exported) as ApplicationLike | undefined;
+    if (!app) {
+      const expected = exported === undefined ? '"application" or a default' : show(exported);
+      throw new TypeError(`Cannot serve ${module} with workers: expected it to export ${expected}`);
     }
-    try {
-      const { module, exported, options, forwards } = data;
-      const exports = await import(module) as Record<string, ApplicationLike | undefined>;
-      const app = exported ? exports[exported] : exports.application ?? exports.default;
-      if (!app) {
-        const expected = exported ? show(exported) : '"application" or a default';
-        throw new TypeError(`Cannot serve ${module} with workers: expected it to export ${expected}`);
-      }
-      const errors: ErrorStream = {
-        write: (text) => parent.postMessage({ errors: text }),
-        writelines: (lines) => parent.postMessage({ errors: [...lines].join("") }),
-        flush() {},
-      };
-      served = { ...options, ...(forwards ? { errors } : {}), onListen() {} };
-      server = serve(app, served);
-      parent.postMessage("ready");
-    } catch (error) {
-      parent.postMessage({ failure: error instanceof Error ? error.message : show(error) });
-    }
-  };
-  parent.postMessage("loaded");
+    const errors: ErrorStream = {
+      write: (text) => port.postMessage({ errors: text }),
+      writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),
+      flush() {},
+    };
+    const post = new Post(app, forwards ? { ...options, errors } : options);
+    post.gateway.variables["wsgi.multiprocess"] = multiprocess;
+    const meter = busyMeter();
+    port.on("message", async (order) => {
+      const { gateway } = post;
+      if (order === "measure") return port.postMessage({ busy: meter(), held: gateway.pending.size });
+      if (typeof order === "object" && "part" in order) return void (gateway.partsUntil = order.part);
+      await (order === "abandon" ? post.abandon() : post.finish(order.finish));
+      process.exit(order === "abandon" ? 1 : 0); // which ends this thread
+    });
+    port.postMessage({ ready: true });
+  } catch (error) {
+    port.postMessage({ failure: error instanceof Error ? error.message : show(error) });
+  }
 }
 
 const LISTENING = new Set<(status: number) => void>();
@@ -1749,34 +1947,34 @@ function onSignal(listener: (status: number) => void): () => void {
   };
 }
 
-/** Ends a process in which not all could be done, with a while for those that wait for the server to have stopped. */
+/** Ends a process that a signal has stopped, when the last of its servers has. */
 function endWith(status: number): void {
-  process.exitCode = status;
-  setTimeout(() => process.exit(status), 1000).unref(); // on Deno clients that neither read nor leave keep it alive
+  if (status !== 0) process.exitCode = status;
+  // On Deno connections whose clients neither read nor leave keep the process alive. Who has waited for the server to
+  // have stopped has a second to tidy up.
+  if (!DENO || LISTENING.size > 0 || !process.exitCode) return;
+  setTimeout(() => process.exit(), 1000).unref();
 }
 
 /** Listens. The socket of a server that has died is replaced. */
 function listen(options: ServeOptions, handler: FetchHandler): Listener {
-  const { unix, reusePort } = options;
+  const { unix } = options;
   const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
   if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
-  // Deno ends the process otherwise.
-  if ((options.deno?.reusePort ?? reusePort) && DENO && typeof DENO.listenDatagram !== "function") {
-    const [name, way] = options.workers === undefined
-      ? ["reusePort", ""]
-      : ["workers", ', or "deno serve --parallel" in its place'];
-    throw new Error(`Cannot use option "${name}": Deno needs --unstable-net for it${way}`);
-  }
+  if (options.deno?.reusePort ?? options.reusePort) needUnstableNet("reusePort");
   try {
+    if (unix !== undefined && isStale(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
     return adapter(options, handler);
   } catch (cause) {
-    if (unix === undefined || (cause as { code?: unknown }).code !== "EADDRINUSE" || !isStale(unix)) {
-      const error = new Error(`Cannot listen on ${whereOf(options)}: ${reasonOf(cause, options)}`, { cause });
-      throw Object.assign(error, { code: (cause as { code?: unknown }).code });
-    }
-    process.getBuiltinModule("node:fs").unlinkSync(unix);
-    return adapter(options, handler);
+    const error = new Error(`Cannot listen on ${whereOf(options)}: ${reasonOf(cause, options)}`, { cause });
+    throw Object.assign(error, { code: (cause as { code?: unknown }).code });
   }
+}
+
+/** Sees to it that Deno can share a port: it would end the process otherwise. */
+function needUnstableNet(option: string, otherWay = ""): void {
+  if (!DENO || typeof DENO.listenDatagram === "function") return;
+  throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
 }
 
 function whereOf({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
@@ -1785,23 +1983,27 @@ function whereOf({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): s
 }
 
 /** Says in one line why a runtime does not listen, and what to do. */
-function reasonOf(cause: unknown, { unix, cert }: ServeOptions): string {
-  const { code, name, message } = cause as { code?: string; name?: string; message?: string };
+function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
+  const { code, name, message } = cause as { code?: string; name: string; message: string };
+  const isSocket = unix !== undefined;
+  const found = `${code} ${name} ${message}`;
+  if (name === "NotCapable") return `Deno ${message.replace(/^R/, "r")}`;
   if (code === "EADDRINUSE") {
-    return unix === undefined
-      ? "another server has the port, expected one that is free, or 0 for any"
-      : "another server has the socket, or it is no socket, expected a path that is free";
+    return isSocket
+      ? "another server has the socket, or it is no socket, expected a path that is free"
+      : "another server has the port, expected one that is free, or 0 for any";
   }
-  if (code === "EACCES") return "this user may not, expected a port from 1024 on, or a folder to write to";
-  if (code === "ENOENT" && unix !== undefined) return "the folder of the socket is not there";
-  if (code === "EADDRNOTAVAIL" || unix === undefined && (code === "EINVAL" || /lookup/.test(message ?? ""))) {
+  if (/^(?:EACCES|EPERM)/.test(found)) {
+    return `this user may not, expected ${isSocket ? "a folder to write to" : "a port from 1024 on"}`;
+  }
+  if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
+  if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
+  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND)|URI|lookup|host/i.test(found)) {
     return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
   }
-  if (name === "NotCapable") return `Deno ${message?.replace(/^R/, "r")}`;
-  if (cert !== undefined && /^(?:InvalidData|ERR_)|PEM|certificate|key/i.test(`${name} ${code} ${message}`)) {
-    return 'options "cert" and "key" are no certificate and its private key';
-  }
-  return String(message).split("\n")[0]!;
+  if (key.includes("ENCRYPTED")) return 'option "key" needs a passphrase, expected a private key that needs none';
+  if (key !== "") return 'options "cert" and "key" are no certificate and its private key';
+  return message.split("\n")[0]!;
 }
 
 /**
@@ -1809,7 +2011,9 @@ function reasonOf(cause: unknown, { unix, cert }: ServeOptions): string {
  * thread of its own does so.
  */
 function isStale(path: string): boolean {
-  if (!process.getBuiltinModule("node:fs").lstatSync(path).isSocket()) return false;
+  const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
+  const found = read();
+  if (!found?.isSocket()) return false;
   const state = new Int32Array(new SharedArrayBuffer(4));
   const source = `onmessage = ({ data: [path, state] }) => {
     const settle = (value) => {
@@ -1826,16 +2030,14 @@ function isStale(path: string): boolean {
   Atomics.wait(state, 0, 0, 5000);
   worker.terminate();
   URL.revokeObjectURL(url);
-  return state[0] === 2;
+  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // or another server has replaced it just now
 }
-
-// Addresses that a person calls localhost: of this machine, or of all its interfaces.
-const LOCAL = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
 
 /** What the two adapters have in common. */
 interface Listener {
   hostname: string;
   port: number;
+  setPatience?: Gateway["setPatience"];
   /** Stops: lets what is under way finish, or not. */
   stop(force?: boolean): Promise<void>;
 }
@@ -1858,12 +2060,15 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   };
 }
 
+// Bun's default.
+const IDLE_SECONDS = 10;
+
 function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
   const server = BUN!.serve({
     ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
     ...(cert === undefined ? {} : { tls: { cert, key } }),
-    idleTimeout: 0, // or Bun closes a stream that is quiet for ten seconds
+    idleTimeout: IDLE_SECONDS,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
     development: false, // or Bun answers errors with their source
     error: refusal,
@@ -1873,8 +2078,22 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   return {
     hostname: server.address?.address ?? "",
     port: server.port ?? 0,
-    stop: async (force = false) => await server.stop(force),
+    // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
+    setPatience: options.bun?.idleTimeout === undefined
+      ? (request, isEndless) => server.timeout(request, isEndless ? 0 : IDLE_SECONDS)
+      : undefined,
+    // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
+    async stop(force = false) {
+      const stopped = server.stop(force);
+      const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
+      const requestsEnd = async () => {
+        while (server.pendingRequests > 0) await pause(50);
+        await pause(1000);
+      };
+      await (force ? stopped : Promise.race([stopped, requestsEnd()]));
+    },
   };
 }
 
-if ((globalThis as { [WORKER]?: true })[WORKER]) work();
+const task = (globalThis as { [TASK]?: Task })[TASK];
+if (task) work(task);

@@ -22,16 +22,25 @@ const FLAGS = ["--no-prompt", "--allow-net", "--allow-read", "--allow-write", "-
 /** What every program here begins with: an application that says which thread it is, and does what it is told. */
 const APPLICATION = `
   import { writeSync } from "node:fs";
+  import process from "node:process";
+  import { parentPort } from "node:worker_threads";
   import { serve } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
-  const id = import.meta.main ? "" : crypto.randomUUID(); // the main thread serves until the others do
+  const id = crypto.randomUUID();
   const app = async (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
     if (path === "/die") setTimeout(() => { throw new Error("by request"); });
     if (path === "/fail") throw new Error("an error for the deployer");
+    if (path === "/exit") process.exit(3);
+    if (path === "/never") await new Promise(() => {});
+    for (const message of path === "/post" ? [null, "stopped", { ready: true }, { failure: "a lie" }] : []) {
+      parentPort.postMessage(message);
+      globalThis.postMessage?.(message);
+    }
     if (path === "/burn") for (const end = performance.now() + 20; performance.now() < end;);
     startResponse("200 OK", [["Content-Type", "text/plain"]]);
     const text = (value) => new TextEncoder().encode(String(value));
-    if (path !== "/stream") return [text(JSON.stringify({ id, multiprocess: environ["wsgi.multiprocess"] }))];
+    const argument = process.argv[2];
+    if (path !== "/stream") return [text(JSON.stringify({ id, multiprocess: environ["wsgi.multiprocess"], argument }))];
     return (async function* () {
       yield text("one");
       writeSync(1, "streams\\n");
@@ -44,10 +53,10 @@ const APPLICATION = `
 
 /** A program of its own, with a name that is its. */
 let programs = 0;
-function program(code: string, flags = FLAGS): Child {
+function program(code: string, flags = FLAGS, ...args: string[]): Child {
   const file = join(FOLDER, `program-${++programs}.mjs`);
   writeFileSync(file, APPLICATION + code);
-  return new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? flags : []), file]);
+  return new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? flags : []), file, ...args]);
 }
 
 /** A program that serves with workers, and exports the application as it is told. */
@@ -64,7 +73,7 @@ async function get(port: number, path: string): Promise<string> {
     const client = await Client.connect({ port, hostname: "127.0.0.1" });
     await client.send(request(path));
     const received = await client.end();
-    if (received !== "" || path === "/die") return parse(received).body;
+    if (received !== "" || path === "/die" || path === "/exit") return parse(received).body;
   }
 }
 
@@ -74,7 +83,7 @@ async function threadsOf(port: number, expected: number): Promise<Set<string>> {
   const all = async () => {
     while (ids.size < expected) {
       const { id } = JSON.parse(await get(port, "/"));
-      if (id !== "") ids.add(id);
+      ids.add(id);
     }
     return ids;
   };
@@ -143,17 +152,64 @@ test("a server that is stopped before its workers have begun ends", async () => 
   assert.equal(output, "");
 });
 
-test("a worker that dies is replaced, and the server says so", async () => {
-  await using child = serving(2);
+for (const [path, reason] of [["/die", "Error: by request"], ["/exit", "it has ended"]] as const) {
+  test(`a worker that dies is replaced, and the server says so: ${path}`, async () => {
+    await using child = serving(2);
+    const { port } = await child.listening();
+    const before = await threadsOf(port, 2);
+    await get(port, path);
+    await child.until(new RegExp(`^Worker has died, another follows in 100 ms: ${reason}$`, "m"));
+    const after = new Set(before);
+    const another = async () => {
+      while (after.size === before.size) for (const id of await threadsOf(port, 1)) after.add(id);
+    };
+    await within(another(), "another worker");
+    child.kill("SIGTERM");
+    assert.equal((await child.ended()).code, 0);
+  });
+}
+
+test("a worker that cannot begin in the place of one that has died is tried again, while the others serve", async () => {
+  const flag = join(FOLDER, "is-away");
+  await using child = program(`
+    import { existsSync } from "node:fs";
+    if (existsSync(${JSON.stringify(flag)})) throw new Error("The database is away");
+    export { app as application };
+    if (import.meta.main) run({ workers: 2 });
+  `);
   const { port } = await child.listening();
   const before = await threadsOf(port, 2);
+  writeFileSync(flag, "");
   await get(port, "/die");
-  await child.until(/^Worker has died, another follows in 200 ms: /m);
-  const after = new Set(before);
-  const another = async () => {
-    while (after.size === before.size) for (const id of await threadsOf(port, 1)) after.add(id);
-  };
-  await within(another(), "another worker");
+  await child.until(/^Worker has died, another follows in 200 ms: Cannot import file:.*The database is away$/m);
+  for (const id of await threadsOf(port, 1)) assert.ok(before.has(id));
+  rmSync(flag);
+  await threadsOf(port, 2);
+});
+
+test("nothing that an application posts is taken for news of its thread", async () => {
+  await using child = serving(1);
+  const { port } = await child.listening();
+  const [id] = await threadsOf(port, 1);
+  assert.equal(JSON.parse(await get(port, "/post")).id, id);
+  assert.equal(JSON.parse(await get(port, "/")).id, id);
+  child.kill("SIGTERM");
+  assert.deepEqual(await child.ended().then(({ code, errors }) => ({ code, errors })), { code: 0, errors: "" });
+});
+
+test("the exit status tells that a worker had to abort what was under way", async () => {
+  await using child = program(`
+    export { app as application };
+    if (import.meta.main) run({ workers: 2, shutdownTimeout: 50 });
+  `);
+  const { port } = await child.listening();
+  const client = await Client.connect({ port, hostname: "127.0.0.1" });
+  await client.send(request("/stream", { method: "POST", headers: ["Content-Length: 3"] }));
+  await child.until(/^streams$/m);
+  child.kill("SIGTERM");
+  const { body, complete } = parse(await client.end());
+  assert.deepEqual([body, complete], ["one", false]);
+  assert.equal((await child.ended()).code, 143);
 });
 
 test("with a range, the number of workers follows the load, up and down", async () => {
@@ -177,33 +233,97 @@ test("with a range, the number of workers follows the load, up and down", async 
   await within(gone(), "the end of a worker");
 });
 
-test("a program that exports no application is told so, and does not go on", async () => {
-  await using child = serving(2, "");
-  const { code, errors } = await child.ended();
-  assert.equal(code, 1);
-  assert.match(errors, /^Cannot serve file:\S+ with workers: expected it to export "application" or a default$/m);
+test("one worker is alone, and says so; what the program was started with, it knows", async () => {
+  await using child = program(
+    "export { app as application }; if (import.meta.main) run({ workers: 1 });",
+    FLAGS,
+    "an argument",
+  );
+  const { port } = await child.listening();
+  const { multiprocess, argument } = JSON.parse(await get(port, "/"));
+  assert.deepEqual({ multiprocess, argument }, { multiprocess: false, argument: "an argument" });
 });
 
-test("a program that serves in its workers, too, is told so", async () => {
-  await using child = program("export { app as application }; run({ workers: 2 });");
-  const { code, errors } = await child.ended();
+test("a port that another server with workers has is in use", async () => {
+  await using first = serving(2);
+  const { port } = await first.listening();
+  await using second = program(
+    `export { app as application }; if (import.meta.main) run({ port: ${port}, workers: 2 });`,
+  );
+  const { code, errors } = await second.ended();
   assert.equal(code, 1);
-  assert.match(errors, /^Cannot serve in a thread of a server: .* if \(import\.meta\.main\)$/m);
+  assert.match(errors, /Cannot listen on 127\.0\.0\.1:\d+: another server has the port/);
+  await threadsOf(port, 2);
 });
 
-test("errors in a worker go to the option errors of the main thread", async () => {
+test("a program that exports another application than it serves is told so, and does not go on", async () => {
   await using child = program(`
     export { app as application };
-    const errors = { write: (text) => writeSync(1, "reported: " + text), writelines() {}, flush() {} };
-    if (import.meta.main) run({ workers: 1, errors });
+    if (import.meta.main) serve((environ, startResponse) => app(environ, startResponse), { port: 0, workers: 2 });
   `);
-  const { port } = await child.listening();
-  await threadsOf(port, 1);
-  assert.equal(await get(port, "/fail"), "Internal Server Error\n");
-  await child.until(/^reported: Application failed on GET .*an error for the deployer/m);
+  const { code, errors } = await child.ended();
+  assert.equal(code, 1);
+  assert.match(errors, /^Cannot serve file:\S+ with workers: expected it to export what it serves$/m);
 });
 
-for (const workers of [0, -1, 1.5, NaN, "2", { max: 0 }, { min: 3, max: 2 }, {}, null]) {
+test("what onListen throws when the workers serve stops them, and is said", async () => {
+  await using child = program(`
+    export { app as application };
+    const onListen = () => {
+      throw new Error("no");
+    };
+    if (import.meta.main) run({ workers: 2, onListen });
+  `);
+  const { code, errors } = await child.ended();
+  assert.deepEqual({ code, errors }, { code: 1, errors: "no\n" });
+});
+
+test("serve throws when workers may not read the program on Deno", {
+  skip: RUNTIME === "bun" && "Bun asks for no permission",
+}, async () => {
+  await using child = program(
+    "export { app as application }; if (import.meta.main) run({ workers: 2 });",
+    ["--no-prompt", "--allow-net", "--unstable-net"],
+  );
+  const { code, errors } = await child.ended();
+  assert.equal(code, 1);
+  assert.match(
+    errors,
+    /Error: Cannot use option "workers": Deno needs --allow-read for "file:.*", which the threads import/,
+  );
+});
+
+for (const [what, write] of [["is flushed", "text"], ["throws", "text, thrown()"]] as const) {
+  test(`errors in a worker go to the option errors of the main thread, which ${what}`, async () => {
+    await using child = program(`
+      export { app as application };
+      const thrown = () => { throw new Error("The log is full"); };
+      let held = "";
+      const errors = {
+        write: (text) => void (held += ${write}),
+        writelines() {},
+        flush: () => writeSync(1, "reported: " + held),
+      };
+      if (import.meta.main) run({ workers: 1, errors });
+    `);
+    const { port } = await child.listening();
+    assert.equal(await get(port, "/fail"), "Internal Server Error\n");
+    await child.until(
+      what === "throws"
+        ? /^Application failed on GET .*an error for/m
+        : /^reported: Application failed on GET .*an error for/m,
+    );
+    await threadsOf(port, 1);
+  });
+}
+
+for (
+  const workers of [
+    ...[0, -1, 1.5, NaN, "2", {}, null],
+    ...[{ max: 0 }, { min: 3, max: 2 }, { max: 2, window: "1" }, { max: 2, quiet: -1 }],
+    ...[{ max: 2, module: "" }, { max: 2, export: 5 }],
+  ]
+) {
   test(`workers ${JSON.stringify(workers)} are refused`, () => {
     const options: ServeOptions = JSON.parse(JSON.stringify({ port: 0 }));
     assert.throws(() => serve(() => [], Object.assign(options, { workers })), {
@@ -220,7 +340,10 @@ test("workers are refused on a unix socket, which they could not share", () => {
 
 test("workers are refused with options that cannot be copied for them", () => {
   const environ = { "example.now": () => Date.now() };
-  assert.throws(() => serve(() => [], { port: 0, environ, workers: 2 }), { name: "TypeError", message: /copied/ });
+  assert.throws(() => serve(() => [], { port: 0, environ, workers: 2 }), {
+    name: "TypeError",
+    message: /"environ" with "workers".*copied/,
+  });
 });
 
 test(
