@@ -115,10 +115,10 @@ testWith(HAS.haproxy, "haproxy", "HAProxy accepts haproxy.cfg", (folder) => {
   assert.doesNotMatch(said, /\[(?:WARNING|ALERT)\]/);
 });
 
-testWith(HAS.systemd, "systemd-analyze", "systemd accepts wsgi.service, with Deno and with Bun", (folder) => {
-  const unit = join(folder, "wsgi.service");
+testWith(HAS.systemd, "systemd-analyze", "systemd accepts wsgi@.service, with Deno and with Bun", (folder) => {
+  const unit = join(folder, "wsgi@.service");
   for (const runtime of ["deno", "bun"]) {
-    const service = deployed("wsgi.service")
+    const service = deployed("wsgi@.service")
       .replace(/^(?:# )?(ExecStart=\S+\/(\w+) .*\n)/gm, (_all, line, name) => name === runtime ? line : "")
       .replace(/^ExecStart=\S+/m, `ExecStart=${process.execPath}`); // which has to exist
     assert.equal(service.match(/^ExecStart=/gm)?.length, 1);
@@ -131,7 +131,7 @@ testWith(HAS.systemd, "systemd-analyze", "systemd accepts wsgi.service, with Den
 const STOP = 5 + 30;
 
 test("systemd and Kubernetes give a stopping server more time than it takes", () => {
-  assert.ok(Number(/^TimeoutStopSec=(\d+)$/m.exec(deployed("wsgi.service"))?.[1]) > STOP);
+  assert.ok(Number(/^TimeoutStopSec=(\d+)$/m.exec(deployed("wsgi@.service"))?.[1]) > STOP);
   const manifest = deployed("kubernetes.yaml");
   const preStop = Number(/command: \["sleep", "(\d+)"\]/.exec(manifest)?.[1]);
   assert.ok(Number(/terminationGracePeriodSeconds: (\d+)/.exec(manifest)?.[1]) > preStop + STOP);

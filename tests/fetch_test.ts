@@ -40,6 +40,7 @@ import {
   type Reply,
   request,
   RUNTIME,
+  settle,
   start,
   text,
   unchecked,
@@ -2073,10 +2074,10 @@ const LEAVING: {
     leave: (response) => response.text(),
   },
   {
-    name: "has a body whose close() never ends",
+    name: "has a body whose close() takes a while",
     app(_environ, startResponse) {
       ok(startResponse);
-      return Object.assign([], { close: () => new Promise<void>(() => {}) });
+      return Object.assign([], { close: settle });
     },
   },
   {

@@ -13,11 +13,11 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Application, serve } from "../mod.ts";
-import { RUNTIME, text, within } from "./support.ts";
+import { Child, Client, parse, request, RUNTIME, text, within } from "./support.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
-const [PROGRAM = ""] = blocks("ts");
+const [PROGRAM = "", _STACK, PRODUCTION = ""] = blocks("ts");
 const [IMPORT = ""] = blocks("ts ignore");
 const COMMANDS = blocks("sh").join("").trim().split("\n");
 
@@ -116,4 +116,24 @@ test("the README's program is whole, and has at most eight lines", () => {
 
 test("every command of the README is tested", () => {
   assert.deepEqual(COMMANDS.filter((command) => !(command in SERVERS) && !SUITE.has(command)), []);
+});
+
+test("the README's program for production serves on the port that it is told, and says that it is well", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
+  try {
+    const file = join(folder, "app.ts");
+    writeFileSync(file, PRODUCTION.replaceAll('"./', `"${new URL("..", import.meta.url)}`));
+    const flags = RUNTIME === "deno" ? ["--no-prompt", "--allow-net", "--allow-read"] : [];
+    await using child = new Child(process.execPath, ["run", ...flags, file, "0"]);
+    const [, port] = await child.until(/localhost:(\d+)/);
+    for (
+      const [target, host, status] of [["/", "example.com", 200], ["/", "evil.test", 400], ["/readyz", "any", 200]]
+    ) {
+      const client = await Client.connect({ port: Number(port), hostname: "127.0.0.1" });
+      await client.send(request(String(target)).replace("test.example", String(host)));
+      assert.equal(parse(await client.end()).status, status);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
