@@ -1463,17 +1463,14 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   };
   const onListen = options.onListen ?? (() => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
   try {
-    if (service instanceof Post) onListen(server);
-  } catch (error) {
-    shutdown(0);
-    throw error;
-  }
-  if (service instanceof Crew) {
     service.start(() => onListen(server), (error) => {
       print(error instanceof Error ? error.message : explain(error));
       process.exitCode = 1;
       shutdown(0);
     });
+  } catch (error) {
+    shutdown(0);
+    throw error;
   }
   if (signal?.aborted) shutdown(0);
   else signal?.addEventListener("abort", () => shutdown(), { once: true });
@@ -1487,6 +1484,8 @@ interface Service {
   readonly port: number;
   /** How many threads serve, in words. */
   readonly size: string;
+  /** Tells when it serves, or why it never will. */
+  start(onReady: () => void, onFailure: (error: unknown) => void): void;
   /** Goes on for a while, then takes on nothing more; tells, when nothing is under way any more, whether all was done. */
   finish(delay: number): Promise<boolean>;
   /** Aborts what is left. */
@@ -1533,6 +1532,10 @@ class Post implements Service {
       "wsgi.url_scheme": scheme,
     });
     if (reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
+  }
+
+  start(onReady: () => void): void {
+    onReady(); // it has listened since it was made
   }
 
   async finish(delay: number): Promise<boolean> {
@@ -1736,7 +1739,7 @@ class Crew implements Service {
     this.#patience = quiet;
   }
 
-  /** Leaves the port to threads; tells when all serve, or why they do not. */
+  /** Leaves the port to threads. */
   async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
     const { min, max, window, module: other } = this.#workers;
     this.#onReady = onReady;
