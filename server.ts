@@ -137,8 +137,8 @@ class Gateway {
   closing = false;
   /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
   readonly pending = new Set<Exchange | Promise<unknown>>();
-  /** Has the runtime wait for a request, however quiet it is, or no longer than for any other connection. */
-  setPatience: ((request: Request, isEndless: boolean) => void) | undefined;
+  /** Has the runtime close the connection of a request when it is quiet for so many seconds, or 0 for never. */
+  setPatience: ((request: Request, seconds: number) => void) | undefined;
   readonly #concurrency: number;
   readonly #waiting: ((isServed: boolean) => void)[] = [];
   #inside = 0;
@@ -199,16 +199,16 @@ class Gateway {
       .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(stopping()));
   }
 
-  /** Waits for a request, and has the runtime and a stopping server wait for it. */
+  /** Has a stopping server wait for a request, and the runtime, too, however quiet it is. */
   hold(exchange: Exchange): void {
     this.pending.add(exchange);
-    this.setPatience?.(exchange.request, true);
+    this.setPatience?.(exchange.request, 0);
   }
 
-  /** Waits for it no longer. */
-  release(item: Exchange | Promise<unknown>): void {
-    if (this.pending.delete(item) && item instanceof Exchange) this.setPatience?.(item.request, false);
-    if (this.pending.size === 0) this.#onIdle?.();
+  /** Has the runtime no longer wait for it than for others, now that it has the whole response. */
+  complete(exchange: Exchange, size: number): void {
+    if (!this.setPatience || size <= LARGE && !this.pending.has(exchange)) return;
+    this.setPatience(exchange.request, size > LARGE ? PATIENCE_FOR_LARGE : PATIENCE);
   }
 
   /** Gives the place of a request that is done to one that waits. */
@@ -219,10 +219,16 @@ class Gateway {
     this.release(exchange);
   }
 
+  release(item: Exchange | Promise<unknown>): void {
+    this.pending.delete(item);
+    if (this.pending.size === 0) this.#onIdle?.();
+  }
+
   /** Has a stopping server wait for work. */
-  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): void {
+  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
     const settled = Promise.resolve(work).catch(onError).finally(() => this.release(settled));
     this.pending.add(settled);
+    return settled;
   }
 
   /** Waits no longer: neither for what is under way nor for what has not begun. */
@@ -235,6 +241,12 @@ class Gateway {
     return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
   }
 }
+
+// How long Bun waits for a connection that is quiet, in seconds: by default, and where it still sends what is so large
+// that a slow client takes it in bursts.
+const PATIENCE = 10;
+const PATIENCE_FOR_LARGE = 240;
+const LARGE = 65_536;
 
 const PEM = /^\s*-----BEGIN /m;
 
@@ -256,6 +268,10 @@ const OPTIONS: Record<string, [test: (value: unknown) => boolean, expected: stri
   signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
   onListen: [(value) => typeof value === "function", "a function"],
   workers: [isWorkers, "a number of threads from 1 on, or { min, max }"],
+  "workers.window": [isCount(1), "an integer of at least 1"],
+  "workers.quiet": [isCount(1), "an integer of at least 1"],
+  "workers.module": [(value) => value instanceof URL || isText(/./s)(value), "a path or a URL"],
+  "workers.export": [isText(/./s), "the name of an export"],
   deno: [(value) => typeof value === "object" && value !== null, "an object"],
   bun: [(value) => typeof value === "object" && value !== null, "an object"],
 };
@@ -269,23 +285,24 @@ function isCount(least: number, most = Infinity): (value: unknown) => boolean {
 }
 
 function isWorkers(value: unknown): boolean {
-  const { min = 1, max, window = 1, quiet = 1, module = "a", export: exported = "a" }: Record<string, unknown> =
-    typeof value === "number" ? { max: value } : Object(value);
-  return isCount(1, Number.MAX_VALUE)(max) && isCount(1, Number(max))(min) && [window, quiet].every(isCount(1)) &&
-    isText(/./)(String(module)) && isText(/./)(exported);
+  const { min = 1, max }: Record<string, unknown> = typeof value === "number" ? { max: value } : Object(value);
+  return isCount(1, Number.MAX_VALUE)(max) && isCount(1, Number(max))(min);
 }
 
 function isText(pattern: RegExp): (value: unknown) => boolean {
   return (value) => typeof value === "string" && pattern.test(value);
 }
 
-function checkOptions(options: object): void {
+function checkOptions(options: object, prefix = ""): void {
   for (const [name, value] of Object.entries(options)) {
-    const [test, expected] = OPTIONS[name] ?? [];
-    if (value === undefined || !test || test(value)) continue;
-    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
-    const found = isSecret ? `${value.length} characters` : show(value);
-    throw new TypeError(`Cannot use option "${name}": found ${found}, expected ${expected}`);
+    const [test, expected] = OPTIONS[prefix + name] ?? [];
+    if (value === undefined || !test) continue;
+    if (!test(value)) {
+      const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
+      const found = isSecret ? `${value.length} characters` : show(value);
+      throw new TypeError(`Cannot use option "${prefix + name}": found ${found}, expected ${expected}`);
+    }
+    if (name === "workers") checkOptions(Object(value), "workers.");
   }
 }
 
@@ -966,7 +983,8 @@ class Exchange {
     } catch (error) {
       this.#threw(error);
     }
-    if (!this.#ended || this.#tidying) gateway.hold(this);
+    if (!this.#complete) gateway.hold(this);
+    else if (!this.#ended || this.#tidying) gateway.pending.add(this);
     // Deno charges for the request's signal and prints a warning, so there it is left alone until somebody asks.
     if (!this.#answer && !DENO) this.watch();
     return this.#answer ?? new Promise((resolve) => this.#resolve = resolve);
@@ -1082,7 +1100,7 @@ class Exchange {
       else if (isAll) throw this.#wrongLength();
       else return void this.#respond(makeResponse(head, this.#stream(bytes), head.length));
     }
-    this.#finish();
+    this.#finish(bytes.length);
   }
 
   #respond(answer: Response): Response {
@@ -1113,12 +1131,13 @@ class Exchange {
       if (this.#sent < this.#length) return;
     }
     this.#controller!.close();
-    this.#finish();
+    this.#finish(done ? 0 : value.length);
   }
 
   /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
-  #finish(): void {
+  #finish(size: number): void {
     this.#complete = true;
+    this.gateway.complete(this, size);
     if (this.#length === Infinity || FILE in Object(this.#body)) return this.#stop();
     if (this.#sent > this.#length) throw this.#wrongLength();
     if (this.#chunks) this.#next();
@@ -1153,6 +1172,7 @@ class Exchange {
     if (!this.#answer) this.#respond(refusal(error));
     else if (!this.#complete) this.#controller?.error(ABORTED);
     this.#complete = true;
+    this.gateway.complete(this, 0);
     this.#stop();
   }
 
@@ -1166,16 +1186,18 @@ class Exchange {
     this.#attempt(() => this.#body?.close?.());
     this.#attempt(() => this.errors.flush());
     Input.abandon(this.input);
-    if (this.#tidying) this.#tidying.then(() => this.gateway.done(this));
-    else this.gateway.done(this);
+    if (!this.#tidying) return this.gateway.done(this);
+    // Its place is not given away meanwhile, but clients that leave must not take all places away for ever.
+    const late = new Promise((resolve) => setTimeout(resolve, 5000).unref());
+    Promise.race([this.#tidying, late]).then(() => this.gateway.done(this));
   }
 
-  /** Does what tidies up. Until that is done, the application is not: its place is not given to another request. */
+  /** Does what tidies up, for which a stopping server waits. */
   #attempt(action: () => unknown): void {
     try {
       const result = action();
       if (!isPromise(result)) return;
-      const settled = Promise.resolve(result).catch((error) => this.#report(error));
+      const settled = this.gateway.track(result, (error) => this.#report(error));
       this.#tidying = Promise.all([this.#tidying, settled]);
     } catch (error) {
       this.#report(error);
@@ -1505,7 +1527,7 @@ class Post implements Service {
   readonly #listener: Listener;
 
   constructor(app: ApplicationLike, options: ServeOptions) {
-    const { unix, cert, key, reusePort = false } = options;
+    const { unix, cert, key, reusePort } = options;
     this.gateway = new Gateway(app, options);
     if ((cert === undefined) !== (key === undefined)) {
       throw new TypeError(
@@ -1531,7 +1553,7 @@ class Post implements Service {
       SERVER_PORT: unix === undefined ? String(port) : "80",
       "wsgi.url_scheme": scheme,
     });
-    if (reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
+    if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
   }
 
   start(onReady: () => void): void {
@@ -1751,8 +1773,8 @@ class Crew implements Service {
     // A main module that does not end, because it waits for the server, is not waited for.
     const { module, exported } = this.#task;
     const found = other === undefined ? exportOf(await import(module), exported) : undefined;
-    if (found === undefined || found === this.#app) return; // what is missing, each thread tells
-    onFailure(new TypeError(`Cannot serve ${module} with workers: expected it to export what it serves`));
+    if (this.#isStopping || found === undefined || found === this.#app) return; // what is missing, each thread tells
+    onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
 
   /** Starts a thread, after some that have died young in its place. */
@@ -1764,7 +1786,7 @@ class Crew implements Service {
         this.#threads.delete(thread);
         if (thread.isLeaving) return;
         if (this.#hasBegun) this.#replace(reason, performance.now() - thread.began < 10_000 ? deaths + 1 : 0);
-        else this.#onFailure(new Error(reason));
+        else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
     });
     this.#threads.add(thread);
@@ -1772,6 +1794,7 @@ class Crew implements Service {
 
   /** Another thread is ready. */
   #welcome(): void {
+    if (this.#isStopping) return;
     const threads = [...this.#threads];
     // All at the same time, or all clients would come to those that end it first.
     if (this.#hasBegun) return threads.forEach((thread) => thread.part(Date.now() + 1000));
@@ -1813,8 +1836,10 @@ class Crew implements Service {
       this.#lastChange = now;
       this.#add();
     } else if (now - this.#lastBusy > this.#patience) {
+      const idle = threads.find(({ held }) => held === 0);
+      if (!idle) return;
       this.#lastBusy = this.#lastChange = this.#lastRetired = now;
-      threads.reduce((idlest, other) => other.held < idlest.held ? other : idlest).finish(0);
+      idle.finish(0);
     }
   }
 
@@ -1830,10 +1855,8 @@ class Crew implements Service {
   async abandon(): Promise<void> {
     const threads = [...this.#threads];
     for (const thread of threads) thread.abandon();
-    const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, 1000); // for one that is stuck
-    await Promise.race([Promise.all(threads.map(({ ended }) => ended)), late.promise]);
-    clearTimeout(timer);
+    const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // for one that is stuck
+    await Promise.race([Promise.all(threads.map(({ ended }) => ended)), late]);
     for (const thread of threads) thread.terminate();
   }
 }
@@ -1902,12 +1925,12 @@ const ENTRY = `data:text/javascript,${
 async function work({ port, module, exported, options, forwards, multiprocess }: Task): Promise<void> {
   try {
     const exports = await import(module).catch((cause) => {
-      throw new Error(`Cannot import ${module}: ${explain(cause)}`);
+      throw new Error(`${module} cannot be imported: ${explain(cause)}`);
     });
     const app = exportOf(exports, exported) as ApplicationLike | undefined;
     if (!app) {
       const expected = exported === undefined ? '"application" or a default' : show(exported);
-      throw new TypeError(`Cannot serve ${module} with workers: expected it to export ${expected}`);
+      throw new TypeError(`${module} has no such export, expected ${expected}`);
     }
     const errors: ErrorStream = {
       write: (text) => port.postMessage({ errors: text }),
@@ -1953,9 +1976,9 @@ function onSignal(listener: (status: number) => void): () => void {
 /** Ends a process that a signal has stopped, when the last of its servers has. */
 function endWith(status: number): void {
   if (status !== 0) process.exitCode = status;
-  // On Deno connections whose clients neither read nor leave keep the process alive. Who has waited for the server to
-  // have stopped has a second to tidy up.
-  if (!DENO || LISTENING.size > 0 || !process.exitCode) return;
+  // What was not done would keep the process alive: timers, and on Deno clients that neither read nor leave. Who has
+  // waited for the server to have stopped has a second to tidy up.
+  if (LISTENING.size > 0 || !process.exitCode) return;
   setTimeout(() => process.exit(), 1000).unref();
 }
 
@@ -2005,7 +2028,9 @@ function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
     return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
   }
   if (key.includes("ENCRYPTED")) return 'option "key" needs a passphrase, expected a private key that needs none';
-  if (key !== "") return 'options "cert" and "key" are no certificate and its private key';
+  if (key !== "" && /InvalidData|ERR_|PEM|certificate|key/i.test(found)) {
+    return 'options "cert" and "key" are no certificate and its private key';
+  }
   return message.split("\n")[0]!;
 }
 
@@ -2063,15 +2088,12 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   };
 }
 
-// Bun's default.
-const IDLE_SECONDS = 10;
-
 function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
   const server = BUN!.serve({
     ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
     ...(cert === undefined ? {} : { tls: { cert, key } }),
-    idleTimeout: IDLE_SECONDS,
+    idleTimeout: PATIENCE,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
     development: false, // or Bun answers errors with their source
     error: refusal,
@@ -2083,7 +2105,7 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     port: server.port ?? 0,
     // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
     setPatience: options.bun?.idleTimeout === undefined
-      ? (request, isEndless) => server.timeout(request, isEndless ? 0 : IDLE_SECONDS)
+      ? (request, seconds) => server.timeout(request, seconds)
       : undefined,
     // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
     async stop(force = false) {
@@ -2098,5 +2120,6 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   };
 }
 
-const task = (globalThis as { [TASK]?: Task })[TASK];
-if (task) work(task);
+const thread = globalThis as { [TASK]?: Task | undefined };
+if (thread[TASK]) work(thread[TASK]);
+if (TASK in thread) thread[TASK] = undefined; // another copy of this module has nothing to do
