@@ -1188,8 +1188,9 @@ class Exchange {
     Input.abandon(this.input);
     if (!this.#tidying) return this.gateway.done(this);
     // Its place is not given away meanwhile, but clients that leave must not take all places away for ever.
-    const late = new Promise((resolve) => setTimeout(resolve, 5000).unref());
-    Promise.race([this.#tidying, late]).then(() => this.gateway.done(this));
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, 5000);
+    Promise.race([this.#tidying, late.promise]).finally(() => clearTimeout(timer)).then(() => this.gateway.done(this));
   }
 
   /** Does what tidies up, for which a stopping server waits. */
