@@ -598,6 +598,8 @@ export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
   /**
    * How many requests may be inside the application at once; the rest wait. PEP 3333's serial mode is 1.
    *
+   * One is inside until its generator and its `close` have ended, but at most for 5 seconds after its response has.
+   *
    * @default {Infinity}
    */
   concurrency?: number | undefined;
@@ -685,9 +687,10 @@ export interface ServeOptions extends ToFetchOptions {
   /**
    * How many worker threads serve: as many as given, or a range, in which the number follows the load.
    *
-   * They import the program's main module and take the application that it exports, as `application` or by default, so
-   * the program calls `serve` only `if (import.meta.main)`. The main thread looks after them, and calls `onListen` when
-   * they serve. Deno needs `--unstable-net` and `--allow-read` for it. Limits such as `concurrency` are those of each thread.
+   * They import the program's main module and take the application that it exports, as `application` or by default,
+   * which is the one to serve; the program calls `serve` only `if (import.meta.main)`. The main thread looks after them,
+   * and calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. Limits such as
+   * `concurrency` are those of each thread.
    */
   workers?: number | WorkersOptions | undefined;
   /** Options of `Deno.serve`, for what only Deno has. */
@@ -715,7 +718,7 @@ export interface WorkersOptions {
   min?: number | undefined;
   /** How many there are at most. */
   max: number;
-  /** The module that exports the application, instead of the main module. */
+  /** The module that exports the application, instead of the main module, from which it may be relative. */
   module?: string | URL | undefined;
   /** The name of its export. */
   export?: string | undefined;
@@ -726,7 +729,8 @@ export interface WorkersOptions {
    */
   window?: number | undefined;
   /**
-   * How long the others must have been able to do the work of one before that one is retired, in milliseconds.
+   * How long the others must have been able to do the work of one before one that holds nothing retires, in
+   * milliseconds.
    *
    * @default {30000}
    */
