@@ -91,6 +91,18 @@ async function threadsOf(port: number, expected: number): Promise<Set<string>> {
   return await within(all(), `${expected} workers`);
 }
 
+/** Keeps the workers busy; gives what lets them rest. */
+function burn(port: number): () => Promise<unknown> {
+  let isBusy = true;
+  const load = Array.from({ length: 4 }, async () => {
+    while (isBusy) await get(port, "/burn");
+  });
+  return () => {
+    isBusy = false;
+    return Promise.all(load);
+  };
+}
+
 for (
   const [what, exported, workers] of [
     ["exported as application", "export { app as application };", 3],
@@ -219,13 +231,9 @@ test("the exit status tells that a worker had to abort what was under way", asyn
 test("with a range, the number of workers follows the load, up and down", async () => {
   await using child = serving({ min: 1, max: 2, window: 50, quiet: 300 });
   const { port } = await child.listening();
-  let isBusy = true;
-  const load = Array.from({ length: 4 }, async () => {
-    while (isBusy) await get(port, "/burn");
-  });
+  const rest = burn(port);
   await threadsOf(port, 2);
-  isBusy = false;
-  await Promise.all(load);
+  await rest();
   // Until the second has gone, it answers now and then.
   const gone = async () => {
     for (let id = "", same = 0; same < 40;) {
@@ -240,10 +248,7 @@ test("with a range, the number of workers follows the load, up and down", async 
 test("only a worker that holds nothing retires", async () => {
   await using child = serving({ min: 1, max: 2, window: 50, quiet: 300 });
   const { port } = await child.listening();
-  let isBusy = true;
-  const load = Array.from({ length: 4 }, async () => {
-    while (isBusy) await get(port, "/burn");
-  });
+  const rest = burn(port);
   await threadsOf(port, 2);
   const streams = new Map<string, Client>();
   while (streams.size < 2) {
@@ -253,8 +258,7 @@ test("only a worker that holds nothing retires", async () => {
     if (streams.has(id)) client.leave();
     else streams.set(id, client);
   }
-  isBusy = false;
-  await Promise.all(load);
+  await rest();
   const [[first, ended], [, kept]] = [...streams] as [[string, Client], [string, Client]];
   await ended.send("end");
   assert.ok(parse(await ended.end()).complete);
