@@ -7,13 +7,12 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { type Application, proxyFix } from "../mod.ts";
-import { bytes, Child, Client, Event, ok, parse, RUNTIME, start, text, within } from "./support.ts";
+import { bytes, Child, Client, freePort, ok, parse, RUNTIME, start, text, within } from "./support.ts";
 
 /** The text of a file for deployment. */
 function deployed(name: string): string {
@@ -206,18 +205,6 @@ async function until(holds: () => boolean | Promise<boolean>, what: string): Pro
   } finally {
     isOver = true;
   }
-}
-
-/** A port for a program that cannot choose one. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  const listening = new Event("a free port");
-  server.listen(0, "127.0.0.1", () => listening.happen());
-  await listening.wait();
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  assert.ok(address && typeof address === "object");
-  return address.port;
 }
 
 /** What HAProxy knows of its servers, by their names. */

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
-import { connect, type Socket } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import process from "node:process";
 import {
   type Application,
@@ -156,7 +156,9 @@ export class Client {
     const connected = new Event("a connection");
     socket.once("connect", () => connected.happen());
     const client = new Client(socket);
+    socket.once("close", () => connected.happen());
     await connected.wait();
+    if (client.isClosed) throw new Error(`Cannot connect to ${unix ?? `${server.hostname}:${server.port}`}`);
     return client;
   }
 
@@ -302,6 +304,18 @@ export async function standardErrorOf(run: () => void | Promise<void>): Promise<
     console.error = error;
   }
   return printed;
+}
+
+/** A port for a program that cannot choose one. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  const listening = new Event("a free port");
+  server.listen(0, "127.0.0.1", () => listening.happen());
+  await listening.wait();
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  assert.ok(address && typeof address === "object");
+  return address.port;
 }
 
 /** Lets everything go on that needs no new event. */
