@@ -213,11 +213,11 @@ async function startOf(runtime: string, contender: string, job: string): Promise
     const port = await freePort();
     const child = new Child("taskset", ["-c", "0", ...PYTHON[contender]!(`127.0.0.1:${port}`)], ENVIRONMENT);
     const running = { pid: child.pid, port, [Symbol.asyncDispose]: () => child[Symbol.asyncDispose]() };
-    for (let tries = 0; tries < 500; tries++) {
+    for (const deadline = performance.now() + 10_000; performance.now() < deadline;) {
       const client = await Client.connect({ hostname: "127.0.0.1", port }).catch(() => {});
       client?.leave();
       if (client) return running;
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      await new Promise((resolve) => setTimeout(resolve));
     }
     throw new Error(`Cannot start ${contender}: ${child.errors}`);
   }
