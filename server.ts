@@ -1771,9 +1771,10 @@ class Crew implements Service {
     if (this.#isStopping) return;
     for (let count = 0; count < min; count++) this.#add();
     if (min < max) this.#ticker = setInterval(() => this.#follow(), window);
-    // A main module that does not end, because it waits for the server, is not waited for.
+    if (other !== undefined) return;
+    // A main module that does not end, because it waits for the server, is not waited for; one that fails says so itself.
     const { module, exported } = this.#task;
-    const found = other === undefined ? exportOf(await import(module), exported) : undefined;
+    const found = exportOf(await import(module).catch(() => ({})), exported);
     if (this.#isStopping || found === undefined || found === this.#app) return; // what is missing, each thread tells
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
