@@ -184,7 +184,7 @@ ${SCRIPT}serve((_environ, startResponse) => {
   return [new TextEncoder().encode("Hello, world!")];
 }, options);
 `,
-  raw: `${SCRIPT}const handler = () => new Response("Hello, world!", { headers });
+  raw: `${SCRIPT}const handler = () => new Response(new TextEncoder().encode("Hello, world!"), { headers });
 if (globalThis.Deno) Deno.serve(options, handler);
 else onListen(Bun.serve({ ...options, fetch: handler }));
 `,
