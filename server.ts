@@ -39,6 +39,13 @@ interface DenoRuntime {
     addr: { hostname?: string; port?: number };
     shutdown(): Promise<void>;
   };
+  FsFile: new () => DenoFile;
+}
+
+/** What is used of `Deno.FsFile`. */
+interface DenoFile {
+  read(block: Uint8Array): Promise<number | null>;
+  close(): void;
 }
 
 /** What is used of `Bun`. */
@@ -120,6 +127,10 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
   return (request, info) => gateway.handle(request, info);
 }
 
+type Streams = Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
+// Of what each request has its own: with these places, too, an environ begins as one copy, at half the cost.
+const PLACES = { "wsgi.input": undefined, "wsgi.errors": undefined, "fetch.context": undefined } as unknown as Streams;
+
 /** One application, and what all its requests share. */
 class Gateway {
   readonly app: Application;
@@ -176,6 +187,7 @@ class Gateway {
       "wsgi.run_once": false,
       "wsgi.input_terminated": true,
       "wsgi.file_wrapper": wrapFile,
+      ...PLACES,
     };
   }
 
@@ -409,8 +421,10 @@ function readRequest(request: Request, info: unknown, { gateway, input, errors, 
   if (!target.startsWith("/")) target = `/${target}`;
   const question = target.indexOf("?");
 
-  const streams = { "wsgi.input": input, "wsgi.errors": errors, "fetch.context": context };
-  const environ = { ...variables, ...streams } as Environ;
+  const environ = { ...variables } as Environ;
+  environ["wsgi.input"] = input;
+  environ["wsgi.errors"] = errors;
+  environ["fetch.context"] = context;
   environ.REQUEST_METHOD = method;
   environ.REQUEST_URI = target;
   environ.PATH_INFO = decode(question === -1 ? target : target.slice(0, question));
@@ -454,7 +468,7 @@ function readRequest(request: Request, info: unknown, { gateway, input, errors, 
 
 /** Percent-encodes what is not ASCII, as UTF-8: Bun has done so already, Deno has decoded it. */
 function encode(text: string): string {
-  return text.replace(/[\u0080-\uffff]+/g, encodeURIComponent);
+  return /[\u0080-\uffff]/.test(text) ? text.replace(/[\u0080-\uffff]+/g, encodeURIComponent) : text;
 }
 
 /** Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues". */
@@ -560,8 +574,8 @@ class Input implements InputStream {
 
   /** Takes bytes from the front of the chunk at hand. */
   #cut(size: number): Uint8Array {
-    const part = this.#chunk.subarray(0, size);
-    this.#chunk = this.#chunk.subarray(part.length);
+    const part = upTo(this.#chunk, size);
+    this.#chunk = part === this.#chunk ? NOTHING : this.#chunk.subarray(size);
     return part;
   }
 
@@ -581,11 +595,14 @@ class Input implements InputStream {
   async #fill(): Promise<boolean> {
     while (this.#chunk.length === 0 && !this.#ended) {
       this.#reader ??= this.#open();
-      const step = await this.#reader?.read().catch((cause) => {
+      let step: Step | undefined;
+      try {
+        step = await this.#reader?.read() as Step | undefined;
+      } catch (cause) {
         throw clientLeft(cause);
-      });
+      }
       if (this.#abandoned) throw clientLeft();
-      this.#chunk = step?.value?.subarray(0, this.#length - this.#received) ?? NOTHING;
+      this.#chunk = upTo(step?.value ?? NOTHING, this.#length - this.#received);
       this.#received += this.#chunk.length;
       this.#ended = (step?.done ?? true) || this.#received >= this.#length;
       if (!this.#ended) continue;
@@ -602,6 +619,11 @@ function countOf(size: number | undefined): number {
   if (size === undefined || size < 0 || size === Infinity) return Infinity;
   if (Number.isInteger(size)) return size;
   throw new RangeError(`Cannot read the request body: size ${show(size)} is not an integer`);
+}
+
+/** The first bytes of a chunk. All of them are the chunk itself: a view of it would cost more than it does. */
+function upTo(chunk: Uint8Array, size: number): Uint8Array {
+  return size < chunk.length ? chunk.subarray(0, size) : chunk;
 }
 
 /** Makes one chunk of several. */
@@ -698,6 +720,7 @@ function wrapFile(file: FileLike, blockSize = 65_536): ResponseBody {
   const wrap = (chunks: Chunks, close: () => void | Promise<void>) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
+  if (DENO && file instanceof DENO.FsFile) return wrap(new Blocks(file, blockSize), () => file.close());
   const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
   if (stream instanceof ReadableStream) {
     const chunks = open(stream);
@@ -709,6 +732,23 @@ function wrapFile(file: FileLike, blockSize = 65_536): ResponseBody {
     return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
   };
   return wrap({ next }, () => close?.call(file));
+}
+
+/** The blocks of a file of Deno's, which are there in less than two thirds of the time that its own stream takes. */
+class Blocks implements AsyncIterator<Uint8Array> {
+  readonly #file: DenoFile;
+  readonly #size: number;
+
+  constructor(file: DenoFile, size: number) {
+    this.#file = file;
+    this.#size = size;
+  }
+
+  async next(): Promise<Step> {
+    const block = new Uint8Array(this.#size);
+    const length = await this.#file.read(block);
+    return length ? { done: false, value: upTo(block, length) } : { done: true, value: undefined };
+  }
 }
 
 /** What `startResponse` was given, checked, in the form that a `Response` takes. */
@@ -1058,7 +1098,7 @@ class Exchange {
     let step: Step | undefined;
     try {
       for (;; pending = step = undefined) {
-        if (!pending) {
+        if (!pending && !(this.#chunks instanceof Blocks)) { // each of which takes a turn to be read
           await nextTurn();
           if (DENO && this.#answer && this.#resolve) {
             this.#resolve = undefined;
@@ -1096,7 +1136,7 @@ class Exchange {
     } else {
       this.#sent = bytes.length;
       this.#length = head.length ?? (isAll ? bytes.length : Infinity);
-      if (this.#sent >= this.#length) this.#respond(makeResponse(head, bytes.subarray(0, this.#length), head.length));
+      if (this.#sent >= this.#length) this.#respond(makeResponse(head, upTo(bytes, this.#length), head.length));
       else if (isAll) throw this.#wrongLength();
       else return void this.#respond(makeResponse(head, this.#stream(bytes), head.length));
     }
@@ -1126,7 +1166,7 @@ class Exchange {
   #send({ done, value }: Step): void {
     if (done && this.#length < Infinity) throw this.#wrongLength();
     if (!done) {
-      this.#controller!.enqueue(value.subarray(0, this.#length - this.#sent));
+      this.#controller!.enqueue(upTo(value, this.#length - this.#sent));
       this.#sent += value.length;
       if (this.#sent < this.#length) return;
     }
