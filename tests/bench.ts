@@ -327,7 +327,13 @@ async function compare(
   }
   const samples = Object.fromEntries(own.map((contender): [string, Sample[]] => [contender, []]));
   for (let round = 0; round < rounds; round++) {
-    for (const contender of own) samples[contender]!.push(await measure(start(contender), seconds));
+    for (const contender of own) {
+      const again = (error: Error) => {
+        console.error(`${name} on ${runtime}, ${contender}: ${error.message}; measuring again`);
+        return measure(start(contender), seconds);
+      };
+      samples[contender]!.push(await measure(start(contender), seconds).catch(again));
+    }
   }
   return samples;
 }
