@@ -378,6 +378,7 @@ export function toEnviron(request: Request, options: ToEnvironOptions = {}): Env
 const HOSTS = new Map<string, boolean>();
 const VARIABLES = new Map<string, string>();
 const NAMES = new Map<string, string>();
+const CODES = new Map<string, number>();
 
 /** Finds a value once for each key. Clients choose the keys, so the memory has a bound. */
 function remember<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
@@ -407,9 +408,9 @@ interface Peer {
  * The URL is cut and not parsed: on Deno it holds the target as it was sent, which `new URL` would change; on Bun a
  * request without a Host has the bare target, which `new URL` would refuse.
  */
-function readRequest(request: Request, info: unknown, { gateway, input, errors, context }: Exchange): Environ {
-  const { variables, unnamed } = gateway;
-  const { url, method } = request;
+function readRequest(request: Request, info: unknown, exchange: Exchange): Environ {
+  const { gateway: { variables, unnamed }, method, input, errors, context } = exchange;
+  const { url } = request;
   if (method === "CONNECT") throw fault(501, new TypeError("Cannot connect: this server is no proxy"));
   const start = url.startsWith("/") ? 0 : url.indexOf("://") + 3;
   const slash = url.indexOf("/", start);
@@ -498,10 +499,10 @@ class Input implements InputStream {
   #onArrived: (() => void) | undefined;
   #turn: Promise<unknown> | undefined;
 
-  constructor(request: Request, limit: number) {
+  constructor({ request, method, gateway }: Exchange) {
     this.#request = request;
-    this.#limit = limit;
-    this.#ended = request.method === "GET" || request.method === "HEAD"; // which have no body for a runtime
+    this.#limit = gateway.maxBodySize;
+    this.#ended = method === "GET" || method === "HEAD"; // which have no body for a runtime
   }
 
   read(size?: number): Promise<Uint8Array> {
@@ -595,9 +596,9 @@ class Input implements InputStream {
   async #fill(): Promise<boolean> {
     while (this.#chunk.length === 0 && !this.#ended) {
       this.#reader ??= this.#open();
-      let step: Step | undefined;
+      let step: ReadableStreamReadResult<Uint8Array> | undefined;
       try {
-        step = await this.#reader?.read() as Step | undefined;
+        step = await this.#reader?.read();
       } catch (cause) {
         throw clientLeft(cause);
       }
@@ -777,8 +778,8 @@ function checkName(name: string): string {
   return lower;
 }
 
-/** Checks what `startResponse` is given. PEP 3333, "The start_response() Callable". */
-function checkHead(status: string, headers: HeaderList): Head {
+/** Checks a status and gives its number. */
+function codeOf(status: string): number {
   if (typeof status !== "string" || !STATUS.test(status)) {
     const fault = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
     throw wrong(`status ${show(status)} ${fault}, expected "200 OK"`);
@@ -787,6 +788,12 @@ function checkHead(status: string, headers: HeaderList): Head {
   if (DENO && status.startsWith("205")) {
     throw wrong(`status ${show(status)} is one that Deno cannot send, expected 204`);
   }
+  return Number(status.slice(0, 3));
+}
+
+/** Checks what `startResponse` is given. PEP 3333, "The start_response() Callable". */
+function checkHead(status: string, headers: HeaderList): Head {
+  const code = remember(CODES, status, codeOf);
   if (!Array.isArray(headers)) throw wrong(`headers are ${show(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
   const pairs: HeaderList = [];
@@ -814,7 +821,7 @@ function checkHead(status: string, headers: HeaderList): Head {
     record[name] = value;
     pairs.push([name, value]);
   }
-  return { status: Number(status.slice(0, 3)), headers: repeated ? pairs : record, length, typed };
+  return { status: code, headers: repeated ? pairs : record, length, typed };
 }
 
 function wrong(found: string): TypeError {
@@ -968,6 +975,7 @@ class Context implements FetchContext {
 class Exchange {
   readonly gateway: Gateway;
   readonly request: Request;
+  readonly method: string;
   readonly input: Input;
   readonly errors: ErrorStream;
   readonly context: FetchContext;
@@ -998,7 +1006,8 @@ class Exchange {
   constructor(gateway: Gateway, request: Request) {
     this.gateway = gateway;
     this.request = request;
-    this.input = new Input(request, gateway.maxBodySize);
+    this.method = request.method; // once: to a runtime it is a call
+    this.input = new Input(this);
     this.errors = gateway.errors ?? new StandardError();
     this.context = new Context(request, this);
   }
@@ -1131,7 +1140,7 @@ class Exchange {
   #commit(bytes: Uint8Array): void {
     const head = this.#start.commit();
     const isAll = !this.#chunks;
-    if (this.request.method === "HEAD" || BODILESS.has(head.status)) {
+    if (this.method === "HEAD" || BODILESS.has(head.status)) {
       this.#respond(bodiless(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
     } else {
       this.#sent = bytes.length;
@@ -1255,7 +1264,7 @@ class Exchange {
     }
     this.#reported = error;
     if (!isKnown) {
-      report(this.errors, `Application failed on ${this.request.method} ${encode(this.request.url)}`, error);
+      report(this.errors, `Application failed on ${this.method} ${encode(this.request.url)}`, error);
     }
   }
 

@@ -1,8 +1,8 @@
 /**
  * The benchmark: what a gateway costs beside a handler of the runtime's own, and beside others, as tables and a chart.
  *
- * It runs on Linux with two cores, of which the server has one and its clients the other, and needs wrk, curl, gunicorn,
- * uwsgi-core, uwsgi-plugin-python3 and python3-waitress, which are Debian's packages. `deno task bench` measures all;
+ * It runs on Linux with two cores, of which the server has one and its clients the other. It fetches the frameworks into
+ * a folder of its own, and says which of Debian's packages it misses. `deno task bench` measures all;
  * `--jobs hello`, `--runtimes deno`, `--rounds 3` and `--seconds 1` make it less. Every contender is started anew in
  * every round, one after the other, so that what else the machine does meets all alike. What counts is the median of all
  * rounds, with the median distance from it; ratios are those of a round. `--save run.json` keeps what was measured,
@@ -11,7 +11,7 @@
  * @module
  */
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { cpus, release, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,7 +27,7 @@ const MIB = 2 ** 20;
 const [FILE, UPLOAD] = [join(CACHE, "file"), join(CACHE, "upload")];
 const ENVIRONMENT = { ...process.env, CACHE, FILE, LOG: join(CACHE, "access.log"), PYTHONPATH: CACHE, NO_COLOR: "1" };
 const PACKAGES = ["hono", "h3", "srvx", "elysia"];
-const DEBIAN = ["wrk", "gunicorn", "uwsgi-core", "python3-waitress"];
+const DEBIAN = ["wrk", "curl", "gunicorn", "uwsgi-core", "uwsgi-plugin-python3", "python3-waitress"];
 const RUNTIMES = ["deno", "bun"];
 const VERSIONS: Record<string, string> = { deno: "deno@2.9.6", bun: "bun@1.4.5" };
 
@@ -233,6 +233,10 @@ function memoryOf(pid: number, name: "VmRSS" | "VmHWM"): number {
 
 /** Makes the folder with all that is needed beside Debian's packages. */
 function prepare(): void {
+  const missing = DEBIAN.filter((name) => !installedVersion(name));
+  if (missing.length > 0) {
+    throw new Error(`Cannot measure: Debian's packages ${missing.join(", ")} are not there, expected all of them`);
+  }
   mkdirSync(CACHE, { recursive: true });
   writeFileSync(join(CACHE, "deno.json"), '{ "nodeModulesDir": "manual" }');
   if (!existsSync(join(CACHE, "node_modules"))) {
@@ -253,13 +257,19 @@ function programOf(runtime: string): string {
   return execFileSync("npx", ["-y", VERSIONS[runtime]!, ...print], { encoding: "utf8" }).trim();
 }
 
+/** The version of one of Debian's packages, or nothing. */
+function installedVersion(name: string): string {
+  const query = ["-W", "-f", "${db:Status-Status} ${source:Upstream-Version}", name];
+  const { stdout } = spawnSync("dpkg-query", query, { encoding: "utf8" });
+  return /^installed (.+)$/.exec(stdout)?.[1] ?? "";
+}
+
 /** The machine, the day, all versions, and how long it was measured. */
 function headOf(rounds: number, seconds: number): string {
   const packages = PACKAGES.map((name) => {
     return `${name} ${JSON.parse(readFileSync(join(CACHE, "node_modules", name, "package.json"), "utf8")).version}`;
   });
-  const query = ["-W", "-f", "${Package} ${source:Upstream-Version}\n", ...DEBIAN];
-  const debian = execFileSync("dpkg-query", query, { encoding: "utf8" }).trim().split("\n");
+  const debian = DEBIAN.map((name) => `${name} ${installedVersion(name)}`);
   const versions = [...Object.values(VERSIONS).map((version) => version.replace("@", " ")), ...packages, ...debian];
   const machine = `${cpus()[0]?.model}, ${cpus().length} cores, Linux ${/^[\d.]+/.exec(release())}`;
   const day = new Date().toISOString().slice(0, 10);
