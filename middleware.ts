@@ -1079,9 +1079,10 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
     other.host.length - one.host.length
   );
   const otherwise = application(fallback);
+  const goesByHost = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
-    const { named, bare } = hostOf(environ) ?? {};
+    const { named, bare } = (goesByHost ? hostOf(environ) : undefined) ?? {};
     for (const { host, prefix, app } of routes) {
       if (host !== "" && host !== named && host !== bare) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;

@@ -113,9 +113,9 @@ const WSGI: Record<string, () => Application | Promise<Application>> = {
   environ: async () => (await import("../examples/environ.ts")).application,
   async stack() {
     const { accessLog, conditional, mount, requestId, secureHeaders } = await import("../mod.ts");
-    const log = openSync(LOG, "a");
+    const log = openSync(LOG, "w");
     const inner = mount({ "/app": conditional(secureHeaders(hello)) });
-    return accessLog(requestId(inner), { write: (line) => void writeSync(log, line) });
+    return accessLog(requestId(inner), { write: (line) => void writeSync(log, `${line}\n`) });
   },
   generator: () =>
     function* (_environ, startResponse) {
@@ -181,7 +181,7 @@ async function honoStack({ Hono }: Packages): Promise<Framework> {
   const names = ["logger", "request-id", "secure-headers", "etag"];
   const modules = await Promise.all(names.map((name) => installed<Record<string, unknown>>("hono", `./${name}`)));
   const { logger, requestId, secureHeaders, etag } = Object.assign({}, ...modules);
-  const log = openSync(LOG, "a");
+  const log = openSync(LOG, "w");
   const write = (line: string) => void (line.startsWith("-->") && writeSync(log, `${line}\n`));
   const inner = new Hono().use(etag(), secureHeaders()).get("/", (context) => context.body(HELLO, 200, HEADERS));
   return new Hono().use(logger(write), requestId()).route("/app", inner);
