@@ -192,9 +192,9 @@ else onListen(Bun.serve({ ...options, fetch: handler }));
 
 /** The jobs that Python's servers do too. */
 const PYTHON_JOBS = ["hello, 1 header", "hello, 11 headers"];
-const COPIES = ["raw", "work", "wsgi"];
+const COPIES = ["raw", "work", "gather", "wsgi"];
 const ALL = [...COPIES, ...PACKAGES];
-const ALL_BUT_WORK = ["raw", "wsgi", ...PACKAGES];
+const OTHERS = ["raw", "wsgi", ...PACKAGES];
 const COUNT = ["-o", "/dev/null", "-w", "%{size_download}\n"];
 
 /** What is measured. The first words are the contenders' name for it. */
@@ -202,10 +202,10 @@ const JOBS: Record<string, Job> = {
   ...withBoth("hello", ALL),
   "hello, 50 headers": asking(COPIES, { headers: headersOf(50) }),
   "hello, 100 headers": asking(COPIES, { headers: headersOf(100) }),
-  ...withBoth("json", ALL_BUT_WORK, { path: "/items" }),
+  ...withBoth("json", OTHERS, { path: "/items" }),
   ...withBoth("environ", ["raw", "wsgi"]),
   ...withBoth("stack", ["raw", "wsgi", "hono"], { path: "/app" }),
-  ...withBoth("generator", ALL_BUT_WORK),
+  ...withBoth("generator", OTHERS),
   "download, 1 GiB": transferring(1024, ...COUNT, "URL"),
   "upload, 1 GiB": transferring(1024, "-T", UPLOAD, "URL"),
   "file, 256 MiB, 4 times": transferring(1024, ...COUNT, "URL?[1-4]"),

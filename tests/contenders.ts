@@ -14,7 +14,13 @@ import process from "node:process";
 import { pathToFileURL } from "node:url";
 import type { Application } from "../mod.ts";
 
-type Handler = (request: Request) => Response | Promise<Response>;
+type Handler = (request: Request, info: Info) => Response | Promise<Response>;
+
+/** What Deno and Bun tell of a request beside it. */
+interface Info {
+  remoteAddr?: { hostname: string; port: number };
+  requestIP?(request: Request): { address: string; port: number };
+}
 
 const { Deno: DENO, Bun: BUN } = globalThis as unknown as {
   Deno?: {
@@ -91,6 +97,26 @@ const RAW: Record<string, Handler> = {
 function work(request: Request): Response {
   const headers: Record<string, string> = {};
   request.headers.forEach((value, name) => headers[name] = value);
+  return new Response(HELLO, { headers: HEADERS });
+}
+
+// As many as there are; what they are is no matter.
+const CONSTANTS: Record<string, string> = JSON.parse(`{${Array.from("abcdefghijklmnopq", (name) => `"${name}":""`)}}`);
+const NAMES = new Map<string, string>();
+
+/** A raw handler that gathers all that an environ has, as an environ has it, and does nothing with it. */
+function gather(request: Request, info: Info): Response {
+  const environ: Record<string, string> = { ...CONSTANTS };
+  environ["REQUEST_METHOD"] = request.method;
+  environ["REQUEST_URI"] = request.url;
+  request.headers.forEach((value, name) => {
+    let variable = NAMES.get(name);
+    if (!variable) NAMES.set(name, variable = `HTTP_${name.toUpperCase().replaceAll("-", "_")}`);
+    environ[variable] = value;
+  });
+  const peer = info.requestIP?.(request);
+  environ["REMOTE_ADDR"] = peer?.address ?? info.remoteAddr!.hostname;
+  environ["REMOTE_PORT"] = String(peer?.port ?? info.remoteAddr!.port);
   return new Response(HELLO, { headers: HEADERS });
 }
 
@@ -202,6 +228,7 @@ function listen(handler: Handler): void {
 const CONTENDERS: Record<string, (job: string) => Promise<void> | void> = {
   raw: (job) => listen(RAW[job]!),
   work: () => listen(work),
+  gather: () => listen(gather),
   async wsgi(job) {
     const { serve } = await import("../mod.ts");
     serve(await WSGI[job]!(), { port: 0, onListen });
