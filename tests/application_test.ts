@@ -563,6 +563,78 @@ test(
 );
 
 test(
+  "a client that leaves in the middle of a Deno.FsFile is no failure, and the file is closed",
+  { skip: RUNTIME === "bun" && "Bun has no Deno.FsFile" },
+  async () => {
+    await withFile("0123456789".repeat(1_000_000), async (path) => {
+      using file = await Deno.open(path);
+      await using server = start(unchecked((environ, startResponse) => {
+        ok(startResponse);
+        return environ["wsgi.file_wrapper"](file);
+      }));
+      const client = await Client.connect(server);
+      await client.send(request("/"));
+      await client.until(/0123/);
+      client.leave();
+      await server.shutdown();
+      assert.equal(server.errors.text, "");
+      await assert.rejects(file.stat(), Deno.errors.BadResource);
+    });
+  },
+);
+
+test(
+  "a Deno.FsFile is closed by an application that reads its wrapper, at the end and before",
+  { skip: RUNTIME === "bun" && "Bun has no Deno.FsFile" },
+  async () => {
+    const wrap = toEnviron(new Request(HERE))["wsgi.file_wrapper"];
+    await withFile("0123456789", async (path) => {
+      for (const most of [1, Infinity]) {
+        using file = await Deno.open(path);
+        const seen: string[] = [];
+        for await (const chunk of wrap(file, 4)) {
+          seen.push(text(chunk));
+          if (seen.length === most) break;
+        }
+        assert.deepEqual(seen, ["0123", "4567", "89"].slice(0, most));
+        await assert.rejects(file.stat(), Deno.errors.BadResource);
+      }
+    });
+  },
+);
+
+test(
+  "a Deno.FsFile that the application has closed is answered with 500, and reported once",
+  { skip: RUNTIME === "bun" && "Bun has no Deno.FsFile" },
+  async () => {
+    await withFile("0123456789", async (path) => {
+      const { response, errors } = await answer(async (environ, startResponse) => {
+        using file = await Deno.open(path);
+        ok(startResponse);
+        return environ["wsgi.file_wrapper"](file);
+      });
+      assert.equal(response.status, 500);
+      await settle();
+      assert.equal(reportsIn(errors).length, 1);
+    });
+  },
+);
+
+test(
+  "a Deno.FsFile with a block size of more than there is memory is sent",
+  { skip: RUNTIME === "bun" && "Bun has no Deno.FsFile" },
+  async () => {
+    await withFile("0123456789", async (path) => {
+      const { response } = await answer(async (environ, startResponse) => {
+        ok(startResponse);
+        return environ["wsgi.file_wrapper"](await Deno.open(path), 2 ** 40);
+      });
+      assert.equal(await response.text(), "0123456789");
+    });
+  },
+);
+
+test(
   "a Bun.file is sent, whole or a slice",
   { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
   async () => {
@@ -1294,6 +1366,26 @@ test("a body that is too large stays so, however often it is read", async () => 
     { maxBodySize: 4 },
   );
   assert.deepEqual(outcomes, ["RangeError", "RangeError", "RangeError", "RangeError"]);
+});
+
+test("a body of a Request that has other chunks than bytes makes a read reject with a TypeError", async () => {
+  for (const chunk of ["text", new ArrayBuffer(3), 3]) {
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(chunk);
+        controller.close();
+      },
+    });
+    // A Request of another's making: the runtimes' own have bytes.
+    const foreign = Object.create(new Request(HERE), {
+      method: { value: "POST" },
+      url: { value: HERE },
+      headers: { value: new Headers() },
+      body: { value: body },
+    });
+    const environ = toEnviron(foreign);
+    await assert.rejects(environ["wsgi.input"].read(), { name: "TypeError", message: /expected a Uint8Array$/ });
+  }
 });
 
 test("a body that fails makes every read reject with an AbortError", async () => {

@@ -1,11 +1,11 @@
 /**
  * The benchmark: what a gateway costs beside a handler of the runtime's own, and beside others, as tables and a chart.
  *
- * It runs on Linux with two cores, of which the server has one and its clients the other. It fetches the frameworks into
- * a folder of its own, and says which of Debian's packages it misses. `deno task bench` measures all;
+ * It runs on Linux with two cores, of which the server has one and its clients the other. It fetches the frameworks
+ * into a folder of its own, and says which of Debian's packages it misses. `deno task bench` measures all;
  * `--jobs hello`, `--runtimes deno`, `--rounds 3` and `--seconds 1` make it less. Every contender is started anew in
- * every round, one after the other, so that what else the machine does meets all alike. What counts is the median of all
- * rounds, with the median distance from it; ratios are those of a round. `--save run.json` keeps what was measured,
+ * every round, one after the other, so that what else the machine does meets all alike. What counts is the median of
+ * all rounds, with the median distance from it; ratios are those of a round. `--save run.json` keeps what was measured,
  * `--from run.json` takes it from there, and `--write` puts it into the README.
  *
  * @module
@@ -27,7 +27,7 @@ const MIB = 2 ** 20;
 const [FILE, UPLOAD] = [join(CACHE, "file"), join(CACHE, "upload")];
 const ENVIRONMENT = { ...process.env, CACHE, FILE, LOG: join(CACHE, "access.log"), PYTHONPATH: CACHE, NO_COLOR: "1" };
 const PACKAGES = ["hono", "h3", "srvx", "elysia"];
-const DEBIAN = ["wrk", "curl", "gunicorn", "uwsgi-core", "uwsgi-plugin-python3", "python3-waitress"];
+const DEBIAN = ["wrk", "curl", "gunicorn", "uwsgi-core", "uwsgi-plugin-python3", "python3-waitress", "python3"];
 const RUNTIMES = ["deno", "bun"];
 const VERSIONS: Record<string, string> = { deno: "deno@2.9.6", bun: "bun@1.4.5" };
 
@@ -51,7 +51,7 @@ interface Sample {
   speed: number;
   /** What the server computes, in microseconds a request, or a MiB; of a start, how long it takes. */
   cost: number;
-  /** The most memory that it has had, beside what it had at the start, in MiB. */
+  /** Of a transfer, the most memory that the server has had beside what it had at the start, in MiB. */
   memory: number;
 }
 
@@ -94,15 +94,14 @@ function asking(contenders: string[], options: { headers: Record<string, string>
         return execFileSync("taskset", ["-c", "1", "wrk", ...args, url], { encoding: "utf8" });
       };
       ask(1);
-      const [memory, before] = [memoryOf(pid, "VmRSS"), cpuOf(pid)];
+      const before = cpuOf(pid);
       const said = ask(seconds);
       const after = cpuOf(pid);
       const bad = /Non-2xx.*|Socket errors: connect [1-9].*|^ *0 requests in.*/m.exec(said);
       if (bad) throw new Error(`Cannot use the measurement: wrk has found ${bad[0]}`);
       const [, requests] = /(\d+) requests in/.exec(said)!;
       const [, speed] = /Requests\/sec: +([\d.]+)/.exec(said)!;
-      const cost = (after - before) / Number(requests);
-      return { speed: Number(speed), cost, memory: memoryOf(pid, "VmHWM") - memory };
+      return { speed: Number(speed), cost: (after - before) / Number(requests), memory: 0 };
     },
   };
 }

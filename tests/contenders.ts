@@ -1,9 +1,10 @@
 /**
- * The contenders of the benchmark: `contenders.ts CONTENDER JOB` serves one job in one way, on a free port that it says.
+ * The contenders of the benchmark: `contenders.ts CONTENDER JOB` serves one job in one way, on a port that it says.
  *
- * All that are compared send the same bytes, and each is written as those who use it write what is to be fast: what is
- * constant is made once, what is made of a request is given as text where that can be, and paths are exact. The frameworks are in the folder that the
- * variable CACHE names, FILE is the file to be sent, LOG the access log.
+ * Each is written as those who use it write it: what is constant is made once, what is made of a request is given as
+ * text where that can be, and paths are exact. All send the same bytes, but for the variables of `environ` and the
+ * headers that the middleware of `stack` add. The frameworks are in the folder that the variable CACHE names, FILE is
+ * the file to be sent, LOG the access log.
  *
  * @module
  */

@@ -2570,6 +2570,16 @@ const ODD_BODIES: { name: string; body: () => unknown; report: RegExp }[] = [
   { name: "an array with a hole", body: () => new Array(1), report: /found undefined, expected a Uint8Array/ },
   { name: "an array of text", body: () => ["text"], report: /found "text", expected a Uint8Array/ },
   { name: "an array of arrays", body: () => [[bytes("chunk")]], report: /found an Array, expected a Uint8Array/ },
+  {
+    name: "a Proxy of a chunk",
+    body: () => [new Proxy(bytes("chunk"), {})],
+    report: /found (?:a Uint8Array|an object), expected a Uint8Array/,
+  },
+  {
+    name: "an object that inherits from Uint8Array",
+    body: () => [Object.create(Uint8Array.prototype, { length: { value: 3 } })],
+    report: /found (?:a Uint8Array|an object), expected a Uint8Array/,
+  },
   { name: "an ArrayBuffer as a chunk", body: () => [new ArrayBuffer(3)], report: /ArrayBuffer, expected a Uint8Array/ },
   { name: "a DataView as a chunk", body: () => [new DataView(new ArrayBuffer(3))], report: /DataView, expected/ },
   { name: "promises of chunks", body: () => [Promise.resolve(bytes("chunk"))], report: /a Promise, expected/ },
