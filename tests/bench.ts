@@ -547,13 +547,13 @@ function chartOf({ jobs }: Run): string {
     RUNTIMES.map((runtime, column) => {
       const contenders = jobs[job]?.[runtime];
       const panel = contenders ? panelOf(`${job}, on ${runtime}`, contenders) : "";
-      return `<g transform="translate(${20 + column * 430} ${84 + row * 205})">${panel}</g>`;
+      return `<g transform="translate(${20 + column * 430} ${84 + row * 229})">${panel}</g>`;
     })
   );
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 464" role="img" aria-labelledby="title">
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 488" role="img" aria-labelledby="title">
   <title id="title">${CHART_TITLE}</title>
   <style>${STYLE}</style>
-  <rect class="card" x="0.5" y="0.5" width="879" height="463" rx="8"/>
+  <rect class="card" x="0.5" y="0.5" width="879" height="487" rx="8"/>
   <text class="title" x="20" y="32">Requests for the same server CPU, as a share of the raw handler's</text>
   <text class="quiet" x="20" y="52">Longer is better. Beside it, what a request costs.</text>
   ${panels.join("\n  ")}
