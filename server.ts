@@ -766,10 +766,9 @@ class Blocks implements AsyncIterator<Uint8Array> {
     return length ? { done: false, value: upTo(block, length) } : { done: true, value: undefined };
   }
 
-  // deno-lint-ignore require-await
-  async return(): Promise<Step> {
+  return(): Promise<Step> {
     this.#close();
-    return { done: true, value: undefined };
+    return Promise.resolve({ done: true, value: undefined });
   }
 
   #close(): void {
