@@ -39,7 +39,17 @@ import type {
   StartResponse,
   Write,
 } from "./mod.ts";
-import { application, toEnviron } from "./server.ts";
+import {
+  application,
+  checkOptions,
+  integerFrom,
+  isBoolean,
+  isFunction,
+  isObject,
+  matching,
+  type OptionChecks,
+  toEnviron,
+} from "./server.ts";
 
 /**
  * Options for {@linkcode requestUri}.
@@ -60,10 +70,14 @@ export interface RequestUriOptions {
   includeQuery?: boolean | undefined;
 }
 
+const REQUEST_URI_OPTIONS: OptionChecks<RequestUriOptions> = { includeQuery: [isBoolean, "true or false"] };
+
 /**
  * The whole address of the request, as `wsgiref.util.request_uri` in Python.
  *
  * PEP 3333, "URL Reconstruction".
+ *
+ * @throws {TypeError} When an option does not exist or is not what it should be.
  *
  * @param environ The environ.
  * @param options Whether with the query.
@@ -79,6 +93,7 @@ export interface RequestUriOptions {
  * ```
  */
 export function requestUri(environ: Environ, options: RequestUriOptions = {}): string {
+  checkOptions(options, REQUEST_URI_OPTIONS);
   const { SCRIPT_NAME, PATH_INFO, QUERY_STRING } = environ;
   const path = quote(SCRIPT_NAME ? PATH_INFO : PATH_INFO.slice(1), ";=,");
   const query = (options.includeQuery ?? true) && QUERY_STRING ? `?${QUERY_STRING}` : "";
@@ -529,6 +544,24 @@ function show(value: unknown, depth = 1): string {
   return look(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
 }
 
+/** Makes a test of whether a value is an array of values that pass another test. */
+function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
+  return (value) => Array.isArray(value) && value.every(test);
+}
+
+/** The same for an object, whatever its names are. */
+function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
+  return (value) => isObject(value) && !(Symbol.iterator in value) && Object.values(value).every(test);
+}
+
+function isString(value: unknown): boolean {
+  return typeof value === "string";
+}
+
+function isNotNegative(value: unknown): boolean {
+  return typeof value === "number" && value >= 0;
+}
+
 /** The error for an option that is not what it should be. */
 function wrongOption(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
   return new TypeError(`Cannot use option "${name}": found ${show(found)}, expected ${expected}`, options);
@@ -877,10 +910,6 @@ const OPTIONAL: typeof VARIABLES = {
   HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
 };
 
-function isBoolean(value: unknown): boolean {
-  return typeof value === "boolean";
-}
-
 function has(...members: PropertyKey[]): (value: unknown) => boolean {
   return (value) => members.every((member) => typeof Object(value)[member] === "function");
 }
@@ -1149,6 +1178,14 @@ export interface FilesOptions {
   types?: Record<string, string> | undefined;
 }
 
+const FILES_OPTIONS: OptionChecks<FilesOptions> = {
+  index: [isString, 'the name of a file such as "index.html"'],
+  cacheControl: [matching(/^[\t\x20-\x7e\x80-\xff]*$/), 'a header value such as "no-cache"'],
+  dotFiles: [isBoolean, "true or false"],
+  precompressed: [isBoolean, "true or false"],
+  types: [recordOf(isString), 'media types by extension, such as { gpx: "application/gpx+xml" }'],
+};
+
 // What browsers have to be told, and what people download. Everything else is application/octet-stream.
 // deno-fmt-ignore
 const TYPES: Record<string, string> = {
@@ -1172,6 +1209,7 @@ const TYPES: Record<string, string> = {
  * Deno needs `--allow-read` for it.
  *
  * @throws {Error} When the root is not a folder that can be read.
+ * @throws {TypeError} When an option does not exist or is not what it should be.
  *
  * @param root The folder, as a path or a `file:` URL.
  * @param options How to serve it.
@@ -1188,6 +1226,7 @@ const TYPES: Record<string, string> = {
  * ```
  */
 export function files(root: string | URL, options: FilesOptions = {}): Application {
+  checkOptions(options, FILES_OPTIONS);
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
   const { open } = process.getBuiltinModule("node:fs/promises");
@@ -1402,13 +1441,19 @@ export interface AccessLogOptions {
   skip?: string[] | undefined;
 }
 
+const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
+  format: [matching(/^(?:combined|json)$/), '"combined" or "json"'],
+  write: [isFunction, "a function"],
+  skip: [arrayOf(isString), 'an array of paths such as "/livez"'],
+};
+
 /**
  * Writes a line about every request, once, when its response has ended or the client has left.
  *
  * With the bytes of the body that were given to the server to be sent, and the time from the call of the application to
  * that of `close`. Whatever could forge a line is escaped, as Apache does it, or JSON.
  *
- * @throws {TypeError} When the format is neither of the two, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options What to write, and where to.
@@ -1429,10 +1474,8 @@ export interface AccessLogOptions {
  * ```
  */
 export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}): Application {
+  checkOptions(options, ACCESS_LOG_OPTIONS);
   const { format = "combined", write: print = (line) => console.log(line), skip = [] } = options;
-  if (format !== "combined" && format !== "json") {
-    throw wrongOption("format", format, '"combined" or "json"');
-  }
   const inner = application(app);
   return (environ, startResponse) => {
     const { REQUEST_METHOD: method, REQUEST_URI: target, SCRIPT_NAME, PATH_INFO, "fetch.context": context } = environ;
@@ -1567,6 +1610,8 @@ export interface ErrorPageOptions {
   development?: boolean | undefined;
 }
 
+const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = { development: [isBoolean, "true or false"] };
+
 /**
  * Answers with a page when the application fails, and reports the error on `wsgi.errors`.
  *
@@ -1574,7 +1619,7 @@ export interface ErrorPageOptions {
  * server's own, for a body that is too large. Clients that accept JSON or plain text rather than HTML get that. Once
  * bytes have left there is nothing to answer any more, and the error goes on. PEP 3333, "Error Handling".
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options What to show.
@@ -1595,6 +1640,7 @@ export interface ErrorPageOptions {
  * ```
  */
 export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}): Application {
+  checkOptions(options, ERROR_PAGE_OPTIONS);
   const { development = false } = options;
   const inner = application(app);
   return (environ, startResponse) => {
@@ -1690,6 +1736,14 @@ export interface ProxyFixOptions {
   header?: "X-Forwarded-For" | "Forwarded" | undefined;
 }
 
+const PROXY_FIX_OPTIONS: OptionChecks<ProxyFixOptions> = {
+  trust: [
+    (value) => arrayOf(isString)(value) || integerFrom(1, Number.MAX_VALUE)(value),
+    "a number of proxies or an array of their addresses",
+  ],
+  header: [matching(/^(?:X-Forwarded-For|Forwarded)$/), '"X-Forwarded-For" or "Forwarded"'],
+};
+
 const LOOPBACK = ["127.0.0.0/8", "::1"];
 const REWRITTEN = [
   "REMOTE_ADDR",
@@ -1712,7 +1766,7 @@ const REWRITTEN = [
  *
  * What was there before is kept in `proxy_fix.original`.
  *
- * @throws {TypeError} When an option is not what it should be, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options Who is believed.
@@ -1740,14 +1794,9 @@ const REWRITTEN = [
  * ```
  */
 export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): Application {
+  checkOptions(options, PROXY_FIX_OPTIONS);
   const { trust = LOOPBACK, header } = options;
   const isTrusted = typeof trust === "number" ? undefined : trusts(trust);
-  if (!isTrusted && !(Number.isInteger(trust) && Number(trust) > 0)) {
-    throw wrongOption("trust", trust, "a number of proxies or their addresses");
-  }
-  if (header !== undefined && header !== "X-Forwarded-For" && header !== "Forwarded") {
-    throw wrongOption("header", header, '"X-Forwarded-For" or "Forwarded"');
-  }
   const inner = application(app);
   return (environ, startResponse) => {
     if (isTrusted && !isTrusted(environ.REMOTE_ADDR)) return inner(environ, startResponse);
@@ -1849,7 +1898,6 @@ function addressOf(text = ""): { address: string; port: string | undefined } | u
 
 /** Makes a test of whether a peer is trusted. */
 function trusts(list: string[]): (address: string | undefined) => boolean {
-  if (!Array.isArray(list)) throw wrongOption("trust", list, "an array of addresses");
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
   const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
@@ -1881,12 +1929,16 @@ export interface TrustedHostsOptions {
   hosts: string[];
 }
 
+const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
+  hosts: [arrayOf(isString), 'an array of hosts such as "example.com"'],
+};
+
 /**
  * Answers 400 to requests for other hosts: a Host is the client's to choose, and addresses in links are made of it.
  *
  * Behind a proxy it belongs inside of {@linkcode proxyFix}.
  *
- * @throws {TypeError} When there is no list of hosts, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options The hosts.
@@ -1903,10 +1955,9 @@ export interface TrustedHostsOptions {
  * ```
  */
 export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions): Application {
-  if (!Array.isArray(options?.hosts)) {
-    throw wrongOption("hosts", options?.hosts, "an array of hosts");
-  }
-  const hosts = options.hosts.map((host) => String(host).toLowerCase());
+  checkOptions(options, TRUSTED_HOSTS_OPTIONS);
+  if (options.hosts === undefined) throw wrongOption("hosts", undefined, "an array of hosts");
+  const hosts = options.hosts.map((host) => host.toLowerCase());
   for (const host of hosts) {
     if (!HOST.test(host.replace(/^\./, ""))) throw wrongOption("hosts", host, '"example.com" or ".example.com"');
   }
@@ -1938,6 +1989,8 @@ export interface CompressOptions {
   threshold?: number | undefined;
 }
 
+const COMPRESS_OPTIONS: OptionChecks<CompressOptions> = { threshold: [isNotNegative, "a number of bytes"] };
+
 /**
  * Compresses what a client accepts compressed, with `br`, `gzip` or `deflate`.
  *
@@ -1945,7 +1998,7 @@ export interface CompressOptions {
  * is small, compressed already, a part (206), marked `no-transform`, or written with `write`. A strong ETag becomes a
  * weak one. RFC 9110, sections 8.4 and 12.5.3.
  *
- * @throws {TypeError} When the threshold is not a number, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options What is too small.
@@ -1967,10 +2020,8 @@ export interface CompressOptions {
  * ```
  */
 export function compress(app: ApplicationLike, options: CompressOptions = {}): Application {
+  checkOptions(options, COMPRESS_OPTIONS);
   const { threshold = 1024 } = options;
-  if (typeof threshold !== "number" || !(threshold >= 0)) {
-    throw wrongOption("threshold", threshold, "a number of bytes");
-  }
   const inner = application(app);
   return (environ, startResponse) => {
     const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
@@ -2137,7 +2188,7 @@ export function conditional(app: ApplicationLike): Application {
  * ```ts
  * import type { LimitBodyOptions } from "./middleware.ts";
  *
- * const options: LimitBodyOptions = { bytes: 10 * 1024 * 1024 };
+ * const options: LimitBodyOptions = { maxBodySize: 10 * 1024 * 1024 };
  * ```
  */
 export interface LimitBodyOptions {
@@ -2146,8 +2197,10 @@ export interface LimitBodyOptions {
    *
    * @default {1048576}
    */
-  bytes?: number | undefined;
+  maxBodySize?: number | undefined;
 }
+
+const LIMIT_BODY_OPTIONS: OptionChecks<LimitBodyOptions> = { maxBodySize: [integerFrom(0), "a number of bytes"] };
 
 /**
  * Answers 413 to requests with too large a body: at once where Content-Length says so, else when it has been read.
@@ -2155,7 +2208,7 @@ export interface LimitBodyOptions {
  * The application's `read` is rejected then with an error whose `status` is 413. Unless it answers by itself, the
  * response is made here, while nothing has left yet. RFC 9110, section 15.5.14.
  *
- * @throws {TypeError} When the limit is not a number, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options The limit.
@@ -2166,26 +2219,24 @@ export interface LimitBodyOptions {
  * import assert from "node:assert/strict";
  * import { limitBody, toFetch } from "./mod.ts";
  *
- * const handler = toFetch(limitBody(() => [], { bytes: 2 }));
+ * const handler = toFetch(limitBody(() => [], { maxBodySize: 2 }));
  * const headers = { "Content-Length": "4" };
  * const response = await handler(new Request("http://localhost/", { method: "POST", body: "four", headers }));
  * assert.equal(response.status, 413);
  * ```
  */
 export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}): Application {
-  const { bytes = 1024 * 1024 } = options;
-  if (!(bytes >= 0) || !Number.isInteger(bytes) && bytes !== Infinity) {
-    throw wrongOption("bytes", bytes, "a number of bytes");
-  }
+  checkOptions(options, LIMIT_BODY_OPTIONS);
+  const { maxBodySize = 1024 * 1024 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
     const { CONTENT_LENGTH } = environ;
-    const input = new LimitedInput(environ["wsgi.input"], bytes);
+    const input = new LimitedInput(environ["wsgi.input"], maxBodySize);
     const refuse = (error: unknown) => {
       if (error !== input.error) throw error;
       return answer(startResponse, "413 Content Too Large", [], error);
     };
-    if (Number(CONTENT_LENGTH) > bytes) return answer(startResponse, "413 Content Too Large");
+    if (Number(CONTENT_LENGTH) > maxBodySize) return answer(startResponse, "413 Content Too Large");
     if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // no more than that, says the server
     environ["wsgi.input"] = input;
     return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed: refuse })), refuse);
@@ -2267,6 +2318,8 @@ export interface TimeoutOptions {
   milliseconds?: number | undefined;
 }
 
+const TIMEOUT_OPTIONS: OptionChecks<TimeoutOptions> = { milliseconds: [isNotNegative, "a number"] };
+
 /**
  * Answers 504 when the application has not started its response in time.
  *
@@ -2274,7 +2327,7 @@ export interface TimeoutOptions {
  * takes as long as it takes. It belongs inside of {@linkcode compress} and {@linkcode conditional}, which hold back the
  * call of `startResponse` until there is a body. RFC 9110, section 15.6.5.
  *
- * @throws {TypeError} When the time is not a number, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options The time.
@@ -2290,10 +2343,8 @@ export interface TimeoutOptions {
  * ```
  */
 export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): Application {
+  checkOptions(options, TIMEOUT_OPTIONS);
   const { milliseconds = 30_000 } = options;
-  if (typeof milliseconds !== "number" || !(milliseconds >= 0)) {
-    throw wrongOption("milliseconds", milliseconds, "a number");
-  }
   const inner = application(app);
   return (environ, startResponse) => {
     const controller = new AbortController();
@@ -2397,12 +2448,17 @@ export interface RequestIdOptions {
   trust?: string[] | undefined;
 }
 
+const REQUEST_ID_OPTIONS: OptionChecks<RequestIdOptions> = {
+  header: [matching(/^[a-z\d-]+$/i), 'a header name such as "X-Request-Id"'],
+  trust: [arrayOf(isString), "an array of addresses"],
+};
+
 /**
  * Gives every request an id: in the environ, as `request.id` and as the header, in the response, and in the access log.
  *
  * The id of a proxy that is trusted is taken over if it has up to 128 letters, digits and `_.+/=:-`; else one is made.
  *
- * @throws {TypeError} When an option is not what it should be, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options The header, and who is trusted.
@@ -2422,8 +2478,8 @@ export interface RequestIdOptions {
  * ```
  */
 export function requestId(app: ApplicationLike, options: RequestIdOptions = {}): Application {
+  checkOptions(options, REQUEST_ID_OPTIONS);
   const { header = "X-Request-Id", trust } = options;
-  if (!/^[a-z\d-]+$/i.test(header)) throw wrongOption("header", header, "a header name");
   const variable = `HTTP_${header.toUpperCase().replaceAll("-", "_")}` as const;
   let isTrusted = trust && trusts(trust);
   const inner = application(app);
@@ -2473,13 +2529,22 @@ export interface CorsOptions {
   maxAge?: number | undefined;
 }
 
+const CORS_OPTIONS: OptionChecks<CorsOptions> = {
+  origin: [(value) => isString(value) || arrayOf(isString)(value), "an origin, or an array of origins"],
+  methods: [arrayOf(matching(TOKEN)), 'an array of methods such as "GET"'],
+  headers: [arrayOf(matching(TOKEN)), 'an array of header names such as "Content-Type"'],
+  credentials: [isBoolean, "true or false"],
+  maxAge: [Number.isInteger, "a number of seconds"],
+};
+
 /**
  * Lets pages of other origins use the application (Fetch, section 3.3).
  *
  * Answers preflights by itself, and adds to all other responses what browsers look for. It belongs outside of what
  * answers by itself, such as {@linkcode errorPage} and {@linkcode basicAuth}, whose answers no page could read otherwise.
  *
- * @throws {TypeError} When credentials are allowed to any origin, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, when any origin may have credentials, or when the
+ * application is none.
  *
  * @param app The application.
  * @param options Who may do what: any origin everything, but without credentials, if nothing is said.
@@ -2504,6 +2569,7 @@ export interface CorsOptions {
  * ```
  */
 export function cors(app: ApplicationLike, options: CorsOptions = {}): Application {
+  checkOptions(options, CORS_OPTIONS);
   const { credentials = false, headers: sendable, maxAge } = options;
   const { origin: allowed = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
   const origins = [allowed].flat();
@@ -2558,6 +2624,10 @@ export interface SecureHeadersOptions {
   headers?: Record<string, string | false> | undefined;
 }
 
+const SECURE_HEADERS_OPTIONS: OptionChecks<SecureHeadersOptions> = {
+  headers: [recordOf((value) => isString(value) || value === false), "values by header name, or false for none"],
+};
+
 // What is safe for any page: nothing here keeps a page from loading what it has loaded so far.
 const SECURE_HEADERS: HeaderList = [
   ["Content-Security-Policy", "base-uri 'self'; frame-ancestors 'self'; object-src 'none'"],
@@ -2575,7 +2645,7 @@ const SECURE_HEADERS: HeaderList = [
  * What the application sets itself is left as it is. `Strict-Transport-Security` is sent over TLS only (RFC 6797,
  * section 7.2).
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options What should be different.
@@ -2595,6 +2665,7 @@ const SECURE_HEADERS: HeaderList = [
  * ```
  */
 export function secureHeaders(app: ApplicationLike, options: SecureHeadersOptions = {}): Application {
+  checkOptions(options, SECURE_HEADERS_OPTIONS);
   let secure = SECURE_HEADERS;
   for (const [name, value] of Object.entries(options.headers ?? {})) {
     secure = value === false ? without(secure, name.toLowerCase()) : withHeader(secure, name, value);
@@ -2645,12 +2716,19 @@ export interface BasicAuthOptions {
   check?: ((user: string, password: string) => boolean | Promise<boolean>) | undefined;
 }
 
+const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
+  realm: [matching(/^[\x20-\x7e]*$/), "printable ASCII"],
+  users: [recordOf(isString), 'passwords by user, such as { ada: "secret" }'],
+  check: [isFunction, "a function"],
+};
+
 /**
  * Asks for user and password (RFC 7617), and answers 401 with a challenge until they are right.
  *
  * Sets REMOTE_USER and AUTH_TYPE. To be used over TLS: passwords are sent as they are.
  *
- * @throws {TypeError} When there is neither `users` nor `check`, or both, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, when there is neither `users` nor `check`, or
+ * both, or when the application is none.
  *
  * @param app The application.
  * @param options Who may enter.
@@ -2671,11 +2749,11 @@ export interface BasicAuthOptions {
  * ```
  */
 export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Application {
-  const { realm = "Restricted", users, check = users && against(users) } = options ?? {};
-  if (typeof check !== "function" || users && options.check) {
+  checkOptions(options, BASIC_AUTH_OPTIONS);
+  const { realm = "Restricted", users, check = users && against(users) } = options;
+  if (!check || users && options.check) {
     throw new TypeError('Cannot check passwords: expected either "users" or "check"');
   }
-  if (!/^[\x20-\x7e]*$/.test(realm)) throw wrongOption("realm", realm, "printable ASCII");
   const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
   const inner = application(app);
   return (environ, startResponse) => {
@@ -2741,13 +2819,19 @@ export interface HealthOptions {
   check?: (() => boolean | Promise<boolean>) | undefined;
 }
 
+const HEALTH_OPTIONS: OptionChecks<HealthOptions> = {
+  live: [matching(/^\//), 'a path such as "/livez"'],
+  ready: [matching(/^\//), 'a path such as "/readyz"'],
+  check: [isFunction, "a function"],
+};
+
 /**
  * Answers those who ask whether the process is alive and ready, without the application.
  *
  * It is not ready while the server is stopping, and when `check` says so or fails, which is reported. Where the server
  * has the option `concurrency`, those who ask wait like all others.
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options The paths, and what has to be there.
@@ -2764,6 +2848,7 @@ export interface HealthOptions {
  * ```
  */
 export function health(app: ApplicationLike, options: HealthOptions = {}): Application {
+  checkOptions(options, HEALTH_OPTIONS);
   const { live = "/livez", ready = "/readyz", check = () => true } = options;
   const inner = application(app);
   return (environ, startResponse) => {

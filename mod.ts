@@ -651,6 +651,8 @@ export interface ServeOptions extends ToFetchOptions {
   port?: number | undefined;
   /** The path of a unix socket to listen on, instead of an address and a port. */
   unix?: string | undefined;
+  /** The permissions of the socket's file, such as `0o660`; as the process creates files, if it is not given. */
+  unixMode?: number | undefined;
   /** The certificate for TLS, as PEM text. */
   cert?: string | undefined;
   /** The private key for TLS, as PEM text. */

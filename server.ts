@@ -104,7 +104,7 @@ export function application(like: ApplicationLike): Application {
  *
  * The handler never throws: what fails inside is reported on `wsgi.errors` and answered with a plain 500.
  *
- * @throws {TypeError} When the application or an option is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  *
  * @param app The application.
  * @param options What surrounds it.
@@ -123,6 +123,7 @@ export function application(like: ApplicationLike): Application {
  * ```
  */
 export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): FetchHandler {
+  checkOptions(options, FETCH_OPTIONS);
   const gateway = new Gateway(app, options);
   return (request, info) => gateway.handle(request, info);
 }
@@ -156,7 +157,6 @@ class Gateway {
   #onIdle: (() => void) | undefined;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
-    checkOptions(options);
     const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
     this.app = application(app);
     this.errors = errors;
@@ -165,16 +165,12 @@ class Gateway {
     for (const [name, value] of Object.entries(environ)) {
       if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
     }
-    const prefix = typeof scriptName === "string" && scriptName.isWellFormed() ? decode(encode(scriptName)) : "?";
-    if (!/^(?:\/[^?#]*[^?#/])?$/.test(prefix)) {
-      throw new TypeError(`Cannot use option "scriptName": found ${show(scriptName)}, expected a path such as "/app"`);
-    }
     this.variables = {
       "wsgi.multithread": false,
       "wsgi.multiprocess": false,
       ...environ,
       REQUEST_METHOD: "",
-      SCRIPT_NAME: prefix,
+      SCRIPT_NAME: decode(encode(scriptName)),
       PATH_INFO: "",
       QUERY_STRING: "",
       REQUEST_URI: "",
@@ -260,62 +256,176 @@ const PATIENCE = 10;
 const PATIENCE_FOR_LARGE = 240;
 const LARGE = 65_536;
 
-const PEM = /^\s*-----BEGIN /m;
-
-/** What options have to be, where the types of their defaults do not say it. */
-const OPTIONS: Record<string, [test: (value: unknown) => boolean, expected: string]> = {
-  environ: [(value) => typeof value === "object" && value !== null, "an object"],
-  errors: [isErrorStream, "an object with write, writelines and flush"],
-  maxBodySize: [isCount(0), "an integer of at least 0"],
-  concurrency: [isCount(1), "an integer of at least 1"],
-  shutdownTimeout: [isCount(0), "an integer of at least 0"],
-  shutdownDelay: [isCount(0), "an integer of at least 0"],
-  hostname: [isText(/./s), 'an address such as "127.0.0.1"'],
-  port: [isCount(0, 65_535), "an integer from 0 to 65535"],
-  unix: [isText(/./s), "the path of a socket"],
-  cert: [isText(PEM), 'PEM text, which begins with "-----BEGIN"'],
-  key: [isText(PEM), 'PEM text, which begins with "-----BEGIN"'],
-  reusePort: [(value) => typeof value === "boolean", "true or false"],
-  signals: [(value) => typeof value === "boolean", "true or false"],
-  signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
-  onListen: [(value) => typeof value === "function", "a function"],
-  workers: [isWorkers, "a number of threads from 1 on, or { min, max }"],
-  "workers.window": [isCount(1), "an integer of at least 1"],
-  "workers.quiet": [isCount(1), "an integer of at least 1"],
-  "workers.module": [(value) => value instanceof URL || isText(/./s)(value), "a path or a URL"],
-  "workers.export": [isText(/./s), "the name of an export"],
-  deno: [(value) => typeof value === "object" && value !== null, "an object"],
-  bun: [(value) => typeof value === "object" && value !== null, "an object"],
+/**
+ * What the options of a function have to be: for each name a test, and what it expects in words.
+ *
+ * @internal
+ */
+export type OptionChecks<Options> = {
+  readonly [Name in keyof Options]-?: readonly [test: (value: unknown) => boolean, expected: string];
 };
 
-function isErrorStream(value: unknown): boolean {
-  return ["write", "writelines", "flush"].every((name) => typeof Object(value)[name] === "function");
+const PEM = /^\s*-----BEGIN /m;
+
+const ENVIRON_OPTIONS: OptionChecks<Omit<ToEnvironOptions, "info">> = {
+  environ: [isObject, "an object"],
+  scriptName: [isScriptName, 'a path such as "/app"'],
+  errors: [isErrorStream, "an object with write, writelines and flush"],
+};
+
+const FETCH_OPTIONS: OptionChecks<ToFetchOptions> = {
+  ...ENVIRON_OPTIONS,
+  maxBodySize: [integerFrom(0), "an integer of at least 0"],
+  concurrency: [integerFrom(1), "an integer of at least 1"],
+};
+
+const SERVE_OPTIONS: OptionChecks<ServeOptions> = {
+  hostname: [matching(/./s), 'an address such as "127.0.0.1"'],
+  port: [integerFrom(0, 65_535), "an integer from 0 to 65535"],
+  unix: [matching(/./s), "the path of a socket"],
+  unixMode: [integerFrom(0, 0o777), "permissions such as 0o660"],
+  cert: [matching(PEM), 'PEM text, which begins with "-----BEGIN"'],
+  key: [matching(PEM), 'PEM text, which begins with "-----BEGIN"'],
+  reusePort: [isBoolean, "true or false"],
+  signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
+  signals: [isBoolean, "true or false"],
+  onListen: [isFunction, "a function"],
+  shutdownTimeout: [integerFrom(0), "an integer of at least 0"],
+  shutdownDelay: [integerFrom(0), "an integer of at least 0"],
+  workers: [
+    (value) => isObject(value) || integerFrom(1, Number.MAX_VALUE)(value),
+    "a number of threads from 1 on, or { min, max }",
+  ],
+  deno: [isObject, "an object"],
+  bun: [isObject, "an object"],
+  ...FETCH_OPTIONS,
+};
+
+const WORKERS_OPTIONS: OptionChecks<WorkersOptions> = {
+  min: [integerFrom(1, Number.MAX_VALUE), "an integer of at least 1"],
+  max: [integerFrom(1, Number.MAX_VALUE), "an integer of at least 1"],
+  module: [(value) => value instanceof URL || matching(/./s)(value), "a path or a URL"],
+  export: [matching(/./s), "the name of an export"],
+  window: [integerFrom(1), "an integer of at least 1"],
+  quiet: [integerFrom(1), "an integer of at least 1"],
+};
+
+/**
+ * Checks that options are an object, that each has a name that exists, and that each is what it has to be.
+ *
+ * An option that is `undefined` counts as not given.
+ *
+ * @internal
+ *
+ * @throws {TypeError} When they are not. For a name that does not exist, it tells the nearest that does.
+ *
+ * @param options The options, as they were given.
+ * @param checks What they have to be.
+ * @param parent The option whose value they are, if they are nested in one.
+ */
+export function checkOptions<Options extends object>(
+  options: Options,
+  checks: OptionChecks<Options>,
+  { parent }: { parent?: string } = {},
+): void {
+  const names = Object.keys(checks) as (keyof Options & string)[];
+  const label = (name: string) => JSON.stringify(parent === undefined ? name : `${parent}.${name}`);
+  if (!isObject(options) || Symbol.iterator in options) {
+    const example = `{ ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""} }`;
+    throw new TypeError(`Cannot use ${show(options)} as options: expected an object such as ${example}`);
+  }
+  for (const name of Object.keys(options)) {
+    if (Object.hasOwn(checks, name)) continue;
+    const known = label(closestName(name, names));
+    throw new TypeError(`Cannot use option ${label(name)}: it does not exist, did you mean ${known}?`);
+  }
+  for (const name of names) {
+    const value = options[name];
+    const [test, expected] = checks[name];
+    if (value === undefined || test(value)) continue;
+    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
+    const found = isSecret ? `${value.length} characters` : show(value);
+    throw new TypeError(`Cannot use option ${label(name)}: found ${found}, expected ${expected}`);
+  }
 }
 
-function isCount(least: number, most = Infinity): (value: unknown) => boolean {
+function checkServeOptions(options: ServeOptions): void {
+  checkOptions(options, SERVE_OPTIONS);
+  const { cert, key, unix, unixMode, workers } = options;
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new TypeError(`Cannot use option "${cert === undefined ? "key" : "cert"}" alone: TLS needs "cert" and "key"`);
+  }
+  if (DENO && unix !== undefined && cert !== undefined) {
+    throw new TypeError('Cannot use option "cert" with "unix": Deno has no TLS on a unix socket');
+  }
+  if (unixMode !== undefined && unix === undefined) {
+    throw new TypeError('Cannot use option "unixMode" without "unix": only a unix socket has a file');
+  }
+  if (!isObject(workers)) return;
+  checkOptions(workers, WORKERS_OPTIONS, { parent: "workers" });
+  const { min = 1, max } = workers;
+  if (!(max >= min)) {
+    throw new TypeError(`Cannot use option "workers.max": found ${show(max)}, expected an integer of at least ${min}`);
+  }
+}
+
+/** Finds the name that is most like another: a part of it, or the other way round, or the one with the fewest edits. */
+function closestName(name: string, names: string[]): string {
+  const given = name.slice(0, 40).toLowerCase();
+  const distance = (known: string) => {
+    const lower = known.toLowerCase();
+    return lower.includes(given) || given.includes(lower) ? 0 : editDistance(given, lower);
+  };
+  return names.reduce((best, known) => distance(known) < distance(best) ? known : best);
+}
+
+/** Counts the characters to insert, delete or replace until one text is another (Levenshtein). */
+function editDistance(from: string, to: string): number {
+  let distances = Array.from({ length: to.length + 1 }, (_, index) => index);
+  for (const [row, character] of [...from].entries()) {
+    const next = [row + 1];
+    for (let index = 0; index < to.length; index++) {
+      const replaced = distances[index]! + (to[index] === character ? 0 : 1);
+      next.push(Math.min(replaced, distances[index + 1]! + 1, next[index]! + 1));
+    }
+    distances = next;
+  }
+  return distances.at(-1)!;
+}
+
+// The tests that options have in common.
+
+/** @internal */
+export function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}
+
+/** @internal */
+export function isFunction(value: unknown): boolean {
+  return typeof value === "function";
+}
+
+/** @internal */
+export function isBoolean(value: unknown): boolean {
+  return typeof value === "boolean";
+}
+
+/** @internal */
+export function integerFrom(least: number, most = Infinity): (value: unknown) => boolean {
   return (value) => (Number.isInteger(value) || value === Infinity) && Number(value) >= least && Number(value) <= most;
 }
 
-function isWorkers(value: unknown): boolean {
-  const { min = 1, max }: Record<string, unknown> = typeof value === "number" ? { max: value } : Object(value);
-  return isCount(1, Number.MAX_VALUE)(max) && isCount(1, Number(max))(min);
-}
-
-function isText(pattern: RegExp): (value: unknown) => boolean {
+/** @internal */
+export function matching(pattern: RegExp): (value: unknown) => boolean {
   return (value) => typeof value === "string" && pattern.test(value);
 }
 
-function checkOptions(options: object, prefix = ""): void {
-  for (const [name, value] of Object.entries(options)) {
-    const [test, expected] = OPTIONS[prefix + name] ?? [];
-    if (value === undefined || !test) continue;
-    if (!test(value)) {
-      const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
-      const found = isSecret ? `${value.length} characters` : show(value);
-      throw new TypeError(`Cannot use option "${prefix + name}": found ${found}, expected ${expected}`);
-    }
-    if (name === "workers") checkOptions(Object(value), "workers.");
-  }
+function isErrorStream(value: unknown): boolean {
+  return ["write", "writelines", "flush"].every((name) => isFunction(Object(value)[name]));
+}
+
+function isScriptName(value: unknown): boolean {
+  return typeof value === "string" && value.isWellFormed() && /^(?:\/[^?#]*[^?#/])?$/.test(decode(encode(value)));
 }
 
 // What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
@@ -353,7 +463,8 @@ function clientLeft(cause?: unknown): DOMException {
  *
  * Its `fetch.context` stands alone: nothing waits for its work.
  *
- * @throws {TypeError} When an option is not what it should be, the Host of the request is none, or the method CONNECT.
+ * @throws {TypeError} When an option does not exist or is not what it should be, the Host of the request is no host, or
+ * the method is CONNECT.
  * @throws {RangeError} When the path of the request is outside `scriptName`.
  *
  * @param request The request.
@@ -371,6 +482,7 @@ function clientLeft(cause?: unknown): DOMException {
  * ```
  */
 export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
+  checkOptions(options, { ...ENVIRON_OPTIONS, info: [() => true, "anything"] });
   const gateway = new Gateway(() => [], options);
   return readRequest(request, options.info, new Exchange(gateway, request));
 }
@@ -1508,7 +1620,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * Says where on standard error, unless `onListen` is given. It listens when it returns, or, with workers, when it says
  * so. PEP 3333, "The Server/Gateway Side".
  *
- * @throws {TypeError} When the application or an option is not what it should be.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  * @throws {Error} When the runtime cannot listen, or is neither of the two.
  *
  * @param app The application.
@@ -1523,6 +1635,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * ```
  */
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
+  checkServeOptions(options);
   const { signal, signals = true, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
   const service = options.workers === undefined ? new Post(app, options) : new Crew(app, options);
   const { url, hostname, port, size } = service;
@@ -1609,16 +1722,8 @@ class Post implements Service {
   readonly #listener: Listener;
 
   constructor(app: ApplicationLike, options: ServeOptions) {
-    const { unix, cert, key, reusePort } = options;
+    const { unix, cert, reusePort } = options;
     this.gateway = new Gateway(app, options);
-    if ((cert === undefined) !== (key === undefined)) {
-      throw new TypeError(
-        `Cannot use option "${cert === undefined ? "key" : "cert"}" alone: TLS needs "cert" and "key"`,
-      );
-    }
-    if (DENO && unix !== undefined && cert !== undefined) {
-      throw new TypeError('Cannot use option "cert" with "unix": Deno has no TLS on a unix socket');
-    }
     this.#listener = listen(options, (request, info) => this.gateway.handle(request, info));
     const { hostname, port } = this.#listener;
     const scheme = cert === undefined ? "http" : "https";
@@ -1824,7 +1929,6 @@ class Crew implements Service {
   #lastRetired = -Infinity;
 
   constructor(app: ApplicationLike, options: ServeOptions) {
-    checkOptions(options);
     const workers: WorkersOptions = typeof options.workers === "object"
       ? options.workers
       : { min: options.workers, max: options.workers! };

@@ -322,7 +322,7 @@ for (const length of ["", "x"]) {
       const body = await environ["wsgi.input"].read();
       ok(startResponse);
       return [body];
-    }, { bytes: 2 });
+    }, { maxBodySize: 2 });
     const sent = toEnviron(new Request("http://test.example/", { method: "POST", body: "five!" }));
     const { status } = await runApplication(counting, { ...sent, CONTENT_LENGTH: length });
     assert.equal(status, "413 Content Too Large");

@@ -1272,8 +1272,8 @@ test("errorPage: a body that is too large for the server is a 413, and not repor
 
 for (
   const [name, middleware] of Object.entries<Middleware[]>({
-    "inside": [errorPage, (app) => limitBody(app, { bytes: 4 })],
-    "outside": [(app) => limitBody(app, { bytes: 4 }), errorPage],
+    "inside": [errorPage, (app) => limitBody(app, { maxBodySize: 4 })],
+    "outside": [(app) => limitBody(app, { maxBodySize: 4 }), errorPage],
   })
 ) {
   test(`errorPage: a body that is too large for limitBody ${name} is a 413, and not reported`, async () => {

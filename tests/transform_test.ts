@@ -1340,7 +1340,7 @@ function echo(read: Read): Application {
 
 for (const [name, read] of READERS) {
   test(`limitBody lets ${name} have a body of the very limit`, async () => {
-    const { response, errors } = await answer(limited(echo(read), { bytes: LINES.length }), post(LINES));
+    const { response, errors } = await answer(limited(echo(read), { maxBodySize: LINES.length }), post(LINES));
     assert.equal(response.status, 200);
     assert.equal(await response.text(), LINES);
     assert.equal(errors.text, "");
@@ -1356,7 +1356,7 @@ for (const [name, read] of READERS) {
         throw error;
       }
     });
-    const { response, errors } = await answer(limited(app, { bytes: LINES.length - 1 }), post(LINES));
+    const { response, errors } = await answer(limited(app, { maxBodySize: LINES.length - 1 }), post(LINES));
     assert.equal(response.status, 413);
     assert.equal(await response.text(), "Content Too Large\n");
     assert.equal(response.headers.get("Content-Type"), "text/plain; charset=utf-8");
@@ -1377,7 +1377,7 @@ test("limitBody goes on failing once the limit was passed", async () => {
     ok(startResponse);
     return [];
   };
-  const { response } = await answer(limited(app, { bytes: 3 }), post(LINES));
+  const { response } = await answer(limited(app, { maxBodySize: 3 }), post(LINES));
   assert.equal(response.status, 200);
   assert.deepEqual(failures, [413, 413, 413, 413]);
 });
@@ -1392,7 +1392,7 @@ test("limitBody answers 413 in place of a generator that has begun, but sent not
     };
     return Object.assign(chunks(), { close: () => void closed++ });
   };
-  const { response, errors } = await answer(limited(app, { bytes: 3 }), post(LINES));
+  const { response, errors } = await answer(limited(app, { maxBodySize: 3 }), post(LINES));
   assert.equal(response.status, 413);
   assert.equal(response.headers.get("X-Begun"), null);
   assert.equal(await response.text(), "Content Too Large\n");
@@ -1412,7 +1412,7 @@ test("limitBody lets an application answer by itself", async () => {
       return [bytes("Too long for us")];
     }
   };
-  const { response, errors } = await answer(limited(app, { bytes: 3 }), post(LINES));
+  const { response, errors } = await answer(limited(app, { maxBodySize: 3 }), post(LINES));
   assert.equal(response.status, 400);
   assert.equal(await response.text(), "Too long for us");
   assert.equal(errors.text, "");
@@ -1423,7 +1423,7 @@ test("limitBody passes on another error of the application, after a read that fa
     await environ["wsgi.input"].read().catch(() => {});
     throw new Error("Out of order");
   };
-  const { response, errors } = await answer(limited(app, { bytes: 3 }), post(LINES));
+  const { response, errors } = await answer(limited(app, { maxBodySize: 3 }), post(LINES));
   assert.equal(response.status, 500);
   assert.match(errors.text, /Out of order/);
 });
@@ -1438,7 +1438,7 @@ test("limitBody aborts a response of which bytes have left", async () => {
     };
     return Object.assign(chunks(), { close: () => void log.push("close") });
   };
-  await using server = start(limited(app, { bytes: 3 }));
+  await using server = start(limited(app, { maxBodySize: 3 }));
   const headers = ["Transfer-Encoding: chunked"];
   const body = "c\r\naaa\nbbb\nccc\n\r\n0\r\n\r\n";
   const reply = await exchange(server, request("/", { method: "POST", headers, body }));
@@ -1450,13 +1450,13 @@ test("limitBody aborts a response of which bytes have left", async () => {
 });
 
 const DECLARED: [name: string, options: LimitBodyOptions, length: number, status: number][] = [
-  ["one byte over a limit", { bytes: 10 }, 11, 413],
-  ["the very limit", { bytes: 10 }, 10, 200],
+  ["one byte over a limit", { maxBodySize: 10 }, 11, 413],
+  ["the very limit", { maxBodySize: 10 }, 10, 200],
   ["one byte over the limit of 1 MiB, if nothing else is said", {}, MIB + 1, 413],
   ["the very limit of 1 MiB, if nothing else is said", {}, MIB, 200],
-  ["one byte where none is allowed", { bytes: 0 }, 1, 413],
-  ["no byte where none is allowed", { bytes: 0 }, 0, 200],
-  ["any length without a limit", { bytes: Infinity }, 10 * MIB, 200],
+  ["one byte where none is allowed", { maxBodySize: 0 }, 1, 413],
+  ["no byte where none is allowed", { maxBodySize: 0 }, 0, 200],
+  ["any length without a limit", { maxBodySize: Infinity }, 10 * MIB, 200],
 ];
 for (const [name, options, length, status] of DECLARED) {
   test(`limitBody answers ${status} to a declared length of ${name}`, async () => {
@@ -1478,11 +1478,11 @@ for (const [name, options, length, status] of DECLARED) {
 }
 
 const UNDECLARED: [name: string, options: LimitBodyOptions, size: number, status: number][] = [
-  ["one byte where none is allowed", { bytes: 0 }, 1, 413],
-  ["no byte where none is allowed", { bytes: 0 }, 0, 200],
+  ["one byte where none is allowed", { maxBodySize: 0 }, 1, 413],
+  ["no byte where none is allowed", { maxBodySize: 0 }, 0, 200],
   ["1 MiB, if nothing else is said", {}, MIB, 200],
   ["more than 1 MiB, if nothing else is said", {}, MIB + 1, 413],
-  ["any length without a limit", { bytes: Infinity }, 2 * MIB, 200],
+  ["any length without a limit", { maxBodySize: Infinity }, 2 * MIB, 200],
 ];
 for (const [name, options, size, status] of UNDECLARED) {
   test(`limitBody answers ${status} to a body of ${name}, when it is read`, async () => {
@@ -1498,13 +1498,13 @@ for (const [name, options, size, status] of UNDECLARED) {
 }
 
 test("limitBody lets GET pass where no byte is allowed", async () => {
-  const { response } = await answer(limited(giving(() => [bytes("one")]), { bytes: 0 }));
+  const { response } = await answer(limited(giving(() => [bytes("one")]), { maxBodySize: 0 }));
   assert.equal(await response.text(), "one");
 });
 
 test("limitBody refuses a limit that is no number of bytes", () => {
   const wrongs: number[] = [NaN, -1, "many" as unknown as number];
-  for (const limit of wrongs) assert.throws(() => limitBody(() => [], { bytes: limit }), /option "bytes"/);
+  for (const limit of wrongs) assert.throws(() => limitBody(() => [], { maxBodySize: limit }), /option "maxBodySize"/);
 });
 
 /** An input that remembers how much it was asked for. */
@@ -1541,7 +1541,7 @@ for (const [name, read] of READERS) {
   test(`limitBody takes no more than a byte above the limit for ${name}`, async () => {
     const environ = toEnviron(post("a".repeat(100)));
     const input = new AskedInput(environ["wsgi.input"]);
-    const result = await runApplication(limited(echo(read), { bytes: 20 }), { ...environ, "wsgi.input": input });
+    const result = await runApplication(limited(echo(read), { maxBodySize: 20 }), { ...environ, "wsgi.input": input });
     assert.equal(result.status, "413 Content Too Large");
     assert(input.asked.length > 0);
     assert(input.asked.every((size) => size <= 21), String(input.asked));
