@@ -43,6 +43,7 @@ import {
   application,
   checkOptions,
   integerFrom,
+  isAbortError,
   isBoolean,
   isFunction,
   isObject,
@@ -527,7 +528,7 @@ function statusOf(error: unknown): number {
 
 /** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
 function isLeaving(error: unknown, context: FetchContext | undefined): boolean {
-  if (!look(() => error instanceof Error && error.name === "AbortError", false)) return false;
+  if (!isAbortError(error)) return false;
   return statusOf(error) === 400 || (context?.signal.aborted ?? false);
 }
 
@@ -2353,6 +2354,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
     expired.promise.catch(() => {});
     let timer: ReturnType<typeof setTimeout> | undefined;
     let isStarted = false;
+    let isDestroyed = false;
     let stop: (() => Promise<void>) | undefined;
     if (environ["fetch.context"]) environ["fetch.context"] = lend(environ["fetch.context"], signal);
     const begin: StartResponse = (status, headers, error) => {
@@ -2369,8 +2371,8 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
       return answer(startResponse, "504 Gateway Timeout", [], error);
     };
     const failedLate = (error: unknown) => {
-      const isOwn = error === signal.reason || error instanceof DOMException && error.name === "AbortError";
-      if (signal.aborted && !isOwn) report(environ, error);
+      const isOwn = error === signal.reason || isAbortError(error);
+      if (signal.aborted && !isOwn && !isDestroyed) report(environ, error);
     };
     const inTime = async <Value>(value: Promise<Value>) => {
       value.catch(failedLate);
@@ -2398,6 +2400,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
           failed,
           close(inner) {
             clearTimeout(timer);
+            isDestroyed = body.close !== undefined; // what was awaited of it then fails, and is no failure
             return inner();
           },
         });

@@ -453,6 +453,23 @@ function tooLarge(limit: number): RangeError {
   return fault(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
 }
 
+/**
+ * Tells whether an error is that of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`.
+ *
+ * @internal
+ *
+ * @param error Anything that was thrown.
+ * @returns Whether it is.
+ */
+export function isAbortError(error: unknown): boolean {
+  try {
+    const { name, code } = Object(error) as { name?: unknown; code?: unknown };
+    return name === "AbortError" || code === "ERR_STREAM_PREMATURE_CLOSE";
+  } catch {
+    return false; // looking at what was thrown can throw again
+  }
+}
+
 /** A client that left: one error, whatever the runtime says. */
 function clientLeft(cause?: unknown): DOMException {
   return fault(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
@@ -1140,6 +1157,8 @@ class Exchange {
   #gone = false;
   /** Also `close` has been called. */
   #ended = false;
+  /** It is at work, or has just been, while a chunk was still awaited. */
+  #isClosing = false;
   /** What the application still does after that. */
   #tidying: Promise<unknown> | undefined;
   #abort: AbortController | undefined;
@@ -1265,6 +1284,7 @@ class Exchange {
         if (!this.#answer && !pending) this.watch();
       }
     } catch (error) {
+      if (!step && this.#isClosing) return; // close() has destroyed what next() was waiting for
       if (!step) this.#chunks = undefined; // what has thrown has ended, and is not told to return
       this.#fail(error);
     }
@@ -1376,23 +1396,29 @@ class Exchange {
     if (chunks) this.#attempt(() => chunks.return?.());
     if (this.#running || this.#ended) return;
     this.#ended = true;
-    this.#attempt(() => this.#body?.close?.());
+    const closed = this.#attempt(() => this.#body?.close?.());
+    if (chunks) {
+      this.#isClosing = true;
+      Promise.resolve(closed).then(nextTurn).then(() => this.#isClosing = false);
+    }
     this.#attempt(() => this.errors.flush());
     Input.abandon(this.input);
     if (!this.#tidying) return this.gateway.done(this);
     // Its place is not given away meanwhile, but clients that leave must not take all places away for ever.
     const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, 5000);
+    const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, 5000);
+    timer.unref?.(); // a process that has nothing else to do ends
     Promise.race([this.#tidying, late.promise]).finally(() => clearTimeout(timer)).then(() => this.gateway.done(this));
   }
 
   /** Does what tidies up, for which a stopping server waits. */
-  #attempt(action: () => unknown): void {
+  #attempt(action: () => unknown): Promise<unknown> | undefined {
     try {
       const result = action();
       if (!isPromise(result)) return;
       const settled = this.gateway.track(result, (error) => this.#report(error));
       this.#tidying = Promise.all([this.#tidying, settled]);
+      return settled;
     } catch (error) {
       this.#report(error);
     }
@@ -1400,12 +1426,8 @@ class Exchange {
 
   /** Reports a failure of the application, once. That a client left is none, nor is what it has aborted. */
   #report(error: unknown): void {
-    let isKnown = FAULTS.has(error as object) || error === this.#reported;
-    try {
-      isKnown ||= this.#gone && (error === ABORTED || (error as Error).name === "AbortError");
-    } catch {
-      // Anything can be thrown, and looking at it can throw again.
-    }
+    const isKnown = FAULTS.has(error as object) || error === this.#reported ||
+      this.#gone && (error === ABORTED || isAbortError(error));
     this.#reported = error;
     if (!isKnown) {
       report(this.errors, `Application failed on ${this.method} ${encode(this.request.url)}`, error);

@@ -7,12 +7,16 @@
 import { spawn } from "node:child_process";
 import { connect } from "node:net";
 import assert from "node:assert/strict";
+import { Readable } from "node:stream";
 import { test } from "node:test";
 import { Worker } from "node:worker_threads";
 import {
+  accessLog,
   type Application,
   type ApplicationLike,
+  compress,
   type Environ,
+  errorPage,
   type FetchContext,
   fromFetch,
   type HeaderList,
@@ -21,7 +25,9 @@ import {
   type ServeOptions,
   type Server,
   type StartResponse,
+  timeout,
   toFetch,
+  validator,
   type Write,
 } from "../mod.ts";
 import {
@@ -926,6 +932,128 @@ test("close() runs exactly once when the body cannot even be iterated", async ()
     assert.equal(closed, 1, name);
     assert.notEqual(server.errors.text, "", name);
   }
+});
+
+/** Where the body is when its client leaves. */
+const WRAPS: Record<string, (app: Application) => Application> = {
+  "by itself": (app) => app,
+  "in an access log": (app) => accessLog(app, { write() {} }),
+  "in an error page": (app) => errorPage(app),
+  "in a timeout": (app) => timeout(app),
+  "compressed": (app) => compress(app),
+  "in a validator": (app) => validator(app),
+};
+
+/** Bodies that wait for ever, until something destroys them, and how that is told to whoever waits. */
+const DESTROYED: Record<string, (environ: Environ, waits: () => void) => ResponseBody> = {
+  "a stream of Node's, by close()": (_environ, waits) => {
+    const stream = nodeStream(waits);
+    return { [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator](), close: () => void stream.destroy() };
+  },
+  "a stream of Node's, by the signal": (environ, waits) => {
+    const stream = nodeStream(waits);
+    // Read after the first chunk, when it costs nothing.
+    const listen = () => {
+      environ["fetch.context"]!.signal.addEventListener("abort", () => stream.destroy());
+      waits();
+    };
+    return (async function* () {
+      yield bytes("one");
+      listen();
+      yield* stream as AsyncIterable<Uint8Array>;
+    })();
+  },
+  "an iterator of its own, by close()": (_environ, waits) => {
+    const { promise, reject } = Promise.withResolvers<IteratorResult<Uint8Array>>();
+    let asked = 0;
+    const next = () => {
+      if (asked++ === 0) return Promise.resolve({ done: false as const, value: bytes("one") });
+      waits();
+      return promise;
+    };
+    return { [Symbol.asyncIterator]: () => ({ next }), close: () => reject(new Error("The cursor was closed")) };
+  },
+};
+
+/** A stream of Node's that gives one chunk, and then nothing. */
+function nodeStream(waits: () => void): Readable {
+  let asked = 0;
+  return new Readable({
+    read() {
+      if (asked++ === 0) this.push(bytes("one"));
+      else waits();
+    },
+  });
+}
+
+for (const [what, body] of Object.entries(DESTROYED)) {
+  for (const [where, wrap] of Object.entries(WRAPS)) {
+    test(`what a pending next() makes of a client that has left is no failure: ${what}, ${where}`, async () => {
+      const waits = new Event("a pending next()");
+      const closed = new Event("close()");
+      const app: Application = (environ, startResponse) => {
+        ok(startResponse);
+        const inner = body(environ, () => waits.happen());
+        const close = async () => {
+          await inner.close?.();
+          closed.happen();
+        };
+        return { [Symbol.asyncIterator]: () => (inner as AsyncIterable<Uint8Array>)[Symbol.asyncIterator](), close };
+      };
+      await using server = start(unchecked(wrap(app)));
+      const client = await Client.connect(server);
+      await client.send(request("/"));
+      await client.until(/one/);
+      await waits.wait();
+      client.leave();
+      await closed.wait();
+      await settle();
+      assert.equal(server.errors.text, "");
+    });
+  }
+}
+
+for (const [what, body] of Object.entries(DESTROYED)) {
+  test(`what a pending next() makes of a timeout is no failure: ${what}`, async () => {
+    const closed = new Event("close()");
+    const app: Application = (environ) => {
+      const inner = body(environ, () => {});
+      const chunks = (inner as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
+      const close = async () => {
+        await inner.close?.();
+        closed.happen();
+      };
+      const next = async (): Promise<never> => {
+        for (;;) await chunks.next();
+      };
+      return { [Symbol.asyncIterator]: () => ({ next }), close };
+    };
+    await using server = start(unchecked(timeout(app, { milliseconds: 10 })));
+    assert.equal((await exchange(server, request("/"))).status, 504);
+    await closed.wait();
+    await settle();
+    assert.equal(server.errors.text, "");
+  });
+}
+
+test("a generator that fails after its client has left is reported, for nobody has destroyed it", async () => {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const left = new Event("the client to leave");
+  const app: Application = async function* (environ, startResponse) {
+    ok(startResponse);
+    yield bytes("one");
+    environ["fetch.context"]!.signal.addEventListener("abort", () => left.happen());
+    await promise;
+  };
+  await using server = start(accessLog(app, { write() {} }));
+  const client = await Client.connect(server);
+  await client.send(request("/"));
+  await client.until(/one/);
+  client.leave();
+  await left.wait();
+  await settle();
+  reject(new Error("The transaction was not committed"));
+  await server.errors.matches(/The transaction was not committed/);
 });
 
 test("when the client leaves, return() and then close() are called at once, though next() never settles", async () => {
