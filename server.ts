@@ -2233,7 +2233,7 @@ function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
   }
   if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
   if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
-  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND)|URI|lookup|host/i.test(found)) {
+  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND|EAGAIN|EAI_AGAIN)|URI|lookup|host/i.test(found)) {
     return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
   }
   if (key.includes("ENCRYPTED")) return 'option "key" needs a passphrase, expected a private key that needs none';

@@ -409,9 +409,8 @@ const NO_IDENTITY = /options "cert" and "key" are no certificate and its private
 
 for (
   const [what, options, message] of [
-    // An address for documentation (RFC 5737), and a name that never exists (RFC 6761).
+    // An address for documentation (RFC 5737).
     ["an address of another machine", { hostname: "192.0.2.1" }, NO_ADDRESS],
-    ["a host that is not known", { hostname: "no-such-host.invalid" }, NO_ADDRESS],
     ["a URL for a host", { hostname: "http://localhost" }, NO_ADDRESS],
     ["a host with its port", { hostname: "127.0.0.1:80" }, NO_ADDRESS],
     ["a host with a space", { hostname: "no such host" }, NO_ADDRESS],
@@ -446,6 +445,34 @@ for (
     });
     await using server = start(HELLO);
     await assertServes(server);
+  });
+}
+
+// What the runtimes have thrown for a name that does not exist, on machines with and without a resolver.
+for (
+  const [what, failure] of [
+    ["with a resolver, on Deno", new Error("failed to lookup address information: Name or service not known")],
+    ["without one, on Deno", new Error("failed to lookup address information: Temporary failure in name resolution")],
+    ["with a resolver, on Bun", Object.assign(new Error("Failed to start server"), { code: "ENOTFOUND" })],
+    ["without one, on Bun", Object.assign(new Error("Failed to start server"), { code: "EAGAIN" })],
+  ] as const
+) {
+  test(`serve throws one clear line on a host that is not known ${what}`, () => {
+    const runtime = Object(Reflect.get(globalThis, RUNTIME === "deno" ? "Deno" : "Bun")) as { serve(): unknown };
+    const { serve: original } = runtime;
+    runtime.serve = () => {
+      throw failure;
+    };
+    try {
+      assert.throws(() => serve(HELLO, { hostname: "unknown.example", onListen() {} }), (error: Error) => {
+        assert.match(error.message, /^Cannot listen on unknown\.example:8000: /);
+        assert.match(error.message, NO_ADDRESS);
+        assert.equal(error.cause, failure);
+        return true;
+      });
+    } finally {
+      runtime.serve = original;
+    }
   });
 }
 
