@@ -2199,11 +2199,17 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
   if (options.deno?.reusePort ?? options.reusePort) needUnstableNet("reusePort");
   try {
     if (unix !== undefined && isStale(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
-    return adapter(options, handler);
+    const listener = adapter(options, handler);
+    setUnixMode(options);
+    return listener;
   } catch (cause) {
     const error = new Error(`Cannot listen on ${whereOf(options)}: ${reasonOf(cause, options)}`, { cause });
     throw Object.assign(error, { code: (cause as { code?: unknown }).code });
   }
+}
+
+function setUnixMode({ unix, unixMode }: ServeOptions): void {
+  if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
 }
 
 /** Sees to it that Deno can share a port: it would end the process otherwise. */

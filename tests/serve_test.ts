@@ -672,6 +672,15 @@ test("curl is served over a unix socket", async () => {
   );
 });
 
+for (const unixMode of [0o660, 0o600, 0o777]) {
+  test(`unixMode ${unixMode.toString(8)} sets the permissions of a unix socket, through which curl is served`, async () => {
+    const unix = newPath(".sock");
+    await using _server = start(HELLO, { unix, unixMode });
+    assert.equal(lstatSync(unix).mode & 0o777, unixMode);
+    assert.equal(await fetched("--unix-socket", unix, "http://localhost/"), "hello 1.1 200");
+  });
+}
+
 test("TLS over a unix socket is TLS on Bun, and refused on Deno, which would serve in the clear", async () => {
   const unix = newPath(".sock");
   const options: ServeOptions = { unix, ...IDENTITY };
