@@ -35,11 +35,15 @@ interface DenoRuntime {
   permissions: { querySync(descriptor: { name: string; path: URL }): { state: string } };
   addSignalListener(name: string, listener: () => void): void;
   removeSignalListener(name: string, listener: () => void): void;
-  serve(options: object, handler: FetchHandler): {
-    addr: { hostname?: string; port?: number };
-    shutdown(): Promise<void>;
-  };
+  serve(options: object, handler: FetchHandler): DenoServer;
   FsFile: new () => DenoFile;
+}
+
+/** What is used of `Deno.HttpServer`. */
+interface DenoServer {
+  addr: { hostname?: string; port?: number };
+  finished: Promise<void>;
+  shutdown(): Promise<void>;
 }
 
 /** What is used of `Deno.FsFile`. */
@@ -2246,7 +2250,7 @@ function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
   if (key !== "" && /InvalidData|ERR_|PEM|certificate|key/i.test(found)) {
     return 'options "cert" and "key" are no certificate and its private key';
   }
-  return message.split("\n")[0]!;
+  return message.split("\n")[0]!.replace(/^Error: /, "");
 }
 
 /**
@@ -2285,21 +2289,51 @@ interface Listener {
   stop(force?: boolean): Promise<void>;
 }
 
+// How long a server waits before it listens again, in milliseconds.
+const LISTEN_PAUSE = 1000;
+
 function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
-  const server = DENO!.serve({
-    ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
-    ...(cert === undefined ? {} : { cert, key }),
-    onListen() {},
-    onError: refusal,
-    ...options.deno,
-  }, handler);
+  const servers = new Set<DenoServer>();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let isStopping = false;
+  const add = (port: number): DenoServer => {
+    const server = DENO!.serve({
+      ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
+      ...(cert === undefined ? {} : { cert, key }),
+      onListen() {},
+      onError: refusal,
+      ...options.deno,
+    }, handler);
+    servers.add(server);
+    server.finished.catch((error) => isStopping || listenAgain(error));
+    return server;
+  };
+  const first = add(port);
+  const address = { ...options, port: first.addr.port ?? 0 };
+  // Where there are no descriptors left, Deno 2.9.6 closes its port. What is under way goes on.
+  const listenAgain = (error: unknown) => {
+    const reason = reasonOf(error, options);
+    print(`Cannot accept connections on ${whereOf(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
+    timer = setTimeout(() => {
+      try {
+        add(address.port);
+        setUnixMode(options);
+      } catch (error) {
+        listenAgain(error);
+      }
+    }, LISTEN_PAUSE);
+  };
   return {
-    hostname: server.addr.hostname ?? "",
-    port: server.addr.port ?? 0,
-    // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
-    // clients that neither read nor leave.
-    stop: async (force = false) => force ? undefined : await server.shutdown(),
+    hostname: first.addr.hostname ?? "",
+    port: address.port,
+    async stop(force = false) {
+      isStopping = true;
+      clearTimeout(timer);
+      // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
+      // clients that neither read nor leave.
+      if (!force) await Promise.all(Array.from(servers, (server) => server.shutdown()));
+    },
   };
 }
 

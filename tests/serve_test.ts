@@ -113,8 +113,11 @@ async function assertServes(server: Server): Promise<void> {
   assert.equal((await exchange(server, request("/"))).status, 200);
 }
 
-/** A program on this runtime. It has `serve`, `say`, and `attempt`, which says what `serve` does and goes on. */
-function program(code: string, flags: string[] = ["-A"]): Child {
+/**
+ * A program on this runtime, with so many descriptors at the most. It has `serve`, `say`, and `attempt`, which says what
+ * `serve` does and goes on.
+ */
+function program(code: string, { flags = ["-A"], limit }: { flags?: string[]; limit?: number } = {}): Child {
   const file = newPath(".mjs");
   writeFileSync(
     file,
@@ -141,7 +144,9 @@ function program(code: string, flags: string[] = ["-A"]): Child {
     ${code}
     `,
   );
-  return new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? ["--no-prompt", ...flags] : []), file]);
+  const args = ["run", ...(RUNTIME === "deno" ? ["--no-prompt", ...flags] : []), file];
+  if (limit === undefined) return new Child(process.execPath, args);
+  return new Child("sh", ["-c", `ulimit -n ${limit}; exec "$0" "$@"`, process.execPath, ...args]);
 }
 
 /** What `attempt` has said. */
@@ -504,7 +509,9 @@ for (
   ] as const
 ) {
   test(`a missing permission ${what} makes serve throw on Deno; Bun asks for none`, async () => {
-    await using child = program(`await attempt(${JSON.stringify(options)})?.shutdown(); say("goes on");`, [...flags]);
+    await using child = program(`await attempt(${JSON.stringify(options)})?.shutdown(); say("goes on");`, {
+      flags: [...flags],
+    });
     if (RUNTIME === "deno") {
       const [message, cause] = await failureOf(child);
       assert.match(message, /^Cannot listen on .+: Deno requires /);
@@ -546,7 +553,7 @@ test("reusePort lets two servers share a port, which environ tells; Deno needs -
     const { port } = serve(app, { port: 0, reusePort: true, onListen() {} });
     serve(app, { port, reusePort: true, onListen });
   `,
-    ["-A", "--unstable-net"],
+    { flags: ["-A", "--unstable-net"] },
   );
   const client = await Client.connect(await child.listening());
   await client.send(request("/"));
@@ -562,6 +569,35 @@ for (const options of ["{ reusePort: true }", "{ deno: { reusePort: true } }"]) 
     assert.equal((await child.ended()).code, 0);
   });
 }
+
+test("a server that has run out of descriptors finishes what is under way, and accepts again", async () => {
+  await using child = program(`${SERVING} run();`, { limit: 64 });
+  const server = await child.listening();
+  const stream = await Client.connect(server);
+  await stream.send(request("/stream"));
+  await stream.until(/one/);
+  const others = Array.from({ length: 100 }, () => connect(server.port, server.hostname).on("error", () => {}));
+  // Bun leaves connections in the queue of the kernel, and says nothing.
+  if (RUNTIME === "deno") {
+    await child.until(
+      /^Cannot accept connections on 127\.0\.0\.1:\d+: Too many open files.*, listening again in 1000 ms$/m,
+    );
+  }
+  for (const socket of others) socket.destroy();
+  child.kill("SIGHUP");
+  assert.deepEqual(parse(await stream.end()).body, "onetwo");
+  const again = async () => {
+    for (;;) {
+      const client = await Client.connect(server).catch(() => undefined);
+      await client?.send(request("/"));
+      if (client && parse(await client.end()).body === "onetwo") return;
+      await new Promise((resolve) => setTimeout(resolve)); // it listens when its pause is over
+    }
+  };
+  await within(again(), "an answer");
+  child.kill("SIGTERM");
+  assert.equal((await child.ended()).code, 0);
+});
 
 test("a server that could not listen leaves no listener for signals, and no port", async () => {
   await using child = program(`
@@ -851,7 +887,13 @@ function handedOver(options: ServeOptions): Record<string, unknown> {
   const handed: Record<string, unknown>[] = [];
   runtime.serve = (options) => {
     handed.push(options);
-    return { addr: {}, address: {}, shutdown: () => Promise.resolve(), stop: () => Promise.resolve() };
+    return {
+      addr: {},
+      address: {},
+      finished: Promise.resolve(),
+      shutdown: () => Promise.resolve(),
+      stop: () => Promise.resolve(),
+    };
   };
   try {
     serve(HELLO, { onListen() {}, signals: false, ...options }).shutdown();
