@@ -1662,7 +1662,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  */
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
   checkServeOptions(options);
-  const { signal, signals = true, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
+  const { signal, signals = true, onListen, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
   const service = options.workers === undefined ? new Post(app, options) : new Crew(app, options);
   const { url, hostname, port, size } = service;
   const stopped = Promise.withResolvers<void>();
@@ -1680,18 +1680,27 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     clearTimeout(timer);
     await service.abandon();
     unwatch?.();
-    if (status !== 0) endWith(isDone ? 0 : status);
+    if (status !== 0) exitAfterSignal(isDone ? 0 : status);
   };
   const shutdown = (delay = shutdownDelay) => {
     if (isStopping) return stopped.promise;
     isStopping = true;
+    signal?.removeEventListener("abort", abort); // on Deno a listener of AbortSignal.timeout keeps the process alive
     stop(delay).then(stopped.resolve, stopped.reject);
     return stopped.promise;
   };
+  /** What a stopping server does next, in words. */
+  const plan = () => {
+    const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
+    if (shutdownDelay === 0) return service.pending === "" ? "nothing is under way" : `${wait} for ${service.pending}`;
+    return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
+  };
+  const abort = () => void shutdown();
   const unwatch = signals
-    ? onSignal((signal) => {
-      if (status !== 0) service.abandon().then(() => process.exit(signal));
-      status = signal;
+    ? onSignal((name, number) => {
+      if (status !== 0) service.abandon().then(() => process.exit(number));
+      else if (!onListen) print(`Stopping on ${name}: ${plan()}, another signal ends the process at once`);
+      status = number;
       shutdown();
     })
     : undefined;
@@ -1704,9 +1713,9 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     shutdown: () => shutdown(),
     [Symbol.asyncDispose]: () => shutdown(),
   };
-  const onListen = options.onListen ?? (() => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
+  const announce = onListen ?? (() => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
   try {
-    service.start(() => onListen(server), (error) => {
+    service.start(() => announce(server), (error) => {
       print(error instanceof Error ? error.message : explain(error));
       process.exitCode = 1;
       shutdown(0);
@@ -1716,8 +1725,12 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     throw error;
   }
   if (signal?.aborted) shutdown(0);
-  else signal?.addEventListener("abort", () => shutdown(), { once: true });
+  else signal?.addEventListener("abort", abort);
   return server;
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** What serves: this thread by itself, or a crew of others. */
@@ -1727,6 +1740,8 @@ interface Service {
   readonly port: number;
   /** How many threads serve, in words. */
   readonly size: string;
+  /** What a stopping server waits for, in words; nothing if it has nothing to wait for. */
+  readonly pending: string;
   /** Tells when it serves, or why it never will. */
   start(onReady: () => void, onFailure: (error: unknown) => void): void;
   /** Goes on for a while, then takes on nothing more; tells, when nothing is under way any more, whether all was done. */
@@ -1767,6 +1782,17 @@ class Post implements Service {
       "wsgi.url_scheme": scheme,
     });
     if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
+  }
+
+  get pending(): string {
+    const items = [...this.gateway.pending];
+    const requests = items.filter((item) => item instanceof Exchange).length;
+    const tasks = items.length - requests;
+    const parts = [
+      requests > 0 && plural(requests, "request"),
+      tasks > 0 && `${plural(tasks, "task")} after a response`,
+    ];
+    return parts.filter((part) => part !== false).join(" and ");
   }
 
   start(onReady: () => void): void {
@@ -1965,12 +1991,16 @@ class Crew implements Service {
     this.url = url;
     this.hostname = hostname;
     this.port = port;
-    this.size = min === max ? `${max} worker${max === 1 ? "" : "s"}` : `${min} to ${max} workers`;
+    this.size = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
     this.#app = app;
     this.#errors = options.errors;
     this.#workers = { ...workers, min, max, window, quiet };
     this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
     this.#patience = quiet;
+  }
+
+  get pending(): string {
+    return plural(this.#threads.size, "worker");
   }
 
   /** Leaves the port to threads. */
@@ -2166,33 +2196,38 @@ async function work({ port, module, exported, options, forwards, multiprocess }:
   }
 }
 
-const LISTENING = new Set<(status: number) => void>();
+type SignalListener = (name: string, status: number) => void;
+
+const SIGNAL_LISTENERS = new Set<SignalListener>();
 // The signals that end a server, and the exit status of a process that they have ended.
 const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
-  return [name, () => LISTENING.forEach((listener) => listener(status))] as const;
+  return [name, () => SIGNAL_LISTENERS.forEach((listener) => listener(name, status))] as const;
 });
 
 /** Has a server told of the signals to end. All of a process share one listener for each. */
-function onSignal(listener: (status: number) => void): () => void {
+function onSignal(listener: SignalListener): () => void {
   // To load `process` takes Deno longer than to start a server.
   const [add, remove] = DENO
     ? [DENO.addSignalListener, DENO.removeSignalListener]
     : [process.on.bind(process), process.off.bind(process)];
-  if (LISTENING.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
-  LISTENING.add(listener);
+  if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
+  SIGNAL_LISTENERS.add(listener);
   return () => {
-    LISTENING.delete(listener);
-    if (LISTENING.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
+    SIGNAL_LISTENERS.delete(listener);
+    if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
   };
 }
 
+// How long a program may tidy up after its last server has stopped by a signal, in milliseconds.
+const EXIT_DELAY = 900;
+
 /** Ends a process that a signal has stopped, when the last of its servers has. */
-function endWith(status: number): void {
+function exitAfterSignal(status: number): void {
   if (status !== 0) process.exitCode = status;
-  // What was not done would keep the process alive: timers, and on Deno clients that neither read nor leave. Who has
-  // waited for the server to have stopped has a second to tidy up.
-  if (LISTENING.size > 0 || !process.exitCode) return;
-  setTimeout(() => process.exit(), 1000).unref();
+  if (SIGNAL_LISTENERS.size > 0) return;
+  // Timers and connections of the program would keep the process alive, and so would, on Deno, clients that neither
+  // read nor leave. Where nothing does, the process ends before this timer.
+  setTimeout(() => process.exit(), EXIT_DELAY).unref();
 }
 
 /** Listens. The socket of a server that has died is replaced. */

@@ -215,7 +215,7 @@ async function fetched(...args: string[]): Promise<string> {
 
 // Start
 
-test("serve says once where it serves, and on what, on standard error only", async () => {
+test("serve says once where it serves, on what, and that it stops, on standard error only", async () => {
   await using child = program("serve(hello, { port: 0 });");
   const [, port] = await child.until(/localhost:(\d+)/);
   await assertServesAt(Number(port));
@@ -224,7 +224,8 @@ test("serve says once where it serves, and on what, on standard error only", asy
   assert.deepEqual({ code, output, errors }, {
     code: 0,
     output: "",
-    errors: `Serving on http://localhost:${port}/ with ${VERSION}, 1 worker\n`,
+    errors: `Serving on http://localhost:${port}/ with ${VERSION}, 1 worker\n` +
+      "Stopping on SIGTERM: nothing is under way, another signal ends the process at once\n",
   });
 });
 
@@ -1244,6 +1245,94 @@ for (const signal of SIGNALS) {
     assert.equal((await child.ended()).code, 0);
   });
 }
+
+for (const signal of SIGNALS) {
+  test(`${signal} ends a process that has a timer left, within a second after its server has finished`, async () => {
+    await using child = program(`
+      ${SERVING}
+      setInterval(() => {}, 60_000);
+      let end;
+      run().finished.then(() => void (end = performance.now()));
+      process.on("exit", () => say("exit", performance.now() - end));
+    `);
+    const server = await child.listening();
+    const client = await Client.connect(server);
+    await client.send(request("/stream"));
+    await client.until(/one/);
+    child.kill(signal);
+    await untilRefused(server);
+    child.kill("SIGHUP");
+    assert.equal(parse(await client.end()).body, "onetwo");
+    const { code, output, errors } = await child.ended();
+    assert.deepEqual({ code, errors }, { code: 0, errors: "" });
+    assert.ok(Number(/^exit (.*)$/m.exec(output)![1]) < 2000, output);
+  });
+
+  test(`${signal} ends a process that has nothing left to do at once, with the exit status that it has set`, async () => {
+    await using child = program(`
+      ${SERVING}
+      let end;
+      run().finished.then(() => void (end = performance.now(), process.exitCode = 3));
+      process.on("exit", () => say("exit", performance.now() - end));
+    `);
+    await child.listening();
+    child.kill(signal);
+    const { code, output } = await child.ended();
+    assert.equal(code, 3);
+    assert.ok(Number(/^exit (.*)$/m.exec(output)![1]) < 500, output);
+  });
+}
+
+for (
+  const [what, options, path, plan] of [
+    ["nothing", {}, "", "nothing is under way"],
+    ["a request", {}, "/stream", "waiting up to 30 s for 1 request"],
+    ["work after a response", {}, "/work", "waiting up to 30 s for 1 task after a response"],
+    ["a time", { shutdownTimeout: 1500 }, "/stream", "waiting up to 1.5 s for 1 request"],
+    [
+      "a delay",
+      { shutdownDelay: 500 },
+      "",
+      "serving for another 0.5 s, then waiting up to 30 s for what is under way",
+    ],
+  ] as const
+) {
+  test(`a server that is stopped by a signal says that it waits for ${what}, and what another signal does`, async () => {
+    await using child = program(`${SERVING} serve(app, ${JSON.stringify({ port: 0, ...options })});`);
+    const [, port] = await child.until(/^Serving on http:\/\/localhost:(\d+)\/ /m);
+    const client = await Client.connect({ port: Number(port), hostname: "127.0.0.1" });
+    if (path !== "") await client.send(request(path));
+    if (path !== "") await client.until(path === "/work" ? /two/ : /one/);
+    if (path === "/work") await client.end();
+    child.kill("SIGTERM");
+    await child.until(/^Stopping on .*$/m);
+    child.kill("SIGHUP");
+    const { code, errors } = await child.ended();
+    assert.equal(code, 0);
+    const [_serving, ...lines] = errors.trim().split("\n");
+    assert.deepEqual(lines, [`Stopping on SIGTERM: ${plan}, another signal ends the process at once`]);
+    client.leave();
+  });
+}
+
+test("neither a signal that has not come yet nor a generator that was abandoned keeps a process from ending", async () => {
+  await using child = program(`
+    ${SERVING}
+    const server = run({ signal: AbortSignal.timeout(3_600_000), signals: false, shutdownTimeout: 0 });
+    process.once("SIGUSR2", () => void server.shutdown());
+    process.on("exit", () => say("exit", performance.now() - end));
+    let end;
+    server.finished.then(() => void (end = performance.now()));
+  `);
+  const client = await Client.connect(await child.listening());
+  await client.send(request("/endless"));
+  await client.until(/one/);
+  child.kill("SIGUSR2");
+  await client.end();
+  const { code, output } = await child.ended();
+  assert.equal(code, 0);
+  assert.ok(Number(/^exit (.*)$/m.exec(output)![1]) < 3000, output);
+});
 
 test("a connection that says nothing over TLS is waited for on Deno, as long as for anything, and cut on Bun", async () => {
   await using child = serving({ ...IDENTITY, shutdownTimeout: 50 });
