@@ -729,14 +729,14 @@ export interface WorkersOptions {
    *
    * @default {1000}
    */
-  window?: number | undefined;
+  interval?: number | undefined;
   /**
    * How long the others must have been able to do the work of one before one that holds nothing retires, in
    * milliseconds.
    *
    * @default {30000}
    */
-  quiet?: number | undefined;
+  scaleDownDelay?: number | undefined;
 }
 
 /**

@@ -310,8 +310,8 @@ const WORKERS_OPTIONS: OptionChecks<WorkersOptions> = {
   max: [integerFrom(1, Number.MAX_VALUE), "an integer of at least 1"],
   module: [(value) => value instanceof URL || matching(/./s)(value), "a path or a URL"],
   export: [matching(/./s), "the name of an export"],
-  window: [integerFrom(1), "an integer of at least 1"],
-  quiet: [integerFrom(1), "an integer of at least 1"],
+  interval: [integerFrom(1), "an integer of at least 1"],
+  scaleDownDelay: [integerFrom(1), "an integer of at least 1"],
 };
 
 /**
@@ -1963,7 +1963,7 @@ class Crew implements Service {
   readonly size: string;
   readonly #app: ApplicationLike;
   readonly #errors: ErrorStream | undefined;
-  readonly #workers: WorkersOptions & { min: number; window: number; quiet: number };
+  readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number };
   readonly #task: Omit<Task, "port">;
   readonly #probe: Post;
   readonly #threads = new Set<Thread>();
@@ -1984,7 +1984,7 @@ class Crew implements Service {
     const workers: WorkersOptions = typeof options.workers === "object"
       ? options.workers
       : { min: options.workers, max: options.workers! };
-    const { min = 1, max, window = 1000, quiet = 30_000 } = workers;
+    const { min = 1, max, interval = 1000, scaleDownDelay = 30_000 } = workers;
     const task = taskOf(options, workers);
     this.#probe = new Post(app, options); // which shares the port with nobody, unless the deployer says so
     const { url, hostname, port } = this.#probe;
@@ -1994,9 +1994,9 @@ class Crew implements Service {
     this.size = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
     this.#app = app;
     this.#errors = options.errors;
-    this.#workers = { ...workers, min, max, window, quiet };
+    this.#workers = { ...workers, min, max, interval, scaleDownDelay };
     this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
-    this.#patience = quiet;
+    this.#patience = scaleDownDelay;
   }
 
   get pending(): string {
@@ -2005,13 +2005,13 @@ class Crew implements Service {
 
   /** Leaves the port to threads. */
   async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
-    const { min, max, window, module: other } = this.#workers;
+    const { min, max, interval, module: other } = this.#workers;
     this.#onReady = onReady;
     this.#onFailure = onFailure;
     await this.#probe.finish(0);
     if (this.#isStopping) return;
     for (let count = 0; count < min; count++) this.#add();
-    if (min < max) this.#ticker = setInterval(() => this.#follow(), window);
+    if (min < max) this.#ticker = setInterval(() => this.#follow(), interval);
     if (other !== undefined) return;
     // A main module that does not end, because it waits for the server, is not waited for; one that fails says so itself.
     const { module, exported } = this.#task;
@@ -2064,7 +2064,7 @@ class Crew implements Service {
 
   /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
   #follow(): void {
-    const { min, max, window, quiet } = this.#workers;
+    const { min, max, interval, scaleDownDelay } = this.#workers;
     const threads = [...this.#threads].filter(({ isLeaving }) => !isLeaving);
     if (this.#following.size > 0 || threads.some(({ isReady }) => !isReady)) return;
     for (const thread of threads) thread.measure();
@@ -2072,10 +2072,10 @@ class Crew implements Service {
     const load = threads.reduce((sum, { busy }) => sum + busy, 0);
     if (threads.length === min || load > 0.5 * (threads.length - 1)) this.#lastBusy = now;
     // Those that still finish what they hold count, so that there are never more than the most.
-    const isFull = this.#threads.size >= max || now - this.#lastChange < 3 * window;
+    const isFull = this.#threads.size >= max || now - this.#lastChange < 3 * interval;
     if (!isFull && threads.every(({ busy }) => busy > 0.8)) {
       // Who is missed soon was sent away too early: the next one stays for longer.
-      this.#patience = now - this.#lastRetired < this.#patience ? 2 * this.#patience : quiet;
+      this.#patience = now - this.#lastRetired < this.#patience ? 2 * this.#patience : scaleDownDelay;
       this.#lastChange = now;
       this.#add();
     } else if (now - this.#lastBusy > this.#patience) {

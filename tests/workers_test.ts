@@ -229,7 +229,7 @@ test("the exit status tells that a worker had to abort what was under way", asyn
 });
 
 test("with a range, the number of workers follows the load, up and down", async () => {
-  await using child = serving({ min: 1, max: 2, window: 50, quiet: 300 });
+  await using child = serving({ min: 1, max: 2, interval: 50, scaleDownDelay: 300 });
   const { port } = await child.listening();
   const rest = burn(port);
   await threadsOf(port, 2);
@@ -246,7 +246,7 @@ test("with a range, the number of workers follows the load, up and down", async 
 });
 
 test("only a worker that holds nothing retires", async () => {
-  await using child = serving({ min: 1, max: 2, window: 50, quiet: 300 });
+  await using child = serving({ min: 1, max: 2, interval: 50, scaleDownDelay: 300 });
   const { port } = await child.listening();
   const rest = burn(port);
   await threadsOf(port, 2);
@@ -392,7 +392,7 @@ for (const [what, write] of [["is flushed", "text"], ["throws", "text, thrown()"
 for (
   const workers of [
     ...[0, -1, 1.5, NaN, "2", {}, null],
-    ...[{ max: 0 }, { min: 3, max: 2 }, { max: 2, window: "1" }, { max: 2, quiet: -1 }],
+    ...[{ max: 0 }, { min: 3, max: 2 }, { max: 2, interval: "1" }, { max: 2, scaleDownDelay: -1 }],
     ...[{ max: 2, module: "" }, { max: 2, export: 5 }],
   ]
 ) {
