@@ -147,7 +147,7 @@ class Gateway {
   unnamed: string | undefined;
   /** True from the moment the server is told to stop. */
   draining = false;
-  /** Until when each response ends its connection, in milliseconds since the epoch. */
+  /** Until when each response ends its connection, by `performance.now()`: the clock on the wall can be set back. */
   partsUntil = 0;
   /** True from the moment it does: what still arrives is refused. */
   closing = false;
@@ -1322,7 +1322,7 @@ class Exchange {
 
   #respond(answer: Response): Response {
     const { partsUntil } = this.gateway;
-    if (partsUntil > 0 && Date.now() < partsUntil) answer.headers.set("Connection", "close");
+    if (partsUntil > 0 && performance.now() < partsUntil) answer.headers.set("Connection", "close");
     this.#answer = answer;
     this.#resolve?.(answer);
     return answer;
@@ -1836,7 +1836,10 @@ interface Task {
 /** What a thread is told. */
 type Order =
   | "measure"
-  /** Each response ends its connection, until then: who comes back may find a thread that has less to do. */
+  /**
+   * Each response ends its connection, for so many milliseconds: who comes back may find a thread that has less to do.
+   * No moment could be named, since `performance.now()` begins anew in each thread.
+   */
   | { part: number }
   /** Finish, after a delay. */
   | { finish: number }
@@ -1933,9 +1936,9 @@ class Thread {
     this.busy = 0.6 * this.busy + 0.4 * busy;
   }
 
-  /** Has clients come back on other connections, until then: maybe to other threads. */
-  part(until: number): void {
-    if (!this.isLeaving) this.#port.postMessage({ part: until });
+  /** Has clients come back on other connections, for so many milliseconds: maybe to other threads. */
+  part(duration: number): void {
+    if (!this.isLeaving) this.#port.postMessage({ part: duration });
   }
 
   /** Has it finish what it holds, after a delay; one that does not serve yet has nothing to finish. */
@@ -2040,7 +2043,7 @@ class Crew implements Service {
     if (this.#isStopping) return;
     const threads = [...this.#threads];
     // All at the same time, or all clients would come to those that end it first.
-    if (this.#hasBegun) return threads.forEach((thread) => thread.part(Date.now() + 1000));
+    if (this.#hasBegun) return threads.forEach((thread) => thread.part(1000));
     this.#hasBegun = threads.every(({ isReady }) => isReady);
     if (!this.#hasBegun) return;
     try {
@@ -2186,7 +2189,10 @@ async function work({ port, module, exported, options, forwards, multiprocess }:
     port.on("message", async (order) => {
       const { gateway } = post;
       if (order === "measure") return port.postMessage({ busy: meter(), held: gateway.pending.size });
-      if (typeof order === "object" && "part" in order) return void (gateway.partsUntil = order.part);
+      if (typeof order === "object" && "part" in order) {
+        gateway.partsUntil = performance.now() + order.part;
+        return;
+      }
       await (order === "abandon" ? post.abandon() : post.finish(order.finish));
       process.exit(order === "abandon" ? 1 : 0); // which ends this thread
     });

@@ -245,6 +245,31 @@ test("with a range, the number of workers follows the load, up and down", async 
   await within(gone(), "the end of a worker");
 });
 
+test("a worker ends its connections for a while after another was added, also when the clock is set back", async () => {
+  await using child = program(`
+    export { app as application };
+    if (import.meta.main) run({ workers: { min: 1, max: 2, interval: 50 } });
+    else Date.now = () => 0;
+  `);
+  const { port } = await child.listening();
+  const rest = burn(port);
+  await threadsOf(port, 2);
+  await rest();
+  const ending = new Set<string>();
+  const kept = async () => {
+    for (;;) {
+      const client = await Client.connect({ port, hostname: "127.0.0.1" });
+      await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
+      const { headers, body } = await client.reply();
+      client.leave();
+      const { id } = JSON.parse(body);
+      if (headers.some(([name]) => name === "connection")) ending.add(id);
+      else if (ending.has(id)) return;
+    }
+  };
+  await within(kept(), "a connection that is kept");
+});
+
 test("only a worker that holds nothing retires", async () => {
   await using child = serving({ min: 1, max: 2, interval: 50, scaleDownDelay: 300 });
   const { port } = await child.listening();
