@@ -49,6 +49,7 @@ import {
   isObject,
   matching,
   type OptionChecks,
+  parseList,
   toEnviron,
 } from "./server.ts";
 
@@ -451,7 +452,7 @@ function withHeader(headers: HeaderList, name: string, value: string): HeaderLis
 /** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
 function vary(headers: HeaderList, ...names: string[]): HeaderList {
   const said = valueOf(headers, "vary") ?? "";
-  const known = said.toLowerCase().split(/[ \t]*,[ \t]*/);
+  const known = parseList(said.toLowerCase());
   const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
   return added.length === 0 ? headers : withHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
 }
@@ -581,7 +582,7 @@ function textOf(bytes: string): string | undefined {
 /** The weights of what a client accepts: RFC 9110, section 12.4.2. */
 function weightsOf(accept: string | undefined): Map<string, number> {
   const weights = new Map<string, number>();
-  for (const item of accept?.toLowerCase().split(",") ?? []) {
+  for (const item of parseList(accept?.toLowerCase() ?? "")) {
     const [name = "", ...parameters] = item.split(";").map((part) => part.trim());
     const weight = Number(parameters.find((parameter) => parameter.startsWith("q="))?.slice(2) ?? 1);
     if (name !== "") weights.set(name, weight >= 0 && weight <= 1 ? weight : 0);
@@ -2599,7 +2600,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
       return inner(environ, changing(startResponse, ({ headers }) => add(headers)));
     }
     const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: asked = "" } = environ;
-    const isList = asked.split(",").every((name) => TOKEN.test(name.trim()));
+    const isList = parseList(asked).every((name) => TOKEN.test(name));
     const wanted = sendable ? sendable.join(", ") : isList ? asked : "";
     const headers = add(sendable ? [] : [["Vary", "Access-Control-Request-Headers"]]);
     if (valueOf(headers, "access-control-allow-origin") !== undefined) {

@@ -619,6 +619,20 @@ function variableOf(name: string): string {
   return variable === "CONTENT_TYPE" || variable === "CONTENT_LENGTH" ? variable : `HTTP_${variable}`;
 }
 
+/**
+ * The elements of a header whose value is a list, without those that are empty (RFC 9110, section 5.6.1).
+ *
+ * It is matched and not split: to split by a pattern that begins with blanks takes the square of their number.
+ *
+ * @internal
+ *
+ * @param value The value of the header.
+ * @returns The elements, without the blanks around them.
+ */
+export function parseList(value: string): string[] {
+  return value.match(/[^ \t,]+(?:[ \t]+[^ \t,]+)*/g) ?? [];
+}
+
 /** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #request: Request;
@@ -1502,12 +1516,12 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
     const response = await handler(toRequest(environ), peerOf(environ) as never);
     if (!(response instanceof Response)) throw new TypeError(`The handler returned ${show(response)}, not a Response`);
     const { headers } = response;
-    const dropped = headers.get("Connection")?.toLowerCase().split(/[ \t]*,[ \t]*/) ?? [];
+    const dropped = new Set(parseList(headers.get("Connection")?.toLowerCase() ?? ""));
     // What comes from fetch() has been decoded; its headers still say how it was encoded, and how long it was then.
-    if (response.url && headers.has("Content-Encoding")) dropped.push("content-encoding", "content-length");
+    if (response.url && headers.has("Content-Encoding")) dropped.add("content-encoding").add("content-length");
     try {
       const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
-      const kept = [...headers].filter(([name]) => !HOP_BY_HOP.test(name) && !dropped.includes(name));
+      const kept = [...headers].filter(([name]) => !HOP_BY_HOP.test(name) && !dropped.has(name));
       startResponse(`${response.status} ${reason}`, kept);
     } catch (error) {
       response.body?.cancel(error).catch(() => {});

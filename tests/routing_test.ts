@@ -1537,6 +1537,13 @@ for (
   });
 }
 
+test("cors repeats a list of headers with empty elements, which are none", async () => {
+  const wanted = ",x-a, ,\tx-b,";
+  const variables = { ...PREFLIGHT, HTTP_ACCESS_CONTROL_REQUEST_HEADERS: wanted };
+  const { headers } = await through((app) => cors(app), variables);
+  assert.deepEqual(valuesOf(headers, "Access-Control-Allow-Headers"), [wanted]);
+});
+
 for (const wanted of ["x-a\x01", "x-a\x7f", "x-\xe9"]) {
   test(`cors does not fail on a preflight that asks for ${shown(wanted)} over the wire`, async () => {
     await using server = start(checked((app) => cors(app), telling(() => "")));
