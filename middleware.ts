@@ -25,6 +25,7 @@
  * @module
  */
 
+import type { BigIntStats } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import type {
   Application,
@@ -1231,8 +1232,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   checkOptions(options, FILES_OPTIONS);
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
-  const { open } = process.getBuiltinModule("node:fs/promises");
-  const find = finderIn(root, dotFiles);
+  const { find, open } = folderAt(root, dotFiles);
   return async (environ, startResponse) => {
     const isGet = environ.REQUEST_METHOD === "GET";
     if (!isGet && environ.REQUEST_METHOD !== "HEAD") {
@@ -1240,20 +1240,28 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     }
     let path = pathOf(environ.PATH_INFO, dotFiles);
     if (path === undefined) return notFound(environ, startResponse);
-    let file = await find(path);
-    if (file?.isFolder) {
-      if (!path.endsWith("/")) return answer(startResponse, "301 Moved Permanently", [["Location", slashed(environ)]]);
-      path += index;
-      file = await find(path);
+    const twins = new Map<string, Found | undefined>();
+    let coding: string | undefined;
+    let opened: Opened | null | undefined;
+    // A file may be replaced meanwhile, which is looked up again. One that never stays the same is not there.
+    for (let attempt = 0; opened === undefined && attempt < 10; attempt++) {
+      let file = await find(path);
+      if (file?.isFolder) {
+        if (!path.endsWith("/")) {
+          return answer(startResponse, "301 Moved Permanently", [["Location", slashed(environ)]]);
+        }
+        path += index;
+        file = await find(path);
+      }
+      if (!file?.isFile) break;
+      if (precompressed) twins.set("br", await find(`${path}.br`)).set("gzip", await find(`${path}.gz`));
+      coding = codingsFor(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
+      opened = await open((coding ? twins.get(coding) : undefined) ?? file);
     }
-    const twins = new Map<string, typeof file>();
-    if (precompressed && file?.isFile) twins.set("br", await find(`${path}.br`)).set("gzip", await find(`${path}.gz`));
-    const coding = codingsFor(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
-    const chosen = coding ? twins.get(coding) : file;
-    const handle = chosen?.isFile ? await orNothing(open(chosen.real)) : undefined;
-    if (!handle) return notFound(environ, startResponse);
+    if (!opened) return notFound(environ, startResponse);
+    const { handle, stats: { size: bytes, mtime } } = opened; // of what is open now, whatever was there before
     try {
-      const { size, mtime } = await handle.stat(); // of what is open now, whatever was there before
+      const size = Number(bytes);
       const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
       const headers: HeaderList = [
         ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
@@ -1281,17 +1289,42 @@ async function orNothing<Value>(promise: Promise<Value>): Promise<Value | undefi
   try {
     return await promise;
   } catch (error) {
-    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES)$/.test((error as { code?: string }).code ?? "")) {
+    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test((error as { code?: string }).code ?? "")) {
       return undefined;
     }
     throw error;
   }
 }
 
-/** Makes a function that finds out what a path stands for, if that is inside the root. */
-function finderIn(root: string | URL, dotFiles: boolean) {
+/** What a path of the root stands for. */
+interface Found {
+  /** The path without links. */
+  real: string;
+  isFolder: boolean;
+  isFile: boolean;
+  /** Which folders lead to it, when something was last put into or taken out of each of them, and which file it is. */
+  trail: string;
+  /** Whether one of the folders was changed just now. */
+  isFresh: boolean;
+}
+
+/** A file that is open. */
+interface Opened {
+  handle: FileHandle;
+  stats: BigIntStats;
+}
+
+/**
+ * Makes functions that find out what a path stands for, if that is inside the root, and open just that.
+ *
+ * Whoever may write inside the root can put a link in the place of a file or of a folder at any moment, and take it away
+ * again, so that no look at a path tells where it led when the file was opened. But every such change marks the folder
+ * in which it was made. A file whose folders are all the same, none of them a link, and unchanged from before to after
+ * it was opened, was opened inside the root.
+ */
+function folderAt(root: string | URL, dotFiles: boolean) {
   const fs = process.getBuiltinModule("node:fs");
-  const { isAbsolute, relative, sep } = process.getBuiltinModule("node:path");
+  const { isAbsolute, join, relative, sep } = process.getBuiltinModule("node:path");
   let base: string;
   try {
     if (root === "") throw new TypeError("The path is empty"); // for Bun it is the working folder
@@ -1300,16 +1333,55 @@ function finderIn(root: string | URL, dotFiles: boolean) {
   } catch (cause) {
     throw new Error(`Cannot serve files from ${show(String(root))}: expected a folder that can be read`, { cause });
   }
-  return async (path: string) => {
-    const real = await orNothing(fs.promises.realpath(base + path));
-    if (real === undefined) return undefined;
+  // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO.
+  const { O_RDONLY, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof fs.constants> = fs.constants; // not on Windows
+  const flags = O_RDONLY! | O_NOFOLLOW | O_NONBLOCK;
+  const statsOf = (path: string) => fs.lstatSync(path, { bigint: true });
+  const markOf = ({ dev, ino }: BigIntStats) => `${dev}:${ino}`;
+
+  /** Looks at a path without links, unless there is a link in it by now. */
+  const follow = (real: string) => {
+    const now = Date.now();
+    let path = base;
+    let trail = "";
+    let isFresh = false;
+    for (const segment of relative(base, real).split(sep).filter((segment) => segment !== "")) {
+      const folder = statsOf(path);
+      if (!folder.isDirectory()) return undefined;
+      trail += ` ${markOf(folder)}:${folder.mtimeNs}:${folder.ctimeNs}`;
+      isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
+      path = join(path, segment);
+    }
+    const stats = statsOf(path);
+    return stats.isSymbolicLink() ? undefined : { stats, trail: `${trail} ${markOf(stats)}`, isFresh };
+  };
+
+  const find = async (path: string): Promise<Found | undefined> => {
+    const real = await fs.promises.realpath(base + path);
     const inside = relative(base, real);
     const segments = inside.split(sep);
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
     if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
-    const stats = await orNothing(fs.promises.stat(real));
-    return stats && { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+    const found = follow(real);
+    if (!found) return undefined;
+    const { stats, trail, isFresh } = found;
+    return { real, trail, isFresh, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   };
+
+  const open = async ({ real, trail, isFresh }: Found): Promise<Opened | null | undefined> => {
+    const handle = await orNothing(fs.promises.open(real, flags));
+    // A second change in the same moment leaves no mark where times are coarse: in Deno 2.9.6 a second, in Linux before
+    // 6.13 up to 10 ms. Nobody hits the right moment to make one, and to take it back, for so many looks.
+    let looks = isFresh ? 16 : 1;
+    while (looks > 0 && look(() => follow(real)?.trail, undefined) === trail) looks--;
+    const isSame = looks === 0;
+    const stats = handle && fs.fstatSync(handle.fd, { bigint: true });
+    if (isSame && !handle) return null;
+    if (isSame && stats && trail.endsWith(` ${markOf(stats)}`)) return { handle, stats };
+    await handle?.close();
+    return undefined;
+  };
+  return { find: (path: string) => orNothing(find(path)), open };
 }
 
 /** The path of a file below the root, or nothing if it could lead elsewhere. */

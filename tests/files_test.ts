@@ -28,6 +28,7 @@ import { dirname, join, relative } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { pathToFileURL } from "node:url";
+import { Worker } from "node:worker_threads";
 import {
   type Application,
   type ApplicationLike,
@@ -1182,6 +1183,140 @@ test("a file that is replaced while it is looked up is sent as one of the two, w
   );
   const expected = headers.get("ETag") === old ? "the old content" : "the new content, which is longer";
   assert.deepEqual([body, headers.get("Content-Length")], [expected, String(expected.length)]);
+});
+
+// Whoever may write inside the root changes it while a file is looked up.
+
+/** A root with a file at a path, to be swapped for something else, and the same path below a folder outside. */
+function swappable(path: string): { root: string; swap: (what: "file" | "folder" | "pipe") => () => void } {
+  const folder = mkdtempSync(join(FOLDER, "swappable-"));
+  const place = relative(FOLDER, folder);
+  put(`${place}/root${path}`, "the file inside");
+  put(`${place}/outside${path}`, SECRET);
+  const root = join(folder, "root");
+  const swap = (what: "file" | "folder" | "pipe") => {
+    const place = what === "folder" ? "/sub" : path;
+    renameSync(root + place, join(folder, "aside"));
+    if (what === "pipe") execFileSync("mkfifo", [root + place]);
+    else symlinkSync(`${folder}/outside${place}`, root + place);
+    return () => {
+      rmSync(root + place);
+      renameSync(join(folder, "aside"), root + place);
+    };
+  };
+  return { root, swap };
+}
+
+/** Does something before and after a file is opened, the first times or always. */
+async function whenOpened<Value>(
+  act: () => (() => void) | void,
+  run: () => Promise<Value>,
+  times = Infinity,
+): Promise<Value> {
+  const { promises } = process.getBuiltinModule("node:fs");
+  const { open } = promises;
+  promises.open = async (...given: Parameters<typeof open>) => {
+    const undo = times-- > 0 ? act() : undefined;
+    try {
+      return await open(...given);
+    } finally {
+      undo?.();
+    }
+  };
+  try {
+    return await within(run(), "an answer");
+  } finally {
+    promises.open = open;
+  }
+}
+
+for (
+  const [what, path, variables] of [
+    ["a file", "/sub/data.txt", {}],
+    ["an index file", "/sub/index.html", {}],
+    ["a compressed twin", "/sub/data.txt.gz", { HTTP_ACCEPT_ENCODING: "gzip" }],
+  ] as const
+) {
+  const PATH_INFO = path.replace(/index\.html$|\.gz$/, "");
+  const environ = { ...variables, PATH_INFO };
+  const swappableTwin = () => {
+    const made = swappable(path);
+    if (path.endsWith(".gz")) writeFileSync(join(made.root, PATH_INFO), "the file itself");
+    return made;
+  };
+  for (const replaced of ["file", "folder", "pipe"] as const) {
+    for (const isPutBack of [false, true]) {
+      const name = `${what} whose ${
+        replaced === "pipe" ? "place a pipe takes" : `${replaced} becomes a link to outside`
+      }`;
+      test(`${name}${isPutBack ? ", and what it was again," : ""} while it is opened is not sent`, async () => {
+        const { root, swap } = swappableTwin();
+        const change = () => {
+          if (!existsSync(join(root, "../aside"))) return isPutBack ? swap(replaced) : void swap(replaced);
+        };
+        const { status, body } = await whenOpened(change, () => run(files(root), environ));
+        // Of a twin that is not there any more the file itself is sent.
+        const expected = status === 200 && path.endsWith(".gz") ? [200, "the file itself"] : [404, "Not Found\n"];
+        assert.deepEqual([status, body], expected);
+        assert.deepEqual(openFiles(root), []);
+      });
+    }
+  }
+
+  test(`${what} that is replaced once while it is opened is looked up again, and sent`, async () => {
+    const { root } = swappableTwin();
+    const replace = () => {
+      writeFileSync(join(root, "new"), "the new file inside");
+      renameSync(join(root, "new"), root + path);
+    };
+    const { status, body } = await whenOpened(replace, () => run(files(root), environ), 1);
+    assert.deepEqual([status, body], [200, "the new file inside"]);
+    assert.deepEqual(openFiles(root), []);
+  });
+}
+
+test("a pipe in the root is not there, and others are still served", async () => {
+  const { root } = changeable("the file");
+  execFileSync("mkfifo", [join(root, "pipe")]);
+  await using server = start(files(root));
+  for (let count = 0; count < 40; count++) {
+    const client = await Client.connect(server);
+    await client.send(request("/pipe"));
+    assert.equal(parse(await client.end()).status, 404);
+  }
+  assert.equal((await exchange(server, request("/data.bin"))).body, "the file");
+});
+
+test("a folder that is swapped for a link to outside all the time never leads there", async () => {
+  const { root } = swappable("/sub/data.txt");
+  symlinkSync(join(root, "../outside/sub"), join(root, "link"));
+  const state = new Int32Array(new SharedArrayBuffer(4));
+  const swapping = new Worker(
+    `const { renameSync } = require("node:fs");
+    const { parentPort, workerData: { root, state } } = require("node:worker_threads");
+    const move = (from, to) => renameSync(root + from, root + to);
+    parentPort.postMessage("swapping");
+    for (let count = 0; count < 1_000_000 && Atomics.load(state, 0) === 0; count++) {
+      move("/sub", "/folder");
+      move("/link", "/sub");
+      move("/sub", "/link");
+      move("/folder", "/sub");
+    }
+    parentPort.postMessage("done");`,
+    { eval: true, workerData: { root, state } },
+  );
+  const isSwapping = new Event("the first swap");
+  const isDone = new Event("the last swap");
+  swapping.on("message", (message) => (message === "done" ? isDone : isSwapping).happen());
+  await isSwapping.wait();
+  const app = files(root);
+  const bodies = new Set<string>();
+  for (let count = 0; count < 500; count++) bodies.add((await run(app, { PATH_INFO: "/sub/data.txt" })).body);
+  Atomics.store(state, 0, 1);
+  await isDone.wait();
+  assert.ok(!bodies.has(SECRET), [...bodies].join());
+  assert.equal((await run(app, { PATH_INFO: "/sub/data.txt" })).body, "the file inside");
+  await swapping.terminate();
 });
 
 // The root.
