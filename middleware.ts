@@ -1334,8 +1334,8 @@ function folderAt(root: string | URL, dotFiles: boolean) {
     throw new Error(`Cannot serve files from ${show(String(root))}: expected a folder that can be read`, { cause });
   }
   // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO.
-  const { O_RDONLY, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof fs.constants> = fs.constants; // not on Windows
-  const flags = O_RDONLY! | O_NOFOLLOW | O_NONBLOCK;
+  const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof fs.constants> = fs.constants; // not on Windows
+  const flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
   const statsOf = (path: string) => fs.lstatSync(path, { bigint: true });
   const markOf = ({ dev, ino }: BigIntStats) => `${dev}:${ino}`;
 

@@ -513,12 +513,17 @@ const VARIABLES = new Map<string, string>();
 const NAMES = new Map<string, string>();
 const CODES = new Map<string, number>();
 
-/** Finds a value once for each key. Clients and applications choose the keys, so the memory has a bound. */
+/**
+ * Finds a value once for each key. Clients and applications choose the keys, so the memory has a bound. It is emptied
+ * when it is full: nobody fills it for good, and those keys that are in use are back with the next request.
+ */
 function remember<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
   let value = memory.get(key);
   if (value === undefined) {
     value = find(key);
-    if (memory.size < 256 && key.length <= 64) memory.set(key, value);
+    if (key.length > 64) return value;
+    if (memory.size === 256) memory.clear();
+    memory.set(key, value);
   }
   return value;
 }

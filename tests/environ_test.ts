@@ -517,6 +517,25 @@ test("a hostile Host is answered without a word about it, and is no failure of t
   assert.equal(server.errors.text, "");
 });
 
+test("a Host is checked once, also after thousands of others", () => {
+  const { canParse } = URL;
+  let checks = 0;
+  URL.canParse = (...given) => {
+    checks++;
+    return canParse(...given);
+  };
+  const ask = (host: string) => toEnviron(new Request("http://test.example/", { headers: { Host: host } }));
+  try {
+    for (let count = 0; count < 2000; count++) ask(`host-${count}.example`);
+    ask("often.example");
+    checks = 0;
+    for (let count = 0; count < 10; count++) ask("often.example");
+  } finally {
+    URL.canParse = canParse;
+  }
+  assert.equal(checks, 0);
+});
+
 test("without a Host HTTP/1.1 is served by Deno without HTTP_HOST, and refused by Bun", async () => {
   const outcome = await ask("GET /p?q HTTP/1.1\r\nConnection: close\r\n\r\n");
   if (RUNTIME === "bun") return assertRefused(outcome, 400);
