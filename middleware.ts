@@ -51,6 +51,7 @@ import {
   matching,
   type OptionChecks,
   parseList,
+  printable,
   toEnviron,
 } from "./server.ts";
 
@@ -537,7 +538,7 @@ function isLeaving(error: unknown, context: FetchContext | undefined): boolean {
 /** Reports a failure of which the server does not get to know. */
 function report(environ: Environ, error: unknown, what = "Application"): void {
   const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
-  errors.write(`${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}\n`);
+  errors.write(`${printable(`${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}`)}\n`);
 }
 
 /** Describes any value, an error with its stack and its causes. */

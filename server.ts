@@ -831,7 +831,7 @@ function print(text: string): void {
 
 /** Reports an error. */
 function report(errors: ErrorStream, what: string, error: unknown): void {
-  tell(errors, `${what}: ${explain(error)}\n`);
+  tell(errors, `${printable(what)}: ${explain(error)}\n`);
 }
 
 /** Writes to an error stream. One of the deployer's own may fail, too. */
@@ -844,12 +844,28 @@ function tell(errors: ErrorStream, text: string): void {
   }
 }
 
+/**
+ * Text for a report, which may quote what a client has sent. What a terminal would obey, or what would show a line in
+ * another order, is escaped; lines after the first are indented, so that none looks like another report.
+ *
+ * @internal
+ *
+ * @param text The text.
+ * @returns The text, to be printed.
+ */
+export function printable(text: string): string {
+  return text.replace(/(?![\t\n])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
+    const code = character.charCodeAt(0).toString(16);
+    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
+  }).replace(/\n(?![ \t\n]|$)/g, "\n    ");
+}
+
 /** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
 function explain(error: unknown, depth = 0): string {
   try {
-    if (!(error instanceof Error)) return `${show(error)} was thrown`;
+    if (!(error instanceof Error)) return printable(`${show(error)} was thrown`);
     const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${explain(error.cause, depth + 1)}`;
-    return `${error.stack || error}${cause}`;
+    return `${printable(String(error.stack || error))}${cause}`;
   } catch {
     return "an error that cannot be read";
   }

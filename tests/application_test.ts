@@ -12,14 +12,17 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import {
+  accessLog,
   type Application,
   application,
   type ApplicationClass,
   type ApplicationLike,
   type Environ,
+  errorPage,
   type ErrorStream,
   type FileLike,
   type HeaderList,
+  health,
   type InputStream,
   type ResponseBody,
   type StartResponse,
@@ -880,7 +883,7 @@ for (const { what, app, rule, quoted = "" } of BAD) {
     assert.equal(reportsIn(errors).length, 1, errors.text);
     const [report = ""] = reportsIn(errors);
     assert.match(report, rule);
-    assert.ok(report.includes(quoted), report);
+    assert.ok(report.includes(quoted.replaceAll("\x7f", "\\x7f")), report); // a report escapes it
   });
 }
 
@@ -1772,4 +1775,60 @@ test("a report shows the address of the request without characters that would mo
   Object.defineProperty(request, "url", { value: `${HERE}\u009b31m\u202e` });
   await toFetch(() => Promise.reject(new Error("Any")), { errors })(request);
   assert.match(errors.text, /^Application failed on GET \S+%C2%9B31m%E2%80%AE: /);
+});
+
+const HOSTILE = "\x1b[2J\x9b2J\x07\x7f\r\u2028\u2029\u202e\u2066";
+const ESCAPED = String.raw`\x1b[2J\x9b2J\x07\x7f\x0d\u2028\u2029\u202e\u2066`;
+const FORGED = "\nApplication failed on GET http://test.example/: forged\n\n\ttabbed";
+const failing = (message: string): Application => () => {
+  throw new Error(message);
+};
+const REPORTING: [what: string, app: (message: string) => Application][] = [
+  ["an error", failing],
+  ["a cause", (message) => () => {
+    throw new Error("Out of order", { cause: new Error(message) });
+  }],
+  ["text that is thrown", (message) => () => {
+    throw message;
+  }],
+  ["a name", (message) => () => {
+    throw Object.assign(new Error("Out of order"), { name: message, stack: "" });
+  }],
+  ["work after the response", (message) => (environ, startResponse) => {
+    environ["fetch.context"]?.waitUntil(Promise.reject(new Error(message)));
+    ok(startResponse);
+    return [];
+  }],
+  ["an error that has a page", (message) => errorPage(failing(message))],
+  ["an error in a health check", (message) =>
+    health(() => [], {
+      ready: "/",
+      check: () => {
+        throw new Error(message);
+      },
+    })],
+  ["an error of the access log", (message) =>
+    accessLog((_environ, startResponse) => (ok(startResponse), []), {
+      write: () => {
+        throw new Error(message);
+      },
+    })],
+];
+for (const [what, app] of REPORTING) {
+  test(`a report of ${what} is one, and has nothing that a terminal would obey, whatever it quotes`, async () => {
+    const { errors } = await answer(app(`found ${HOSTILE}${FORGED}`));
+    await errors.matches(/forged/);
+    assert.ok(!/[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u.test(errors.text.replace(/[\t\n]/g, "")), errors.text);
+    assert.equal(reportsIn(errors).length, 1, errors.text);
+    if (what !== "text that is thrown") assert.ok(errors.text.includes(`found ${ESCAPED}\n`), errors.text);
+  });
+}
+
+test("what an application itself writes to wsgi.errors stays as it is", async () => {
+  const { errors } = await answer((environ, startResponse) => {
+    environ["wsgi.errors"].write(`${HOSTILE}${FORGED}\n`);
+    ok(startResponse);
+    return [];
+  });
+  assert.equal(errors.text, `${HOSTILE}${FORGED}\n`);
 });
