@@ -1,0 +1,314 @@
+/**
+ * HTTP/2, as a client may also speak it: bodies that are cancelled, requests that are malformed, what the runtimes do
+ * otherwise than over HTTP/1.1.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { connect, type Socket } from "node:net";
+import { test } from "node:test";
+import {
+  type Application,
+  type ApplicationLike,
+  fromFetch,
+  type InputStream,
+  limitBody,
+  type ServeOptions,
+  type Server,
+} from "../mod.ts";
+import { bytes, Event, exchange, ok, request, RUNTIME, start, text } from "./support.ts";
+
+/** Starts a server that speaks HTTP/2: Deno's does by itself. */
+function startHttp2(app: ApplicationLike, options: ServeOptions = {}): ReturnType<typeof start> {
+  return start(app, { bun: { http2: true }, ...options });
+}
+
+// Types, flags and codes of RFC 9113, sections 6 and 7.
+const FRAME = { DATA: 0, HEADERS: 1, RST_STREAM: 3, SETTINGS: 4, GOAWAY: 7 };
+const [END_STREAM, ACK, END_HEADERS] = [1, 1, 4];
+const [NO_ERROR, PROTOCOL_ERROR, CANCEL] = [0, 1, 8];
+
+type Fields = [name: string, value: string][];
+
+/** What came back on a stream. */
+class StreamReply {
+  status = 0;
+  body = "";
+  /** The code with which the stream was reset, or the connection given up. */
+  code: number | undefined;
+  hasEnded = false;
+}
+
+/** A client that sends frames as they are, malformed ones, too, which `node:http2` would not. */
+class Http2Client {
+  /** How the server has taken leave of the connection, if it has. */
+  readonly goaway = new StreamReply();
+  readonly #socket: Socket;
+  readonly #replies = new Map<number, StreamReply>();
+  #received = Buffer.alloc(0);
+  #onChange = () => {};
+
+  constructor(server: Pick<Server, "hostname" | "port">) {
+    this.#socket = connect(server.port, server.hostname);
+    this.#socket.on("error", () => {});
+    this.#socket.on("data", (data: Uint8Array) => this.#take(data));
+    this.#socket.on("close", () => {
+      for (const reply of [this.goaway, ...this.#replies.values()]) reply.hasEnded = true;
+      this.#onChange();
+    });
+    this.#socket.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    this.#send(FRAME.SETTINGS, 0, 0, Buffer.from([0, 1, 0, 0, 0, 0])); // no dynamic table: each status stands by itself
+  }
+
+  #take(data: Uint8Array): void {
+    this.#received = Buffer.concat([this.#received, data]);
+    while (this.#received.length >= 9) {
+      const size = 9 + this.#received.readUIntBE(0, 3);
+      if (this.#received.length < size) break;
+      const [type, flags, stream] = [this.#received[3]!, this.#received[4]!, this.#received.readUInt32BE(5)];
+      const payload = this.#received.subarray(9, size);
+      this.#received = this.#received.subarray(size);
+      const reply = this.#replies.get(stream) ?? this.goaway;
+      if (type === FRAME.SETTINGS && flags !== ACK) this.#send(FRAME.SETTINGS, ACK, 0);
+      if (type === FRAME.HEADERS) reply.status ||= statusOf(payload);
+      if (type === FRAME.DATA) reply.body += text(payload);
+      if (type === FRAME.DATA || type === FRAME.HEADERS) reply.hasEnded = (flags & END_STREAM) !== 0;
+      if (type === FRAME.RST_STREAM || type === FRAME.GOAWAY) {
+        reply.code = payload.readUInt32BE(type === FRAME.GOAWAY ? 4 : 0);
+        reply.hasEnded = true;
+      }
+    }
+    this.#onChange();
+  }
+
+  #send(type: number, flags: number, stream: number, payload: Uint8Array = Buffer.alloc(0)): void {
+    const head = Buffer.alloc(9);
+    head.writeUIntBE(payload.length, 0, 3);
+    head.writeUInt16BE(type * 256 + flags, 3);
+    head.writeUInt32BE(stream, 5);
+    this.#socket.write(Buffer.concat([head, payload]));
+  }
+
+  /** Begins a stream, and ends it unless there is a body. */
+  headers(stream: number, fields: Fields, options: { end?: boolean } = {}): void {
+    this.#replies.set(stream, new StreamReply());
+    // Literal fields without indexing and without Huffman codes (RFC 7541, section 6.2.2).
+    const block = fields.flatMap(([name, value]) => [Buffer.of(0), literal(name), literal(value)]);
+    this.#send(FRAME.HEADERS, END_HEADERS | (options.end === false ? 0 : END_STREAM), stream, Buffer.concat(block));
+  }
+
+  data(stream: number, data: string, options: { end?: boolean } = {}): void {
+    this.#send(FRAME.DATA, options.end ? END_STREAM : 0, stream, bytes(data));
+  }
+
+  reset(stream: number, code: number): void {
+    const payload = Buffer.alloc(4);
+    payload.writeUInt32BE(code);
+    this.#send(FRAME.RST_STREAM, 0, stream, payload);
+  }
+
+  /** Waits until a stream has what is wanted, or the connection is given up. */
+  async until(stream: number, isEnough: (reply: StreamReply) => boolean): Promise<StreamReply> {
+    const came = new Event(`stream ${stream}`);
+    const reply = this.#replies.get(stream)!;
+    this.#onChange = () => {
+      if (isEnough(reply) || this.goaway.hasEnded) came.happen();
+    };
+    this.#onChange();
+    await came.wait();
+    return reply;
+  }
+
+  /** Waits for the whole reply, or for what has ended it otherwise. */
+  reply(stream: number): Promise<StreamReply> {
+    return this.until(stream, ({ hasEnded }) => hasEnded);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.destroy();
+  }
+}
+
+/** A string literal (RFC 7541, section 5.2). */
+function literal(value: string): Buffer {
+  const size: number[] = [Math.min(value.length, 127)];
+  for (let rest = value.length - 127; rest >= 0; rest = rest < 128 ? -1 : rest >> 7) {
+    size.push(rest < 128 ? rest : rest % 128 + 128);
+  }
+  return Buffer.concat([Buffer.from(size), Buffer.from(value, "latin1")]);
+}
+
+/** The status of a response, which is the first field of its block: in the static table, or a literal of three digits. */
+function statusOf(block: Uint8Array): number {
+  const [first, size = 0, ...rest] = block.subarray(block.findIndex((byte) => byte >> 5 !== 1));
+  if (first! >= 0x88) return [200, 204, 206, 304, 400, 404, 500][first! - 0x88]!;
+  if (size < 0x80) return Number(Buffer.from(rest.slice(0, 3)).toString());
+  // Huffman codes of digits have five bits up to "2", six from "3" on (RFC 7541, appendix B).
+  const bits = rest.slice(0, 3).map((byte) => byte.toString(2).padStart(8, "0")).join("");
+  const digits = bits.match(/000(?:00|01|10)|0(?:11...)/g)!;
+  return Number(digits.slice(0, 3).map((code) => parseInt(code, 2) - (code.length === 5 ? 0 : 22)).join(""));
+}
+
+const AUTHORITY: Fields = [[":authority", "test.example"]];
+
+/** The fields of a request, the authority first. */
+function fields(target: string, options: { method?: string; more?: Fields; authority?: Fields } = {}): Fields {
+  const { method = "GET", more = [], authority = AUTHORITY } = options;
+  return [[":method", method], [":scheme", "http"], [":path", target], ...authority, ...more];
+}
+
+// Uploads that the client cancels.
+
+/** An application that reads with a method, and says what has come of it. */
+function reading(
+  read: (input: InputStream) => Promise<unknown>,
+): { app: Application; began: Event; ended: Event<string> } {
+  const began = new Event("the first bytes of an upload");
+  const ended = new Event<string>("the end of an upload");
+  const app: Application = async (environ, startResponse) => {
+    const input = environ["wsgi.input"];
+    try {
+      await input.read(1);
+      began.happen();
+      await read(input);
+      ended.happen("whole");
+    } catch (error) {
+      ended.happen((error as Error).name);
+    }
+    ok(startResponse);
+    return [];
+  };
+  return { app, began, ended };
+}
+
+const READS: Record<string, (input: InputStream) => Promise<unknown>> = {
+  "read()": (input) => input.read(),
+  "read(100)": (input) => input.read(100),
+  "readline()": (input) => input.readline(),
+  "readlines()": (input) => input.readlines(),
+  "async iteration": async (input) => {
+    for await (const _line of input);
+  },
+};
+
+const LENGTHS: Record<string, Fields> = { "with a length": [["content-length", "100"]], "without a length": [] };
+
+for (const [what, length] of Object.entries(LENGTHS)) {
+  for (
+    const [code, name] of [[CANCEL, "CANCEL"], [NO_ERROR, "NO_ERROR"], [PROTOCOL_ERROR, "PROTOCOL_ERROR"]] as const
+  ) {
+    for (const [method, read] of Object.entries(READS)) {
+      test(`an upload ${what} that is cancelled with ${name} makes ${method} reject`, async () => {
+        const { app, began, ended } = reading(read);
+        await using server = startHttp2(app);
+        using client = new Http2Client(server);
+        client.headers(1, fields("/", { method: "POST", more: length }), { end: false });
+        client.data(1, "abc");
+        await began.wait();
+        client.reset(1, code);
+        assert.equal(await ended.wait(), "AbortError");
+        assert.equal(server.errors.text, "");
+      });
+    }
+  }
+
+  test(`an upload ${what} over HTTP/2 is read to its end`, async () => {
+    const { app, began, ended } = reading((input) => input.read());
+    await using server = startHttp2(app);
+    using client = new Http2Client(server);
+    client.headers(1, fields("/", { method: "POST", more: length }), { end: false });
+    client.data(1, "a".repeat(60));
+    await began.wait();
+    client.data(1, "b".repeat(40), { end: true });
+    assert.equal(await ended.wait(), "whole");
+    assert.equal((await client.reply(1)).status, 200);
+  });
+
+  test(`an upload ${what} that is cancelled is no whole body of limitBody, nor of the request of a handler`, async () => {
+    for (const wrap of [(app: Application) => limitBody(app), (app: Application) => app]) {
+      const began = new Event("the first bytes of an upload");
+      const ended = new Event<string>("the end of an upload");
+      const handler = fromFetch(async ({ body }) => {
+        const reader = body!.getReader();
+        try {
+          for (let step = await reader.read(); !step.done; step = await reader.read()) began.happen();
+          ended.happen("whole");
+        } catch (error) {
+          ended.happen((error as Error).name);
+        }
+        return new Response("");
+      });
+      await using server = startHttp2(wrap(handler));
+      using client = new Http2Client(server);
+      client.headers(1, fields("/", { method: "POST", more: length }), { end: false });
+      client.data(1, "abc");
+      await began.wait();
+      client.reset(1, CANCEL);
+      assert.equal(await ended.wait(), "AbortError");
+    }
+  });
+
+  test(`an upload ${what} that is cancelled while it is echoed ends the response`, async () => {
+    const ended = new Event<string>("the end of an upload");
+    await using server = startHttp2(async function* (environ, startResponse) {
+      ok(startResponse);
+      try {
+        for (;;) {
+          const line = await environ["wsgi.input"].readline();
+          if (line.length === 0) break;
+          yield line;
+        }
+        ended.happen("whole");
+      } catch (error) {
+        ended.happen((error as Error).name);
+        throw error;
+      } finally {
+        ended.happen("returned");
+      }
+    });
+    using client = new Http2Client(server);
+    client.headers(1, fields("/", { method: "POST", more: length }), { end: false });
+    client.data(1, "abc\nd");
+    await client.until(1, ({ body }) => body === "abc\n");
+    client.reset(1, CANCEL);
+    assert.match(await ended.wait(), /^(?:AbortError|returned)$/);
+  });
+}
+
+test("an upload that is cancelled without a length, but with a Host, looks whole on Deno alone", async () => {
+  const { app, began, ended } = reading((input) => input.read());
+  await using server = startHttp2(app);
+  using client = new Http2Client(server);
+  client.headers(1, fields("/", { method: "POST", more: [["host", "test.example"]] }), { end: false });
+  client.data(1, "abc");
+  await began.wait();
+  client.reset(1, CANCEL);
+  // Nothing tells it from a request of HTTP/1.1, whose signal is left alone.
+  assert.equal(await ended.wait(), RUNTIME === "deno" ? "whole" : "AbortError");
+});
+
+const UPLOADS: Record<string, { headers: string[]; body?: string }> = {
+  "with a length": { headers: ["Content-Length: 3"], body: "abc" },
+  "in chunks": { headers: ["Transfer-Encoding: chunked"], body: "3\r\nabc\r\n0\r\n\r\n" },
+  "of nothing": { headers: [] },
+};
+
+for (const [what, options] of Object.entries(UPLOADS)) {
+  test(`an upload ${what} over HTTP/1.1 leaves the request's signal alone on Deno, which would print a warning`, async () => {
+    let touched = 0;
+    const { get } = Object.getOwnPropertyDescriptor(Request.prototype, "signal")!;
+    await using server = startHttp2(async (environ, startResponse) => {
+      const { request } = environ["fetch.context"]!;
+      Object.defineProperty(request, "signal", { get: () => (touched++, get!.call(request)) });
+      ok(startResponse);
+      return [await environ["wsgi.input"].read()];
+    });
+    assert.equal(
+      (await exchange(server, request("/", { method: "POST", ...options }))).body,
+      options.body ? "abc" : "",
+    );
+    assert.equal(touched > 0, RUNTIME === "bun");
+  });
+}
