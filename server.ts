@@ -554,9 +554,10 @@ function readRequest(request: Request, info: unknown, exchange: Exchange): Envir
   const slash = url.indexOf("/", start);
   const mark = url.indexOf("?", start);
   const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
-  // On a unix socket Deno writes "http+unix://" and the path of the socket, or the Host.
-  const authority = url.startsWith("http+") ? "" : url.slice(start, end === -1 ? undefined : end);
-  let target = end === -1 ? "/" : encode(url.slice(end));
+  const authority = url.slice(start, end === -1 ? undefined : end);
+  // On a unix socket Deno writes "http+unix://" and the Host, or the path of the socket, which is no authority.
+  const named = url.startsWith("http+") ? "" : authority;
+  let target = end !== -1 ? encode(url.slice(end)) : url === "*" ? "/*" : "/";
   if (!target.startsWith("/")) target = `/${target}`;
   const question = target.indexOf("?");
 
@@ -582,23 +583,32 @@ function readRequest(request: Request, info: unknown, exchange: Exchange): Envir
     if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
     else if (key !== "") environ[key] = value;
   });
-  // Deno and Bun join a repeated length, of which they let only equal ones pass (RFC 9110, section 8.6).
-  if (environ.CONTENT_LENGTH?.includes(",")) environ.CONTENT_LENGTH = environ.CONTENT_LENGTH.split(",")[0]!;
+  // A repeated length is joined. Over HTTP/2 Deno lets different ones pass, and one that is empty (RFC 9110, section 8.6).
+  if (environ.CONTENT_LENGTH !== undefined) {
+    const [, length] = /^(\d+)(?:, \1)*$/.exec(environ.CONTENT_LENGTH) ?? [];
+    if (length === undefined) {
+      const found = `Content-Length ${show(environ.CONTENT_LENGTH)}`;
+      throw fault(400, new TypeError(`Cannot serve ${show(target)}: ${found} is not one number of bytes`));
+    }
+    environ.CONTENT_LENGTH = length;
+  }
   if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = url.startsWith("https:") ? "https" : "http";
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
-  // Over HTTP/2 Deno has the client's authority in the URL only, where it also puts one for a client that sent none.
-  if (environ.HTTP_HOST === variables.HTTP_HOST && authority !== "" && authority !== unnamed) {
+  const { remoteAddr, requestIP } = (info ?? {}) as { remoteAddr?: Peer; requestIP?(request: Request): Peer | null };
+  // That of HTTP/2 and of an absolute target wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2). Deno has
+  // it in the URL, where it also puts one for a client that sent none; Bun has the Host there, as `new URL` changes it.
+  const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
+  if (host === "" ? named !== "" && named !== unnamed : remoteAddr && host !== authority && isHost(host)) {
     environ.HTTP_HOST = authority;
   }
   if (environ.HTTP_HOST !== undefined && !remember(HOSTS, environ.HTTP_HOST, isHost)) {
     throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is not a host`));
   }
   if (environ.SERVER_NAME === "") {
-    const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(authority)!;
+    const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(named)!;
     environ.SERVER_NAME = name || "localhost";
     environ.SERVER_PORT = port ?? (environ.HTTPS ? "443" : "80");
   }
-  const { remoteAddr, requestIP } = (info ?? {}) as { remoteAddr?: Peer; requestIP?(request: Request): Peer | null };
   const { hostname, address = hostname, port }: Peer = remoteAddr ?? requestIP?.call(info, request) ?? {};
   if (address !== undefined) environ.REMOTE_ADDR = address;
   if (address !== undefined && port !== undefined) environ.REMOTE_PORT = String(port);

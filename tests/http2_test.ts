@@ -12,9 +12,11 @@ import { test } from "node:test";
 import {
   type Application,
   type ApplicationLike,
+  type Environ,
   fromFetch,
   type InputStream,
   limitBody,
+  mount,
   type ServeOptions,
   type Server,
 } from "../mod.ts";
@@ -312,3 +314,120 @@ for (const [what, options] of Object.entries(UPLOADS)) {
     assert.equal(touched > 0, RUNTIME === "bun");
   });
 }
+
+// What a client must not send, and what it may.
+
+/** An application that remembers what it was called with, and reads the body. */
+function recorder(): { app: Application; environs: Environ[]; bodies: string[] } {
+  const environs: Environ[] = [];
+  const bodies: string[] = [];
+  const app: Application = async (environ, startResponse) => {
+    environs.push(environ);
+    bodies.push(text(await environ["wsgi.input"].read()));
+    ok(startResponse);
+    return [];
+  };
+  return { app, environs, bodies };
+}
+
+const AUTHORITIES: { sent: Fields; host: string | undefined }[] = [
+  { sent: [[":authority", "public.example"], ["host", "public.example"]], host: "public.example" },
+  { sent: [["host", "admin.example"]], host: "admin.example" },
+  { sent: [[":authority", "public.example"], ["host", ""]], host: "public.example" },
+];
+
+for (const { sent, host } of AUTHORITIES) {
+  test(`over HTTP/2 ${JSON.stringify(Object.fromEntries(sent))} makes HTTP_HOST ${host}`, async () => {
+    const { app, environs } = recorder();
+    await using server = startHttp2(app);
+    using client = new Http2Client(server);
+    client.headers(1, fields("/", { authority: sent }));
+    assert.equal((await client.reply(1)).status, 200);
+    assert.equal(environs[0]!.HTTP_HOST, host);
+  });
+}
+
+for (const scheme of ["http", "https", "http+unix"]) {
+  test(`over HTTP/2 and ${scheme} a Host beside another :authority does not reach what is mounted for it`, async () => {
+    const [admin, open] = [recorder(), recorder()];
+    await using server = startHttp2(mount({ "admin.example/": admin.app, "/": open.app }));
+    using client = new Http2Client(server);
+    client.headers(1, [
+      [":method", "GET"],
+      [":scheme", scheme],
+      [":path", "/"],
+      [":authority", "public.example"],
+      ["host", "admin.example"],
+    ]);
+    await client.reply(1);
+    assert.equal(admin.environs.length, 0);
+    assert.deepEqual(open.environs.map(({ HTTP_HOST }) => HTTP_HOST), RUNTIME === "deno" ? ["public.example"] : []);
+  });
+}
+
+const NO_AUTHORITIES: Fields[] = [
+  [[":authority", "user:password@test.example"]],
+  [[":authority", "user:password@test.example"], ["host", "test.example"]],
+  [[":authority", ""]],
+  [[":authority", ""], ["host", "test.example"]],
+  [[":authority", "a.example"], [":authority", "b.example"]],
+  [[":authority", "a.example"], ["host", "b.example/c"]],
+  [["host", "a.example"], ["host", "b.example"]],
+  [[":authority", "a.example"], ["host", "a.example"], ["host", "a.example"]],
+];
+
+for (const sent of NO_AUTHORITIES) {
+  test(`over HTTP/2 ${JSON.stringify(sent)} is refused`, async () => {
+    const { app, environs } = recorder();
+    await using server = startHttp2(app);
+    using client = new Http2Client(server);
+    client.headers(1, fields("/", { authority: sent }));
+    const { status, code } = await client.reply(1);
+    assert.ok(status === 400 || code === PROTOCOL_ERROR, `${status} ${code}`);
+    assert.equal(environs.length, 0);
+  });
+}
+
+const LENGTH_FIELDS: { sent: string[]; isRead?: boolean }[] = [
+  { sent: ["3"], isRead: true },
+  { sent: ["003"], isRead: true },
+  { sent: ["3", "3"], isRead: RUNTIME === "deno" },
+  { sent: ["3", "5"] },
+  { sent: ["5", "3"] },
+  { sent: ["3", "003"] },
+  { sent: ["3, 3"] },
+  { sent: ["3, 5"] },
+  { sent: ["+3"] },
+  { sent: ["-3"] },
+  { sent: ["0x3"] },
+  { sent: [""] },
+  { sent: ["9".repeat(30)] },
+  { sent: ["9".repeat(16)] },
+  { sent: ["2"] },
+  { sent: ["5"] },
+];
+
+for (const { sent, isRead = false } of LENGTH_FIELDS) {
+  test(`over HTTP/2 three bytes with Content-Length ${JSON.stringify(sent)} are ${isRead ? "read" : "refused"}`, async () => {
+    const { app, environs, bodies } = recorder();
+    await using server = startHttp2(app);
+    using client = new Http2Client(server);
+    const more = sent.map((value): [string, string] => ["content-length", value]);
+    client.headers(1, fields("/", { method: "POST", more }), { end: false });
+    client.data(1, "abc", { end: true });
+    const { status } = await client.reply(1);
+    assert.deepEqual(bodies, isRead ? ["abc"] : []);
+    if (!isRead) assert.ok([0, 400, 413].includes(status), String(status));
+    else assert.equal(environs[0]!.CONTENT_LENGTH, sent[0]);
+  });
+}
+
+test("over HTTP/2 OPTIONS * has the path /*", async () => {
+  const { app, environs } = recorder();
+  await using server = startHttp2(app);
+  using client = new Http2Client(server);
+  client.headers(1, fields("*", { method: "OPTIONS" }));
+  assert.equal((await client.reply(1)).status, 200);
+  assert.equal(environs[0]!.PATH_INFO, "/*");
+  assert.equal(environs[0]!.REQUEST_URI, "/*");
+});
