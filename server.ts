@@ -1245,7 +1245,7 @@ class Exchange {
     this.#report(error);
     Input.abandon(this.input);
     this.gateway.release(this);
-    return this.#respond(refusal(error));
+    return this.#respond(this.method === "CONNECT" ? lastResponse(error) : refusal(error));
   }
 
   /** Calls the application. The answer is there at once if the first chunk is. */
@@ -1538,6 +1538,24 @@ function bodiless(head: Head, length: number | undefined): Response {
 function refusal(error: unknown): Response {
   const status = FAULTS.get(error as object) ?? 500;
   return new Response(`${REASONS[status]}\n`, { status, headers: { "Content-Type": "text/plain; charset=utf-8" } });
+}
+
+/**
+ * A refusal that ends the connection: what follows a refused CONNECT is not for HTTP (RFC 9931). Bun closes it when told
+ * to. Deno does so only on a stream that fails short of its length, here by the line feed at its end.
+ */
+function lastResponse(error: unknown): Response {
+  const answer = refusal(error);
+  answer.headers.set("Connection", "close");
+  if (!DENO) return answer;
+  const { status, headers } = answer;
+  const line = new TextEncoder().encode(REASONS[status]);
+  headers.set("Content-Length", String(line.length + 1));
+  const body = new ReadableStream({
+    start: (controller) => controller.enqueue(line),
+    pull: (controller) => nextTurn().then(() => controller.error(ABORTED)),
+  }, { highWaterMark: 0 });
+  return new Response(body, { status, headers });
 }
 
 /**

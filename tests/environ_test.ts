@@ -400,6 +400,26 @@ test("CONNECT is answered with 501", async () => {
   assertRefused(await ask(request("other.example:80", { method: "CONNECT" })), 501);
 });
 
+const CONNECT = "CONNECT other.example:80 HTTP/1.1\r\nHost: other.example:80\r\n";
+const BEHIND_CONNECT: Record<string, string> = {
+  "a request": "\r\nGET /hidden HTTP/1.1\r\nHost: test.example\r\n\r\n",
+  "a body and a request": "Content-Length: 3\r\n\r\nabcGET /hidden HTTP/1.1\r\nHost: test.example\r\n\r\n",
+  "a mebibyte that is no request": `\r\n${"a".repeat(2 ** 20)}`,
+  "nothing": "\r\n",
+};
+
+for (const [what, behind] of Object.entries(BEHIND_CONNECT)) {
+  test(`a refused CONNECT ends the connection, with ${what} behind it`, async () => {
+    const { app, environs } = recorder();
+    await using server = start(app, { bun: { idleTimeout: 0 } }); // or Bun would close a quiet connection by itself
+    const client = await Client.connect(server);
+    await client.send(CONNECT + behind);
+    assert.match(await client.end(), /^HTTP\/1\.1 501 Not Implemented\r\n[^]*\r\n\r\nNot Implemented\n?$/);
+    assert.equal(environs.length, 0);
+    assert.equal(server.errors.text, "");
+  });
+}
+
 for (const method of ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PURGE", "M-SEARCH"]) {
   test(`REQUEST_METHOD of ${method} is ${method}`, async () => {
     assert.equal((await environOf(request("/", { method }))).REQUEST_METHOD, method);

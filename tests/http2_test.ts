@@ -431,3 +431,17 @@ test("over HTTP/2 OPTIONS * has the path /*", async () => {
   assert.equal(environs[0]!.PATH_INFO, "/*");
   assert.equal(environs[0]!.REQUEST_URI, "/*");
 });
+
+test("over HTTP/2 a refused CONNECT ends its stream alone", async () => {
+  const { app, environs } = recorder();
+  await using server = startHttp2(app);
+  using client = new Http2Client(server);
+  client.headers(1, [[":method", "CONNECT"], [":authority", "other.example:80"]], { end: false });
+  client.data(1, "GET /hidden HTTP/1.1\r\nHost: test.example\r\n\r\n");
+  // Bun answers it by itself.
+  assert.equal((await client.reply(1)).status, RUNTIME === "deno" ? 501 : 404);
+  client.headers(3, fields("/after"));
+  assert.equal((await client.reply(3)).status, 200);
+  assert.deepEqual(environs.map(({ PATH_INFO }) => PATH_INFO), ["/after"]);
+  assert.equal(server.errors.text, "");
+});
