@@ -697,10 +697,13 @@ class Input implements InputStream {
     return this.#inTurn(async () => await this.#fill() ? this.#cut(most) : NOTHING);
   }
 
-  /** Fulfilled when nothing more is to arrive, or nobody to read it. */
+  /** Fulfilled when nothing more of what is arriving is to come, or nobody to read it. */
   static arrived(input: Input): Promise<void> {
-    if (input.#ended || input.#abandoned) return Promise.resolve();
     return new Promise((resolve) => input.#onArrived = resolve);
+  }
+
+  static isArriving(input: Input): boolean {
+    return !input.#ended && !input.#abandoned;
   }
 
   /** Gives up what was not read: Deno closes the connection on an unread body, maybe before the response is read. */
@@ -1886,11 +1889,27 @@ class Post implements Service {
     gateway.partsUntil = Infinity; // who sends the next request on a connection could find it closed
     if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, 2 ** 31 - 1)));
     gateway.closing = true;
-    // Deno breaks off what still arrives, as soon as it is told to shut down.
-    const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
-    if (DENO) await Promise.all(exchanges.map(({ input }) => Input.arrived(input)));
-    await Promise.all([this.#listener.stop(), gateway.idle()]);
+    await this.#close();
     return true;
+  }
+
+  /** Closes the port while other threads serve it, so that nothing is refused: what still comes is served. */
+  async retire(): Promise<void> {
+    await this.#close();
+    await this.gateway.idle(); // of what came in the meantime
+  }
+
+  async #close(): Promise<void> {
+    const { gateway } = this;
+    const arriving = () => {
+      const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
+      return exchanges.map(({ input }) => input).filter(Input.isArriving);
+    };
+    // Deno breaks off what still arrives, as soon as it is told to shut down. Meanwhile more may come.
+    for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
+      await Promise.all(inputs.map(Input.arrived));
+    }
+    await Promise.all([this.#listener.stop(), gateway.idle()]);
   }
 
   async abandon(): Promise<void> {
@@ -1924,6 +1943,8 @@ type Order =
   | { part: number }
   /** Finish, after a delay. */
   | { finish: number }
+  /** Finish at once, while other threads serve. */
+  | "retire"
   | "abandon";
 
 /** What a thread tells. */
@@ -1941,6 +1962,9 @@ interface Port<Sent, Received> {
   close(): void;
 }
 
+// How long clients get to come back on other connections, in milliseconds: more than the next request takes a busy one.
+const PARTING = 1000;
+
 /** What a crew wants to know of a thread. */
 interface Watch {
   onReady(): void;
@@ -1953,7 +1977,7 @@ interface Watch {
 class Thread {
   readonly began = performance.now();
   isReady = false;
-  /** It has been told to finish. */
+  /** It is not to stay. */
   isLeaving = false;
   /** Which part of the time it has computed of late, from 0 to 1. */
   busy = 0;
@@ -1964,6 +1988,7 @@ class Thread {
   readonly #port: Port<Order, News>;
   readonly #worker: { terminate(): unknown };
   #asked: number | undefined;
+  #retirement: ReturnType<typeof setTimeout> | undefined;
 
   constructor(task: Omit<Task, "port">, { onReady, onErrors, onEnd }: Watch) {
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
@@ -1990,6 +2015,7 @@ class Thread {
     worker.on("error", (error) => reason = explain(error));
     this.ended = new Promise((resolve) => {
       worker.on("exit", (status) => {
+        clearTimeout(this.#retirement);
         port1.close();
         resolve(status === 0 || !this.isReady);
         onEnd(reason);
@@ -2022,9 +2048,16 @@ class Thread {
     if (!this.isLeaving) this.#port.postMessage({ part: duration });
   }
 
+  /** Has it finish while others serve, when clients that come back have found them: a second later. */
+  retire(): void {
+    this.part(Infinity); // who sends the next request on a connection could find it closed
+    this.isLeaving = true;
+    this.#retirement = setTimeout(() => this.#port.postMessage("retire"), PARTING);
+  }
+
   /** Has it finish what it holds, after a delay; one that does not serve yet has nothing to finish. */
   finish(delay: number): void {
-    if (this.isLeaving) return;
+    clearTimeout(this.#retirement);
     this.isLeaving = true;
     if (this.isReady) this.#port.postMessage({ finish: delay });
     else this.terminate();
@@ -2124,7 +2157,7 @@ class Crew implements Service {
     if (this.#isStopping) return;
     const threads = [...this.#threads];
     // All at the same time, or all clients would come to those that end it first.
-    if (this.#hasBegun) return threads.forEach((thread) => thread.part(1000));
+    if (this.#hasBegun) return threads.forEach((thread) => thread.part(PARTING));
     this.#hasBegun = threads.every(({ isReady }) => isReady);
     if (!this.#hasBegun) return;
     try {
@@ -2166,7 +2199,7 @@ class Crew implements Service {
       const idle = threads.find(({ held }) => held === 0);
       if (!idle) return;
       this.#lastBusy = this.#lastChange = this.#lastRetired = now;
-      idle.finish(0);
+      idle.retire();
     }
   }
 
@@ -2274,7 +2307,9 @@ async function work({ port, module, exported, options, forwards, multiprocess }:
         gateway.partsUntil = performance.now() + order.part;
         return;
       }
-      await (order === "abandon" ? post.abandon() : post.finish(order.finish));
+      if (order === "abandon") await post.abandon();
+      else if (order === "retire") await post.retire();
+      else await post.finish(order.finish);
       process.exit(order === "abandon" ? 1 : 0); // which ends this thread
     });
     port.postMessage({ ready: true });

@@ -41,7 +41,8 @@ const APPLICATION = `
     startResponse("200 OK", [["Content-Type", "text/plain"]]);
     const text = (value) => new TextEncoder().encode(String(value));
     const argument = process.argv[2];
-    if (path !== "/stream") return [text(JSON.stringify({ id, multiprocess: environ["wsgi.multiprocess"], argument }))];
+    const { "wsgi.multiprocess": multiprocess, "fetch.context": { draining } } = environ;
+    if (path !== "/stream") return [text(JSON.stringify({ id, multiprocess, argument, draining }))];
     return (async function* () {
       yield text(id);
       writeSync(1, "streams\\n");
@@ -290,6 +291,40 @@ test("only a worker that holds nothing retires", async () => {
   assert.equal((await child.until(/^ends (.*)$/m))[1], first);
   await kept.send("end");
   assert.ok(parse(await kept.end()).complete);
+});
+
+test("a worker that retires loses no request on a connection that was kept", async () => {
+  await using child = serving({ min: 1, max: 2, interval: 50, scaleDownDelay: 100 });
+  const { port } = await child.listening();
+  let isWanted = true;
+  const ask = async () => {
+    let client: Client | undefined;
+    while (isWanted) {
+      if (client?.isClosed) client = undefined;
+      client ??= await Client.connect({ port, hostname: "127.0.0.1" });
+      client.received = "";
+      await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
+      const { status, headers, body, complete } = await client.reply();
+      assert.deepEqual({ status, complete }, { status: 200, complete: true });
+      assert.equal(JSON.parse(body).draining, false); // or a server with workers would not be ready, now and then
+      if (headers.some(([name]) => name === "connection")) {
+        client.leave();
+        client = undefined;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10 * Math.random())); // or nobody would retire
+    }
+    client?.leave();
+  };
+  const clients = Promise.all(Array.from({ length: 16 }, ask));
+  clients.catch(() => {}); // it is looked at in the end
+  for (let retired = 1; retired <= 3; retired++) {
+    const rest = burn(port);
+    await threadsOf(port, 2);
+    await rest();
+    await child.until(new RegExp(`(?:^ends .*\\s+){${retired}}`, "m"));
+  }
+  isWanted = false;
+  await clients;
 });
 
 test("a main module that waits for its server is compared with what it serves on Deno, and not on Bun", async () => {
