@@ -2114,6 +2114,8 @@ class Crew implements Service {
     this.#workers = { ...workers, min, max, interval, scaleDownDelay };
     this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
     this.#patience = scaleDownDelay;
+    // Bun prints here what the threads print. That nobody reads it any more is no reason to end.
+    for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
   }
 
   get pending(): string {
@@ -2220,6 +2222,8 @@ class Crew implements Service {
     for (const thread of threads) thread.terminate();
   }
 }
+
+function ignore(): void {}
 
 /** What the threads are told, or why they cannot do with it. */
 function taskOf(options: ServeOptions, { module, export: exported, max }: WorkersOptions): Omit<Task, "port"> {

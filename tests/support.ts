@@ -404,6 +404,11 @@ export class Child {
     return { port: Number((await this.until(/^port (\d+)$/m))[1]), hostname: "127.0.0.1" };
   }
 
+  /** Reads a stream no more, and lets it break: as `| head` does. */
+  close(stream: "stdout" | "stderr"): void {
+    this.#process[stream]?.destroy();
+  }
+
   get pid(): number {
     return this.#process.pid!;
   }

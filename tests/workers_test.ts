@@ -26,7 +26,9 @@ const APPLICATION = `
   import { parentPort } from "node:worker_threads";
   import { serve } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
   const id = crypto.randomUUID();
-  process.on("exit", () => import.meta.main || writeSync(1, "ends " + id + "\\n"));
+  process.on("exit", () => {
+    if (!import.meta.main) try { writeSync(1, "ends " + id + "\\n"); } catch {} // nobody may read it any more
+  });
   const app = async (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
     if (path === "/die") setTimeout(() => { throw new Error("by request"); });
@@ -326,6 +328,27 @@ test("a worker that retires loses no request on a connection that was kept", asy
   isWanted = false;
   await clients;
 });
+
+for (const workers of [undefined, 2]) {
+  for (const stream of ["stdout", "stderr"] as const) {
+    test(`nobody has to read what is printed: ${stream}, ${workers ?? "no"} workers`, async () => {
+      await using child = program(`
+        const printing = (environ, startResponse) => {
+          console.log("printed");
+          console.error("printed");
+          return app(environ, startResponse);
+        };
+        export { printing as application };
+        if (import.meta.main) run({ workers: ${workers} }, printing);
+      `);
+      const { port } = await child.listening();
+      child.close(stream);
+      for (let count = 0; count < 20; count++) await threadsOf(port, workers ?? 1);
+      child.kill("SIGTERM");
+      assert.equal((await child.ended()).code, 0);
+    });
+  }
+}
 
 test("a main module that waits for its server is compared with what it serves on Deno, and not on Bun", async () => {
   await using child = program(`
