@@ -737,6 +737,13 @@ export interface WorkersOptions {
    * @default {30000}
    */
   scaleDownDelay?: number | undefined;
+  /**
+   * How long one may not answer, or not have begun to serve, before another takes its place, in milliseconds. Standard
+   * error says after five times `interval` that one does not answer.
+   *
+   * @default {Infinity}
+   */
+  timeout?: number | undefined;
 }
 
 /**

@@ -310,8 +310,9 @@ const WORKERS_OPTIONS: OptionChecks<WorkersOptions> = {
   max: [integerFrom(1, Number.MAX_VALUE), "an integer of at least 1"],
   module: [(value) => value instanceof URL || matching(/./s)(value), "a path or a URL"],
   export: [matching(/./s), "the name of an export"],
-  interval: [integerFrom(1), "an integer of at least 1"],
+  interval: [integerFrom(1, 2 ** 31 - 1), "an integer from 1 to 2147483647"],
   scaleDownDelay: [integerFrom(1), "an integer of at least 1"],
+  timeout: [integerFrom(1), "an integer of at least 1"],
 };
 
 /**
@@ -1965,16 +1966,23 @@ interface Port<Sent, Received> {
 // How long clients get to come back on other connections, in milliseconds: more than the next request takes a busy one.
 const PARTING = 1000;
 
-/** What a crew wants to know of a thread. */
+// How many times in a row a thread has to be asked in vain before standard error says so.
+const STALLED = 5;
+
+/** What a crew calls a thread, and wants to know of it. */
 interface Watch {
+  number: number;
   onReady(): void;
+  /** It has answered, having been asked so many times in vain that this was said. */
+  onAnswer(missed: number): void;
   onErrors(text: string): void;
-  /** It has ended, for whatever reason. */
-  onEnd(reason: string): void;
+  /** It has ended, for whatever reason, or is waited for no longer. */
+  onEnd(what: string, reason: string): void;
 }
 
 /** A thread of a crew, seen from the one that looks after it. */
 class Thread {
+  readonly number: number;
   readonly began = performance.now();
   isReady = false;
   /** It is not to stay. */
@@ -1983,14 +1991,22 @@ class Thread {
   busy = 0;
   /** How many requests it holds. */
   held = 0;
+  /** How many times in a row it was asked in vain. */
+  missed = 0;
   /** Fulfilled when it has ended, with whether it had finished what it held. */
   readonly ended: Promise<boolean>;
   readonly #port: Port<Order, News>;
   readonly #worker: { terminate(): unknown };
   #asked: number | undefined;
   #retirement: ReturnType<typeof setTimeout> | undefined;
+  readonly #watch: Watch;
+  readonly #end = Promise.withResolvers<boolean>();
+  #hasEnded = false;
 
-  constructor(task: Omit<Task, "port">, { onReady, onErrors, onEnd }: Watch) {
+  constructor(task: Omit<Task, "port">, watch: Watch) {
+    this.#watch = watch;
+    this.number = watch.number;
+    this.ended = this.#end.promise;
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
     const { port1, port2 } = new MessageChannel();
     const worker = new Worker(new URL(ENTRY), {
@@ -2002,35 +2018,50 @@ class Thread {
     this.#port = port1 as Port<Order, News>;
     let reason = "it has ended";
     this.#port.on("message", (news) => {
-      if ("errors" in news) onErrors(news.errors);
+      if ("errors" in news) watch.onErrors(news.errors);
       else if ("busy" in news) this.#hear(news);
       else if ("failure" in news) {
         reason = news.failure;
         this.terminate();
       } else {
         this.isReady = true;
-        onReady();
+        this.#answered();
+        watch.onReady();
       }
     });
     worker.on("error", (error) => reason = explain(error));
-    this.ended = new Promise((resolve) => {
-      worker.on("exit", (status) => {
-        clearTimeout(this.#retirement);
-        port1.close();
-        resolve(status === 0 || !this.isReady);
-        onEnd(reason);
-      });
-    });
+    worker.on("exit", (status) => this.#ends(status === 0 || !this.isReady, "has died", reason));
+  }
+
+  #ends(isDone: boolean, what: string, reason: string): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    clearTimeout(this.#retirement);
+    this.#port.close();
+    this.#end.resolve(isDone);
+    this.#watch.onEnd(what, reason);
   }
 
   /** Asks how busy it is. Who has not found the time to answer since the last time, is. */
   measure(): void {
-    if (this.#asked !== undefined) return this.#note(1);
-    this.#asked = performance.now();
-    this.#port.postMessage("measure");
+    if (this.isReady && this.#asked === undefined) {
+      this.#asked = performance.now();
+      this.#port.postMessage("measure");
+      return;
+    }
+    // Not the time is counted: this thread, too, may have stood still, and not have heard an answer that is there.
+    this.missed++;
+    if (this.isReady) this.#note(1);
+  }
+
+  #answered(): void {
+    const { missed } = this;
+    this.missed = 0;
+    if (missed >= STALLED) this.#watch.onAnswer(missed);
   }
 
   #hear({ busy, held }: { busy: number; held: number }): void {
+    this.#answered();
     // Who needs a tenth of a second to answer has no time, however little of it the system has let it compute.
     const wait = (performance.now() - this.#asked!) / 100;
     this.#asked = undefined;
@@ -2070,6 +2101,12 @@ class Thread {
   terminate(): void {
     this.#worker.terminate();
   }
+
+  /** Ends it, and does not wait until it has: one that computes may take its time, and on Deno 2.9.6 all of it. */
+  giveUp(reason: string): void {
+    this.#ends(false, "is given up", reason);
+    this.terminate();
+  }
 }
 
 /** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
@@ -2080,10 +2117,12 @@ class Crew implements Service {
   readonly size: string;
   readonly #app: ApplicationLike;
   readonly #errors: ErrorStream | undefined;
-  readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number };
+  readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number; timeout: number };
   readonly #task: Omit<Task, "port">;
   readonly #probe: Post;
   readonly #threads = new Set<Thread>();
+  /** How many have been started, by which each has its number. */
+  #started = 0;
   /** The timers of threads that follow those that have died. */
   readonly #following = new Set<ReturnType<typeof setTimeout>>();
   #ticker: ReturnType<typeof setInterval> | undefined;
@@ -2101,7 +2140,7 @@ class Crew implements Service {
     const workers: WorkersOptions = typeof options.workers === "object"
       ? options.workers
       : { min: options.workers, max: options.workers! };
-    const { min = 1, max, interval = 1000, scaleDownDelay = 30_000 } = workers;
+    const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
     const task = taskOf(options, workers);
     this.#probe = new Post(app, options); // which shares the port with nobody, unless the deployer says so
     const { url, hostname, port } = this.#probe;
@@ -2111,7 +2150,7 @@ class Crew implements Service {
     this.size = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
     this.#app = app;
     this.#errors = options.errors;
-    this.#workers = { ...workers, min, max, interval, scaleDownDelay };
+    this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
     this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
     this.#patience = scaleDownDelay;
     // Bun prints here what the threads print. That nobody reads it any more is no reason to end.
@@ -2124,13 +2163,16 @@ class Crew implements Service {
 
   /** Leaves the port to threads. */
   async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
-    const { min, max, interval, module: other } = this.#workers;
+    const { min, interval, module: other } = this.#workers;
     this.#onReady = onReady;
     this.#onFailure = onFailure;
     await this.#probe.finish(0);
     if (this.#isStopping) return;
     for (let count = 0; count < min; count++) this.#add();
-    if (min < max) this.#ticker = setInterval(() => this.#follow(), interval);
+    this.#ticker = setInterval(() => {
+      for (const thread of this.#threads) this.#look(thread);
+      this.#follow();
+    }, interval);
     if (other !== undefined) return;
     // A main module that does not end, because it waits for the server, is not waited for; one that fails says so itself.
     const { module, exported } = this.#task;
@@ -2141,13 +2183,17 @@ class Crew implements Service {
 
   /** Starts a thread, after some that have died young in its place. */
   #add(deaths = 0): void {
+    const number = ++this.#started;
     const thread = new Thread(this.#task, {
+      number,
       onReady: () => this.#welcome(),
+      onAnswer: (missed) => print(`Worker ${number} answers after ${this.#seconds(missed)}`),
       onErrors: (text) => tell(this.#errors!, text),
-      onEnd: (reason) => {
+      onEnd: (what, reason) => {
         this.#threads.delete(thread);
         if (thread.isLeaving) return;
-        if (this.#hasBegun) this.#replace(reason, performance.now() - thread.began < 10_000 ? deaths + 1 : 0);
+        const count = performance.now() - thread.began < 10_000 ? deaths + 1 : 0;
+        if (this.#hasBegun) this.#replace(`Worker ${number} ${what}`, reason, count);
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
     });
@@ -2169,11 +2215,28 @@ class Crew implements Service {
     }
   }
 
-  /** Has another thread follow one that has died: at once, but the later the more have died young in its place. */
-  #replace(reason: string, deaths: number): void {
+  /** So many intervals, in words. */
+  #seconds(count: number): string {
+    return `${count * this.#workers.interval / 1000} s`;
+  }
+
+  /** Asks a thread, and does what there is to do if it has not answered the last times. */
+  #look(thread: Thread): void {
+    thread.measure();
+    const { number, missed, isReady } = thread;
+    const { interval, timeout } = this.#workers;
+    const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#seconds(missed)}`;
+    if (missed * interval >= timeout) {
+      const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
+      thread.giveUp(`it ${what}${remains}`);
+    } else if (missed === STALLED) print(`Worker ${number} ${what}`);
+  }
+
+  /** Has another thread follow one: at once, but the later the more have died young in its place. */
+  #replace(what: string, reason: string, deaths: number): void {
     const most = this.#threads.size > 0 ? 30_000 : 1000; // where nobody else serves, not that late
     const pause = deaths === 0 ? 0 : Math.min(50 * 2 ** deaths, most);
-    print(`Worker has died, another follows in ${pause} ms: ${reason}`);
+    print(`${what}, another follows in ${pause} ms: ${reason}`);
     const timer = setTimeout(() => {
       this.#following.delete(timer);
       this.#add(deaths);
@@ -2185,8 +2248,7 @@ class Crew implements Service {
   #follow(): void {
     const { min, max, interval, scaleDownDelay } = this.#workers;
     const threads = [...this.#threads].filter(({ isLeaving }) => !isLeaving);
-    if (this.#following.size > 0 || threads.some(({ isReady }) => !isReady)) return;
-    for (const thread of threads) thread.measure();
+    if (min === max || this.#following.size > 0 || threads.some(({ isReady }) => !isReady)) return;
     const now = performance.now();
     const load = threads.reduce((sum, { busy }) => sum + busy, 0);
     if (threads.length === min || load > 0.5 * (threads.length - 1)) this.#lastBusy = now;

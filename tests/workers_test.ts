@@ -5,7 +5,7 @@
  */
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -39,6 +39,8 @@ const APPLICATION = `
       parentPort.postMessage(message);
       globalThis.postMessage?.(message);
     }
+    while (path === "/loop");
+    if (path === "/stall") for (const end = performance.now() + 1200; performance.now() < end;);
     if (path === "/burn") for (const end = performance.now() + 20; performance.now() < end;);
     startResponse("200 OK", [["Content-Type", "text/plain"]]);
     const text = (value) => new TextEncoder().encode(String(value));
@@ -174,7 +176,7 @@ for (const [path, reason] of [["/die", "Error: by request"], ["/exit", "it has e
     const { port } = await child.listening();
     const before = await threadsOf(port, 2);
     await get(port, path);
-    await child.until(new RegExp(`^Worker has died, another follows in 100 ms: ${reason}$`, "m"));
+    await child.until(new RegExp(`^Worker \\d has died, another follows in 100 ms: ${reason}$`, "m"));
     const after = new Set(before);
     const another = async () => {
       while (after.size === before.size) for (const id of await threadsOf(port, 1)) after.add(id);
@@ -198,11 +200,90 @@ test("a worker that cannot begin in the place of one that has died is tried agai
   writeFileSync(flag, "");
   await get(port, "/die");
   await child.until(
-    /^Worker has died, another follows in 200 ms: file:.* cannot be imported: Error: The database is away$/m,
+    /^Worker 3 has died, another follows in 200 ms: file:.* cannot be imported: Error: The database is away$/m,
   );
   for (const id of await threadsOf(port, 1)) assert.ok(before.has(id));
   rmSync(flag);
   await threadsOf(port, 2);
+});
+
+test("a worker that does not answer is named, once, and again when it does", async () => {
+  await using child = serving({ max: 1, interval: 100 });
+  const { port } = await child.listening();
+  await get(port, "/stall");
+  await child.until(/^Worker 1 has not answered for 0\.5 s\nWorker 1 answers after [\d.]+ s$/m);
+  child.kill("SIGTERM");
+  assert.equal((await child.ended()).errors.match(/has not answered/g)?.length, 1);
+});
+
+/** How many sockets listen on a port: one a worker. */
+function listenersOn(port: number): number {
+  const address = `:${port.toString(16).toUpperCase().padStart(4, "0")} 00000000:0000 0A`;
+  return readFileSync("/proc/net/tcp", "utf8").split(address).length - 1;
+}
+
+test("a worker in an endless loop is replaced after its timeout; Deno cannot end it", {
+  skip: existsSync("/proc/net/tcp") ? false : "there is no /proc/net/tcp",
+}, async () => {
+  await using child = serving({ min: 2, max: 2, interval: 50, timeout: 2000 });
+  const { port } = await child.listening();
+  const before = await threadsOf(port, 2);
+  const stuck = await Client.connect({ port, hostname: "127.0.0.1" });
+  await stuck.send(request("/loop"));
+  const [, remains] = await child.until(
+    /^Worker \d is given up, another follows in 100 ms: it has not answered for 2 s(.*)$/m,
+  );
+  assert.equal(remains, RUNTIME === "deno" ? "; Deno cannot end it, so that it keeps its part of the connections" : "");
+  const others = new Set<string>();
+  const clients: Client[] = [];
+  const another = async () => {
+    while ([...others].every((id) => before.has(id))) {
+      // Those that come to the one in the loop are never answered on Deno, and with 503 on Bun.
+      const client = await Client.connect({ port, hostname: "127.0.0.1" });
+      clients.push(client);
+      await client.send(request("/"));
+      client.end().then((received) => {
+        const { status, body } = parse(received);
+        if (status === 200) others.add(JSON.parse(body).id);
+      });
+    }
+    while (listenersOn(port) !== (RUNTIME === "deno" ? 3 : 2)) await threadsOf(port, 1);
+  };
+  await within(another(), "another worker");
+  stuck.leave();
+  for (const client of clients) client.leave();
+});
+
+test("a worker that never begins to serve in the place of another is named, and replaced after its timeout", async () => {
+  const flag = join(FOLDER, "is-slow");
+  const workers = { min: 2, max: 2, interval: 50, timeout: 2000 };
+  await using child = program(`
+    import { existsSync } from "node:fs";
+    if (existsSync(${JSON.stringify(flag)})) await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
+    export { app as application };
+    if (import.meta.main) run({ workers: ${JSON.stringify(workers)} });
+  `);
+  const { port } = await child.listening();
+  await threadsOf(port, 2);
+  writeFileSync(flag, "");
+  await get(port, "/die");
+  await child.until(/^Worker 3 has not begun to serve for 0\.25 s$/m);
+  rmSync(flag);
+  await child.until(/^Worker 3 is given up, another follows in 200 ms: it has not begun to serve for 2 s$/m);
+  await threadsOf(port, 2);
+});
+
+test("a server whose workers never begin to serve ends after their timeout", async () => {
+  await using child = program(`
+    if (!import.meta.main) await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
+    export { app as application };
+    if (import.meta.main) run({ workers: { max: 1, interval: 50, timeout: 200 } });
+  `);
+  const { code, errors } = await child.ended();
+  assert.deepEqual({ code, errors }, {
+    code: 1,
+    errors: "Cannot serve with workers: it has not begun to serve for 0.2 s\n",
+  });
 });
 
 test("nothing that an application posts is taken for news of its thread", async () => {
@@ -475,7 +556,10 @@ for (const [what, write] of [["is flushed", "text"], ["throws", "text, thrown()"
 for (
   const workers of [
     ...[0, -1, 1.5, NaN, "2", {}, null],
-    ...[{ max: 0 }, { min: 3, max: 2 }, { max: 2, interval: "1" }, { max: 2, scaleDownDelay: -1 }],
+    ...[{ max: 0 }, { min: 3, max: 2 }, { max: 2, interval: "1" }, { max: 2, timeout: 0 }, {
+      max: 2,
+      scaleDownDelay: -1,
+    }],
     ...[{ max: 2, module: "" }, { max: 2, export: 5 }],
   ]
 ) {
