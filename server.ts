@@ -912,16 +912,20 @@ function show(value: unknown): string {
   return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
 }
 
+// More of a file is not read at a time, whatever is asked for: a block may be in memory for each client that is slow.
+const LARGEST_BLOCK = 131_072;
+
 /** `wsgi.file_wrapper`. What streams itself also closes itself, at its end or when cancelled. */
-function wrapFile(file: FileLike, blockSize = 65_536): ResponseBody {
+function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLOCK : 65_536): ResponseBody {
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
   }
+  const size = Math.min(blockSize, LARGEST_BLOCK);
   const wrap = (chunks: Chunks, close: () => void | Promise<void>) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
   if (DENO && file instanceof DENO.FsFile) {
-    const blocks = new Blocks(file, blockSize);
+    const blocks = new Blocks(file, size);
     return wrap(blocks, async () => void await blocks.return());
   }
   const { read, readable, close } = Object(file) as {
@@ -929,17 +933,55 @@ function wrapFile(file: FileLike, blockSize = 65_536): ResponseBody {
     readable?: unknown;
     close?(): void | Promise<void>;
   };
-  const stream = file instanceof ReadableStream ? file : file instanceof Blob ? file.stream() : readable;
-  if (stream instanceof ReadableStream) {
-    const chunks = open(stream);
+  const stream = file instanceof ReadableStream ? file : readable;
+  if (file instanceof Blob || stream instanceof ReadableStream) {
+    const chunks = file instanceof Blob ? blocksOf(file, size) : open(stream as ReadableStream);
     return wrap(chunks, async () => void await chunks.return!());
   }
   if (typeof read !== "function") throw new TypeError(`Cannot wrap ${show(file)}: it has no method "read"`);
   const next = async (): Promise<Step> => {
-    const value = await read.call(file, blockSize);
+    const value = await read.call(file, size);
     return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
   };
   return wrap({ next }, () => close?.call(file));
+}
+
+/**
+ * The blocks of a blob, each the stream of a slice: that of the whole has chunks of 512 KiB in Bun 1.4.5, and one chunk
+ * in Deno 2.9.6. `bytes()` would begin where a descriptor of `Bun.file(descriptor)` stands, and not at the slice.
+ */
+function blocksOf(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }, size: number): Chunks {
+  if (file.size === 0 || file.size === Infinity) return open(file.stream()); // Bun knows no size of a device or a pipe
+  let at = 0;
+  let left = 0;
+  let block: Chunks | undefined;
+  let inode: number | undefined;
+  const next = async (): Promise<Step> => {
+    if (at === 0) inode = (await file.stat?.())?.ino;
+    while (at < Infinity) {
+      if (!block) {
+        block = open(file.slice(at, at += size).stream());
+        left = size;
+      }
+      const step = await block.next();
+      if (!step.done) {
+        left -= step.value.length;
+        return step;
+      }
+      block = undefined;
+      // Bun opens the path for each slice.
+      if (inode !== (await file.stat?.())?.ino) throw new Error("Cannot send the file: it was replaced meanwhile");
+      if (left > 0) at = Infinity; // the slice has ended with the file
+    }
+    return { done: true, value: undefined };
+  };
+  return {
+    next,
+    async return() {
+      at = Infinity;
+      return await block?.return?.() ?? { done: true, value: undefined };
+    },
+  };
 }
 
 /** The blocks of a file of Deno's, which are read sooner than by its own stream, and close it like that. */

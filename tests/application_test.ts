@@ -5,8 +5,10 @@
  */
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -502,7 +504,7 @@ test("a file wrapper starts where the file stands when it is sent", async () => 
 });
 
 /** A file on the disk. */
-async function withFile(content: string, use: (path: string) => Promise<void>): Promise<void> {
+async function withFile(content: string | Uint8Array, use: (path: string) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
   try {
     writeFileSync(join(folder, "file.txt"), content);
@@ -667,6 +669,109 @@ test(
         ]);
       }
       assert.equal(server.errors.text, "");
+    });
+  },
+);
+
+/** A client that takes what `wsgi.file_wrapper` makes of a file, and how large its chunks were. */
+async function taken(file: FileLike, blockSize?: number): Promise<{ body: Buffer; largest: number }> {
+  const wrap = toEnviron(new Request(HERE))["wsgi.file_wrapper"];
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of wrap(file, blockSize)) chunks.push(chunk);
+  return { body: Buffer.concat(chunks), largest: Math.max(...chunks.map(({ length }) => length)) };
+}
+
+/** Some content, in which no two neighbouring stretches look alike. */
+const CONTENT = Buffer.from(Uint32Array.from({ length: 250_000 }, (_, at) => Math.imul(at, 2_654_435_761)).buffer);
+
+test("no block of a file is larger than 128 KiB, whatever is asked for", async () => {
+  const readable = () => {
+    let at = 0;
+    return { read: (size: number) => CONTENT.subarray(at, at += size) };
+  };
+  for (const blockSize of [undefined, 4 * 1024 * 1024]) {
+    for (
+      const file of [new Blob([CONTENT]), new Blob([EMPTY, CONTENT, CONTENT]).slice(0, CONTENT.length), readable()]
+    ) {
+      const { body, largest } = await taken(file, blockSize);
+      assert.ok(body.equals(CONTENT));
+      assert.ok(largest <= 131_072, String(largest));
+    }
+  }
+});
+
+test("a blob is read in blocks of the size that is asked for", async () => {
+  const { body, largest } = await taken(new Blob(["one two"]), 3);
+  assert.deepEqual([String(body), largest], ["one two", 3]);
+});
+
+test("a blob is left alone when the client leaves", async () => {
+  const body = toEnviron(new Request(HERE))["wsgi.file_wrapper"](new Blob([CONTENT]), 10);
+  assert.ok(Symbol.asyncIterator in body);
+  const chunks = body[Symbol.asyncIterator]();
+  assert.equal((await chunks.next()).value?.length, 10);
+  await chunks.return?.();
+  assert.deepEqual(await chunks.next(), { done: true, value: undefined });
+});
+
+test(
+  "a Bun.file is read in blocks of at most 128 KiB, from the start of what it is",
+  { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
+  async () => {
+    const { Bun } = globalThis as unknown as { Bun: { file(path: string | number): Blob } };
+    await withFile(CONTENT, async (path) => {
+      const descriptor = openSync(path, "r");
+      readSync(descriptor, new Uint8Array(10));
+      const files: [file: Blob, expected: Uint8Array][] = [
+        [Bun.file(path), CONTENT],
+        [Bun.file(path).slice(7, 700_000), CONTENT.subarray(7, 700_000)],
+        [Bun.file(descriptor), CONTENT],
+        [Bun.file(descriptor).slice(7), CONTENT.subarray(7)],
+      ];
+      for (const [file, expected] of files) {
+        const { body, largest } = await taken(file);
+        assert.ok(body.equals(expected));
+        assert.ok(largest <= 131_072, String(largest));
+      }
+      closeSync(descriptor);
+    });
+  },
+);
+
+test(
+  "a Bun.file that does not know its size is read to its end",
+  { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
+  async () => {
+    const { Bun } = globalThis as unknown as { Bun: { file(path: string): Blob } };
+    const folder = mkdtempSync(join(tmpdir(), "wsgi-pipe-"));
+    const pipe = join(folder, "pipe");
+    spawnSync("mkfifo", [pipe]);
+    const writing = writeFile(pipe, CONTENT);
+    assert.ok((await taken(Bun.file(pipe))).body.equals(CONTENT));
+    await writing;
+    rmSync(folder, { recursive: true });
+    await withFile("", async (path) => assert.equal((await taken(Bun.file(path))).body.length, 0));
+  },
+);
+
+test(
+  "a Bun.file that is replaced while it is sent is no mixture: the response is aborted, and that is reported",
+  { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
+  async () => {
+    const { Bun } = globalThis as unknown as { Bun: { file(path: string): Blob } };
+    await withFile(CONTENT, async (path) => {
+      const { response, errors } = await answer((environ, startResponse) => {
+        ok(startResponse);
+        return environ["wsgi.file_wrapper"](Bun.file(path));
+      });
+      const reader = response.body!.getReader();
+      assert.ok((await reader.read()).value);
+      writeFileSync(`${path}.new`, "another");
+      renameSync(`${path}.new`, path);
+      await assert.rejects(async () => {
+        while (!(await reader.read()).done);
+      });
+      assert.match(errors.text, /Cannot send the file: it was replaced meanwhile/);
     });
   },
 );
