@@ -5,6 +5,7 @@
  */
 
 import { spawn } from "node:child_process";
+import { connect as connectHttp2 } from "node:http2";
 import { connect } from "node:net";
 import assert from "node:assert/strict";
 import { Readable } from "node:stream";
@@ -2884,4 +2885,21 @@ test("a client that leaves a stream from nested handlers is no failure", async (
   client.leave();
   await closed.wait();
   assert.equal(server.errors.text, "");
+});
+
+test("one connection over HTTP/2 holds 200 responses that are not taken on Deno, 256 on Bun", async () => {
+  const most = RUNTIME === "deno" ? 200 : 256;
+  const isFull = new Event("as many responses as there can be");
+  let count = 0;
+  await using server = start((_environ, startResponse) => {
+    if (++count === most) isFull.happen();
+    ok(startResponse);
+    return [new Uint8Array(256 * KIB)];
+  }, { bun: { http2: true } });
+  const session = connectHttp2(`http://127.0.0.1:${server.port}`);
+  for (let asked = 0; asked < 300; asked++) session.request({ ":path": "/" }).on("error", () => {}).pause();
+  await isFull.wait();
+  await settle();
+  assert.equal(count, most);
+  session.destroy();
 });
