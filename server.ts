@@ -731,11 +731,18 @@ class Input implements InputStream {
     const most = countOf(size);
     const parts: Uint8Array[] = [];
     let taken = 0;
+    let small = 0; // how many of the last parts are
     while (taken < most && await this.#fill()) {
       const end = line ? this.#chunk.indexOf(0x0a) + 1 : 0;
       const part = this.#cut(Math.min(end || Infinity, most - taken));
       parts.push(part);
       taken += part.length;
+      // An upload in tiny pieces would take more memory for its arrays than for its bytes.
+      small = part.length < 1024 ? small + 1 : 0;
+      if (small === 1024) {
+        parts.push(join(parts.splice(-small)));
+        small = 0;
+      }
       if (line && part.at(-1) === 0x0a) break;
     }
     return join(parts);
@@ -789,7 +796,9 @@ class Input implements InputStream {
       if (!(chunk instanceof Uint8Array)) {
         throw new TypeError(`Cannot read the request body: found ${show(chunk)}, expected a Uint8Array`);
       }
-      this.#chunk = upTo(chunk, this.#length - this.#received);
+      const part = upTo(chunk, this.#length - this.#received);
+      // Deno gives each chunk in 64 KiB of its own, which a part that is kept would keep.
+      this.#chunk = part.length < part.buffer.byteLength / 2 ? part.slice() : part;
       this.#received += this.#chunk.length;
       const isDone = step?.done ?? true;
       if (isDone && await this.#isCut()) throw clientLeft();

@@ -2118,6 +2118,40 @@ for (const [name, transfer] of [["a response", download], ["a request", upload]]
   });
 }
 
+const TINY_READS: { code: string; chunk?: string; count?: number }[] = [
+  { code: "input.read()" },
+  { code: "input.read(1e9)" },
+  { code: "input.readline()" },
+  { code: "input.readlines().then(([line]) => line)" },
+  { code: "input.readlines()", chunk: "\n", count: 50_000 },
+  { code: "toRequest(environ).text()", count: 50_000 },
+];
+
+for (const { code, chunk = "a", count = 100_000 } of TINY_READS) {
+  const what = chunk === "a" ? "chunks of one byte" : "empty lines, each a chunk";
+  test(`an upload of ${count} ${what}, read with ${code}, takes less than 300 MiB`, async () => {
+    await using child = new Child(`
+      import { toRequest } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
+      let peak = 0; // not maxRSS, which is the parent's where that has had more
+      setInterval(() => peak = Math.max(peak, process.memoryUsage().rss), 5);
+      serve(async (environ, startResponse) => {
+        const input = environ["wsgi.input"];
+        const { length } = await ${code};
+        startResponse("200 OK", [["Content-Type", "text/plain"]]);
+        return [new TextEncoder().encode(length + " " + peak)];
+      }, OPTIONS);
+    `);
+    const client = await Client.connect(await child.listening());
+    const headers = ["Transfer-Encoding: chunked"];
+    await client.send(request("/", { method: "POST", headers }));
+    for (let sent = 0; sent < count; sent += 1000) await client.send(`1\r\n${chunk}\r\n`.repeat(1000));
+    await client.send("0\r\n\r\n");
+    const [length, peak] = parse(await client.end()).body.split(" ").map(Number);
+    assert.equal(length, count);
+    assert.ok(peak! > 0 && peak! < 300 * MIB, `${peak! / MIB} MiB`);
+  });
+}
+
 test("a large body that was read to its end leaves the connection as the client wants it", async () => {
   const reads: Record<string, (input: InputStream) => Promise<number>> = {
     async atOnce(input) {
