@@ -7,6 +7,7 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { connect as connectHttp2, type IncomingHttpHeaders } from "node:http2";
 import { connect, type Socket } from "node:net";
 import { test } from "node:test";
 import {
@@ -28,8 +29,9 @@ function startHttp2(app: ApplicationLike, options: ServeOptions = {}): ReturnTyp
 }
 
 // Types, flags and codes of RFC 9113, sections 6 and 7.
-const FRAME = { DATA: 0, HEADERS: 1, RST_STREAM: 3, SETTINGS: 4, GOAWAY: 7 };
+const FRAME = { DATA: 0, HEADERS: 1, RST_STREAM: 3, SETTINGS: 4, GOAWAY: 7, CONTINUATION: 9 };
 const [END_STREAM, ACK, END_HEADERS] = [1, 1, 4];
+const FRAME_SIZE = 16_384;
 const [NO_ERROR, PROTOCOL_ERROR, CANCEL] = [0, 1, 8];
 
 type Fields = [name: string, value: string][];
@@ -97,8 +99,13 @@ class Http2Client {
   headers(stream: number, fields: Fields, options: { end?: boolean } = {}): void {
     this.#replies.set(stream, new StreamReply());
     // Literal fields without indexing and without Huffman codes (RFC 7541, section 6.2.2).
-    const block = fields.flatMap(([name, value]) => [Buffer.of(0), literal(name), literal(value)]);
-    this.#send(FRAME.HEADERS, END_HEADERS | (options.end === false ? 0 : END_STREAM), stream, Buffer.concat(block));
+    const block = Buffer.concat(fields.flatMap(([name, value]) => [Buffer.of(0), literal(name), literal(value)]));
+    for (let at = 0; at < block.length; at += FRAME_SIZE) {
+      const type = at === 0 ? FRAME.HEADERS : FRAME.CONTINUATION;
+      const end = at === 0 && options.end !== false ? END_STREAM : 0;
+      const last = at + FRAME_SIZE >= block.length ? END_HEADERS : 0;
+      this.#send(type, end | last, stream, block.subarray(at, at + FRAME_SIZE));
+    }
   }
 
   data(stream: number, data: string, options: { end?: boolean } = {}): void {
@@ -444,4 +451,54 @@ test("over HTTP/2 a refused CONNECT ends its stream alone", async () => {
   assert.equal((await client.reply(3)).status, 200);
   assert.deepEqual(environs.map(({ PATH_INFO }) => PATH_INFO), ["/after"]);
   assert.equal(server.errors.text, "");
+});
+
+// What the runtimes do otherwise than over HTTP/1.1.
+
+for (const [size, status] of [[15_000, 200], [17_000, 431]] as const) {
+  test(`over HTTP/2 a head of ${size} bytes is answered with ${status}`, async () => {
+    const { app, environs } = recorder();
+    await using server = startHttp2(app);
+    using client = new Http2Client(server);
+    client.headers(1, fields("/", { more: [["x-long", "a".repeat(size)]] }));
+    assert.equal((await client.reply(1)).status, status);
+    assert.equal(environs.length, status === 200 ? 1 : 0);
+  });
+}
+
+for (const method of ["get", "FOO"]) {
+  test(`over HTTP/2 the method ${method} is passed on by Deno, and answered with 501 by Bun`, async () => {
+    const { app, environs } = recorder();
+    await using server = startHttp2(app);
+    using client = new Http2Client(server);
+    client.headers(1, fields("/", { method }));
+    assert.equal((await client.reply(1)).status, RUNTIME === "deno" ? 200 : 501);
+    assert.deepEqual(environs.map(({ REQUEST_METHOD }) => REQUEST_METHOD), RUNTIME === "deno" ? [method] : []);
+  });
+}
+
+test("over HTTP/2 a 204 has a length on Bun, and none on Deno", async () => {
+  await using server = startHttp2((_environ, startResponse) => (startResponse("204 No Content", []), []));
+  const session = connectHttp2(`http://127.0.0.1:${server.port}`);
+  const answered = new Event<IncomingHttpHeaders>("an answer over HTTP/2");
+  session.request({ ":path": "/" }).on("response", (headers) => answered.happen(headers)).end();
+  const headers = await answered.wait();
+  session.destroy();
+  assert.equal(headers["content-length"], RUNTIME === "deno" ? undefined : "0");
+});
+
+test("over HTTP/2 nothing tells a client that a server is about to stop before shutdownDelay is over", async () => {
+  const { app, environs } = recorder();
+  await using server = startHttp2(app, { shutdownDelay: 500 });
+  using client = new Http2Client(server);
+  client.headers(1, fields("/before"));
+  await client.reply(1);
+  const stopped = server.shutdown();
+  client.headers(3, fields("/meanwhile"));
+  assert.equal((await client.reply(3)).status, 200);
+  assert.equal(environs[1]!["fetch.context"]!.draining, true);
+  assert.equal(client.goaway.hasEnded, false);
+  await stopped;
+  await client.until(3, () => client.goaway.hasEnded);
+  assert.equal(client.goaway.code, NO_ERROR);
 });

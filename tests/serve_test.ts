@@ -659,12 +659,24 @@ test("the socket of a server in this process is not replaced", async () => {
   assert.equal(await fetched("--unix-socket", unix, "http://localhost/"), "hello 1.1 200");
 });
 
-test("a file where the socket should be is never deleted", () => {
+test("a server that starts deletes no file where its socket should be", () => {
   const unix = newPath(".sock");
   writeFileSync(unix, "precious");
   assert.throws(() => serve(HELLO, { unix, onListen() {} }), { message: TAKEN });
   assert.equal(readFileSync(unix, "utf8"), "precious");
 });
+
+for (const what of ["a file", "the socket of another server"]) {
+  test(`a server that ends deletes ${what} that has taken the place of its socket`, async () => {
+    const unix = newPath(".sock");
+    const server = start(HELLO, { unix });
+    rmSync(unix);
+    await using _other = what === "a file" ? undefined : start(HELLO, { unix });
+    if (what === "a file") writeFileSync(unix, "precious");
+    await server.shutdown();
+    assert.equal(existsSync(unix), false);
+  });
+}
 
 for (const what of ["a socket that nobody has", "a socket that a server has", "a file", "nothing"]) {
   test(`a symbolic link to ${what} is not followed, and nothing of it is deleted`, async () => {
