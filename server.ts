@@ -762,8 +762,8 @@ class Input implements InputStream {
       body = request.body;
       const length = Number.parseInt(request.headers.get("Content-Length") ?? "");
       if (length >= 0) this.#length = length;
-      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were whole. The request's signal tells, if it is
-      // asked for before; not over HTTP/1.1, where there is a Host, and of it Deno prints a warning.
+      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were whole. Only the request's signal tells, if it
+      // was asked for before. Deno prints a warning about that, which HTTP/1.1 is spared: it has a Host.
       else if (DENO && !request.headers.has("Host") && !request.headers.has("Transfer-Encoding")) {
         this.#signal = this.#exchange.watch();
       }
