@@ -798,7 +798,7 @@ class Input implements InputStream {
       }
       const part = upTo(chunk, this.#length - this.#received);
       // Deno gives each chunk in 64 KiB of its own, which a part that is kept would keep.
-      this.#chunk = part.length < part.buffer.byteLength / 2 ? part.slice() : part;
+      this.#chunk = part.length < part.buffer.byteLength / 2 ? new Uint8Array(part) : part;
       this.#received += this.#chunk.length;
       const isDone = step?.done ?? true;
       if (isDone && await this.#isCut()) throw clientLeft();

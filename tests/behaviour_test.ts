@@ -2118,18 +2118,21 @@ for (const [name, transfer] of [["a response", download], ["a request", upload]]
   });
 }
 
-const TINY_READS: { code: string; chunk?: string; count?: number }[] = [
+// Of 300 MiB a handler of Deno's own that reads such a body and keeps nothing takes 200. Before chunks were copied, it was
+// 3 to 4 GiB, so more is allowed where as many arrays are kept as were sent, by the application or by a Request.
+const TINY_READS: { code: string; chunk?: string; most?: number }[] = [
   { code: "input.read()" },
   { code: "input.read(1e9)" },
   { code: "input.readline()" },
   { code: "input.readlines().then(([line]) => line)" },
-  { code: "input.readlines()", chunk: "\n", count: 50_000 },
-  { code: "toRequest(environ).text()", count: 50_000 },
+  { code: "input.readlines()", chunk: "\n", most: 600 },
+  { code: "toRequest(environ).text()", most: 600 },
 ];
 
-for (const { code, chunk = "a", count = 100_000 } of TINY_READS) {
+for (const { code, chunk = "a", most = 300 } of TINY_READS) {
   const what = chunk === "a" ? "chunks of one byte" : "empty lines, each a chunk";
-  test(`an upload of ${count} ${what}, read with ${code}, takes less than 300 MiB`, async () => {
+  test(`an upload of 100,000 ${what}, read with ${code}, takes less than ${most} MiB`, async () => {
+    const count = 100_000;
     await using child = new Child(`
       import { toRequest } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
       let peak = 0; // not maxRSS, which is the parent's where that has had more
@@ -2148,7 +2151,7 @@ for (const { code, chunk = "a", count = 100_000 } of TINY_READS) {
     await client.send("0\r\n\r\n");
     const [length, peak] = parse(await client.end()).body.split(" ").map(Number);
     assert.equal(length, count);
-    assert.ok(peak! > 0 && peak! < 300 * MIB, `${peak! / MIB} MiB`);
+    assert.ok(peak! > 0 && peak! < most * MIB, `${peak! / MIB} MiB`);
   });
 }
 
