@@ -1977,6 +1977,8 @@ const TASK: unique symbol = Symbol.for("wsgi.task");
 /** What a thread of a crew is for. */
 interface Task {
   port: Port<News, Order>;
+  /** How many requests it has begun, which the crew can see while it is too busy to say. */
+  begun: Int32Array;
   module: string;
   exported: string | undefined;
   options: ServeOptions;
@@ -2042,7 +2044,7 @@ class Thread {
   busy = 0;
   /** How many requests it holds. */
   held = 0;
-  /** How many times in a row it was asked in vain. */
+  /** How many times in a row it was asked in vain, and began no request meanwhile. */
   missed = 0;
   /** Fulfilled when it has ended, with whether it had finished what it held. */
   readonly ended: Promise<boolean>;
@@ -2053,15 +2055,17 @@ class Thread {
   readonly #watch: Watch;
   readonly #end = Promise.withResolvers<boolean>();
   #hasEnded = false;
+  readonly #begun = new Int32Array(new SharedArrayBuffer(4));
+  #begunBefore = 0;
 
-  constructor(task: Omit<Task, "port">, watch: Watch) {
+  constructor(task: Omit<Task, "port" | "begun">, watch: Watch) {
     this.#watch = watch;
     this.number = watch.number;
     this.ended = this.#end.promise;
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
     const { port1, port2 } = new MessageChannel();
     const worker = new Worker(new URL(ENTRY), {
-      workerData: { ...task, port: port2 },
+      workerData: { ...task, port: port2, begun: this.#begun },
       transferList: [port2],
       argv: process.argv.slice(2),
     });
@@ -2100,8 +2104,12 @@ class Thread {
       this.#port.postMessage("measure");
       return;
     }
+    const begun = Atomics.load(this.#begun, 0);
+    // Under load Bun 1.4.5 has no turn for messages, nor for timers, as long as there are requests.
+    if (begun !== this.#begunBefore) this.#answered();
     // Not the time is counted: this thread, too, may have stood still, and not have heard an answer that is there.
-    this.missed++;
+    else this.missed++;
+    this.#begunBefore = begun;
     if (this.isReady) this.#note(1);
   }
 
@@ -2169,7 +2177,7 @@ class Crew implements Service {
   readonly #app: ApplicationLike;
   readonly #errors: ErrorStream | undefined;
   readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number; timeout: number };
-  readonly #task: Omit<Task, "port">;
+  readonly #task: Omit<Task, "port" | "begun">;
   readonly #probe: Post;
   readonly #threads = new Set<Thread>();
   /** How many have been started, by which each has its number. */
@@ -2339,7 +2347,10 @@ class Crew implements Service {
 function ignore(): void {}
 
 /** What the threads are told, or why they cannot do with it. */
-function taskOf(options: ServeOptions, { module, export: exported, max }: WorkersOptions): Omit<Task, "port"> {
+function taskOf(
+  options: ServeOptions,
+  { module, export: exported, max }: WorkersOptions,
+): Omit<Task, "port" | "begun"> {
   const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
   if (TASK in globalThis) {
     throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
@@ -2399,16 +2410,21 @@ const ENTRY = `data:text/javascript,${
 }`;
 
 /** What a thread of a crew does. */
-async function work({ port, module, exported, options, forwards, multiprocess }: Task): Promise<void> {
+async function work({ port, begun, module, exported, options, forwards, multiprocess }: Task): Promise<void> {
   try {
     const exports = await import(module).catch((cause) => {
       throw new Error(`${module} cannot be imported: ${explain(cause)}`);
     });
-    const app = exportOf(exports, exported) as ApplicationLike | undefined;
-    if (!app) {
+    const found = exportOf(exports, exported) as ApplicationLike | undefined;
+    if (!found) {
       const expected = exported === undefined ? '"application" or a default' : show(exported);
       throw new TypeError(`${module} has no such export, expected ${expected}`);
     }
+    const inner = application(found);
+    const app: Application = (environ, startResponse) => {
+      Atomics.add(begun, 0, 1);
+      return inner(environ, startResponse);
+    };
     const errors: ErrorStream = {
       write: (text) => port.postMessage({ errors: text }),
       writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),

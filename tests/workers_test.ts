@@ -216,6 +216,24 @@ test("a worker that does not answer is named, once, and again when it does", asy
   assert.equal((await child.ended()).errors.match(/has not answered/g)?.length, 1);
 });
 
+test("a worker that has more to do than it can is not one that does not answer", async () => {
+  await using child = serving({ max: 1, interval: 100 });
+  const { port } = await child.listening();
+  let count = 0;
+  const ask = async () => {
+    const client = await Client.connect({ port, hostname: "127.0.0.1" });
+    while (count++ < 100) {
+      client.received = "";
+      await client.send("GET /burn HTTP/1.1\r\nHost: test.example\r\n\r\n");
+      await client.reply();
+    }
+    client.leave();
+  };
+  await Promise.all(Array.from({ length: 32 }, ask));
+  child.kill("SIGTERM");
+  assert.doesNotMatch((await child.ended()).errors, /has not answered/);
+});
+
 /** How many sockets listen on a port: one a worker. */
 function listenersOn(port: number): number {
   const address = `:${port.toString(16).toUpperCase().padStart(4, "0")} 00000000:0000 0A`;
