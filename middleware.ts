@@ -1243,7 +1243,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     if (path === undefined) return notFound(environ, startResponse);
     const twins = new Map<string, Found | undefined>();
     let coding: string | undefined;
-    let opened: Opened | null | undefined;
+    let opened: Opened | undefined;
     // A file may be replaced meanwhile, which is looked up again. One that never stays the same is not there.
     for (let attempt = 0; opened === undefined && attempt < 10; attempt++) {
       let file = await find(path);
@@ -1257,7 +1257,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
       if (!file?.isFile) break;
       if (precompressed) twins.set("br", await find(`${path}.br`)).set("gzip", await find(`${path}.gz`));
       coding = codingsFor(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
-      opened = await open((coding ? twins.get(coding) : undefined) ?? file);
+      opened = await open(((coding ? twins.get(coding) : undefined) ?? file).real);
     }
     if (!opened) return notFound(environ, startResponse);
     const { handle, stats: { size: bytes, mtime } } = opened; // of what is open now, whatever was there before
@@ -1303,10 +1303,6 @@ interface Found {
   real: string;
   isFolder: boolean;
   isFile: boolean;
-  /** Which folders lead to it, when something was last put into or taken out of each of them, and which file it is. */
-  trail: string;
-  /** Whether one of the folders was changed just now. */
-  isFresh: boolean;
 }
 
 /** A file that is open. */
@@ -1319,9 +1315,9 @@ interface Opened {
  * Makes functions that find out what a path stands for, if that is inside the root, and open just that.
  *
  * Whoever may write inside the root can put a link in the place of a file or of a folder at any moment, and take it away
- * again, so that no look at a path tells where it led when the file was opened. But every such change marks the folder
- * in which it was made. A file whose folders are all the same, none of them a link, and unchanged from before to after
- * it was opened, was opened inside the root.
+ * again, so that no look at a path tells where it led when the file was opened. So it is opened first and then looked
+ * for: it is sent if it stands at its path, and no folder of that is a link. The path may change during such a look, but
+ * every change marks the folder in which it was made. Two looks that find the same marks have seen one state.
  */
 function folderAt(root: string | URL, dotFiles: boolean) {
   const fs = process.getBuiltinModule("node:fs");
@@ -1340,7 +1336,10 @@ function folderAt(root: string | URL, dotFiles: boolean) {
   const statsOf = (path: string) => fs.lstatSync(path, { bigint: true });
   const markOf = ({ dev, ino }: BigIntStats) => `${dev}:${ino}`;
 
-  /** Looks at a path without links, unless there is a link in it by now. */
+  /**
+   * Looks at a path without links, unless there is a link in it by now: what stands there, which folders lead to it and
+   * when something was last put into or taken out of each of them, and whether that was just now.
+   */
   const follow = (real: string) => {
     const now = Date.now();
     let path = base;
@@ -1365,21 +1364,21 @@ function folderAt(root: string | URL, dotFiles: boolean) {
     if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
     const found = follow(real);
     if (!found) return undefined;
-    const { stats, trail, isFresh } = found;
-    return { real, trail, isFresh, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+    const { stats } = found;
+    return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   };
 
-  const open = async ({ real, trail, isFresh }: Found): Promise<Opened | null | undefined> => {
+  const open = async (real: string): Promise<Opened | undefined> => {
     const handle = await orNothing(fs.promises.open(real, flags));
+    if (!handle) return undefined;
+    const stats = fs.fstatSync(handle.fd, { bigint: true });
+    const first = look(() => follow(real), undefined);
     // A second change in the same moment leaves no mark where times are coarse: in Deno 2.9.6 a second, in Linux before
     // 6.13 up to 10 ms. Nobody hits the right moment to make one, and to take it back, for so many looks.
-    let looks = isFresh ? 16 : 1;
-    while (looks > 0 && look(() => follow(real)?.trail, undefined) === trail) looks--;
-    const isSame = looks === 0;
-    const stats = handle && fs.fstatSync(handle.fd, { bigint: true });
-    if (isSame && !handle) return null;
-    if (isSame && stats && trail.endsWith(` ${markOf(stats)}`)) return { handle, stats };
-    await handle?.close();
+    let looks = first?.isFresh ? 16 : 1;
+    while (first && looks > 0 && look(() => follow(real)?.trail, undefined) === first.trail) looks--;
+    if (looks === 0 && stats.isFile() && first?.trail.endsWith(` ${markOf(stats)}`)) return { handle, stats };
+    await handle.close();
     return undefined;
   };
   return { find: (path: string) => orNothing(find(path)), open };
