@@ -955,20 +955,35 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLO
   return wrap({ next }, () => close?.call(file));
 }
 
+/** What is used of what `Bun.file(…)` says about itself; an object of S3 has none of it. */
+interface BunStats {
+  ino?: number;
+  isFile?(): boolean;
+}
+
 /**
  * The blocks of a blob, each the stream of a slice: that of the whole has chunks of 512 KiB in Bun 1.4.5, and one chunk
  * in Deno 2.9.6. `bytes()` would begin where a descriptor of `Bun.file(descriptor)` stands, and not at the slice.
  */
-function blocksOf(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }, size: number): Chunks {
-  if (file.size === 0 || file.size === Infinity) return open(file.stream()); // Bun knows no size of a device or a pipe
+function blocksOf(file: Blob & { stat?(): Promise<BunStats> }, size: number): Chunks {
   let at = 0;
   let left = 0;
   let block: Chunks | undefined;
   let inode: number | undefined;
   const next = async (): Promise<Step> => {
-    if (at === 0) inode = (await file.stat?.())?.ino;
-    while (at < Infinity) {
+    if (at === 0) {
+      const stats = await file.stat?.();
+      inode = stats?.ino;
+      // Of a pipe or a device a slice ends too early. The size does not tell: Bun 1.4.5 reads nothing any more of a file
+      // that it has been asked the size of, and that says 0, as those of /proc do.
+      if (at === 0 && stats && !stats.isFile?.()) {
+        block = open(file.stream());
+        at = Infinity;
+      }
+    }
+    for (;;) {
       if (!block) {
+        if (at === Infinity) return { done: true, value: undefined };
         block = open(file.slice(at, at += size).stream());
         left = size;
       }
@@ -982,7 +997,6 @@ function blocksOf(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }
       if (inode !== (await file.stat?.())?.ino) throw new Error("Cannot send the file: it was replaced meanwhile");
       if (left > 0) at = Infinity; // the slice has ended with the file
     }
-    return { done: true, value: undefined };
   };
   return {
     next,

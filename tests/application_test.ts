@@ -751,6 +751,7 @@ test(
     await writing;
     rmSync(folder, { recursive: true });
     await withFile("", async (path) => assert.equal((await taken(Bun.file(path))).body.length, 0));
+    assert.match(String((await taken(Bun.file("/proc/self/stat"))).body), /^\d/); // which is said to have no bytes
   },
 );
 
