@@ -555,7 +555,7 @@ function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean
 
 /** The same for an object, whatever its names are. */
 function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
-  return (value) => isObject(value) && !(Symbol.iterator in value) && Object.values(value).every(test);
+  return (value) => isObject(value) && Object.values(value).every(test);
 }
 
 function isString(value: unknown): boolean {
@@ -1097,7 +1097,7 @@ class CheckedErrors implements ErrorStream {
  * ```
  */
 export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
-  if (typeof apps !== "object" || apps === null) {
+  if (!isObject(apps)) {
     throw new TypeError(`Cannot mount ${show(apps)}, expected applications`);
   }
   const routes = Object.entries(apps).map(([key, app]) => {

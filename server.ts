@@ -335,7 +335,7 @@ export function checkOptions<Options extends object>(
 ): void {
   const names = Object.keys(checks) as (keyof Options & string)[];
   const label = (name: string) => JSON.stringify(parent === undefined ? name : `${parent}.${name}`);
-  if (!isObject(options) || Symbol.iterator in options) {
+  if (!isObject(options)) {
     const example = `{ ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""} }`;
     throw new TypeError(`Cannot use ${show(options)} as options: expected an object such as ${example}`);
   }
@@ -400,9 +400,13 @@ function editDistance(from: string, to: string): number {
 
 // The tests that options have in common.
 
-/** @internal */
+/**
+ * No array and no `Map`, whose elements are no properties.
+ *
+ * @internal
+ */
 export function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
+  return typeof value === "object" && value !== null && !(Symbol.iterator in value);
 }
 
 /** @internal */
