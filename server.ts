@@ -601,11 +601,13 @@ function readRequest(request: Request, info: unknown, exchange: Exchange): Envir
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
   const { remoteAddr, requestIP } = (info ?? {}) as { remoteAddr?: Peer; requestIP?(request: Request): Peer | null };
   // That of HTTP/2 and of an absolute target wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2). Deno has
-  // it in the URL, where it also puts one for a client that sent none; Bun has the Host there, as `new URL` changes it.
+  // it in the URL, where it also puts one for a client that sent none; Bun and `toRequest` have the Host there, as
+  // `new URL` changes it.
   const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
-  if (host === "" ? named !== "" && named !== unnamed : remoteAddr && host !== authority && isHost(host)) {
-    environ.HTTP_HOST = authority;
-  }
+  if (
+    host === "" ? named !== "" && named !== unnamed : remoteAddr && host !== authority && isHost(host) &&
+      new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority
+  ) environ.HTTP_HOST = authority;
   if (environ.HTTP_HOST !== undefined && !remember(HOSTS, environ.HTTP_HOST, isHost)) {
     throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is not a host`));
   }
