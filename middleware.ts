@@ -1337,8 +1337,8 @@ function folderAt(root: string | URL, dotFiles: boolean) {
   const markOf = ({ dev, ino }: BigIntStats) => `${dev}:${ino}`;
 
   /**
-   * Looks at a path without links, unless there is a link in it by now: what stands there, which folders lead to it and
-   * when something was last put into or taken out of each of them, and whether that was just now.
+   * Looks at a path without links, unless a folder of it is one by now: which folders lead to it, when something was
+   * last put into or taken out of each of them, and which file it is; and whether a folder was changed just now.
    */
   const follow = (real: string) => {
     const now = Date.now();
@@ -1352,8 +1352,7 @@ function folderAt(root: string | URL, dotFiles: boolean) {
       isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
       path = join(path, segment);
     }
-    const stats = statsOf(path);
-    return stats.isSymbolicLink() ? undefined : { stats, trail: `${trail} ${markOf(stats)}`, isFresh };
+    return { trail: `${trail} ${markOf(statsOf(path))}`, isFresh };
   };
 
   const find = async (path: string): Promise<Found | undefined> => {
@@ -1362,9 +1361,7 @@ function folderAt(root: string | URL, dotFiles: boolean) {
     const segments = inside.split(sep);
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
     if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
-    const found = follow(real);
-    if (!found) return undefined;
-    const { stats } = found;
+    const stats = statsOf(real);
     return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   };
 
