@@ -484,7 +484,7 @@ export interface FetchContext {
  * @throws {TypeError} When the file is none that can be read.
  *
  * @param file What to read, from where it stands to its end.
- * @param blockSize How many bytes to read at a time, of which 131072 are the most. @default {65536}, or 131072 of a `Blob`
+ * @param blockSize How many bytes to read at a time, at the most 131072. @default {65536}, or 131072 for a `Blob`
  * @returns The body.
  *
  * @example
