@@ -221,7 +221,7 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
     SERVER_PROTOCOL: "HTTP/1.0",
     SERVER_PORT: defaultPort(scheme),
     HTTP_HOST: SERVER_NAME,
-    REQUEST_URI: quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, native), ";=,") +
+    REQUEST_URI: quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNative), ";=,") +
       (QUERY_STRING ? `?${QUERY_STRING}` : ""),
     PATH_INFO,
     "wsgi.url_scheme": scheme,
@@ -267,7 +267,7 @@ const BODILESS = /^(?:204|205|304)/;
 const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
 
 /** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
-function after<Value, Result>(
+function mapMaybe<Value, Result>(
   value: Value | PromiseLike<Value>,
   use: (value: Value) => Result | PromiseLike<Result>,
 ): Result | Promise<Result> {
@@ -276,13 +276,13 @@ function after<Value, Result>(
 }
 
 /** Gives back a promise that may fail without anybody waiting for it. */
-function ignorable<Value>(promise: Promise<Value>): Promise<Value> {
+function handled<Value>(promise: Promise<Value>): Promise<Value> {
   promise.catch(() => {});
   return promise;
 }
 
 /** Hands over every failure of a call, now or later. */
-function attempt<Result>(
+function catching<Result>(
   call: () => Result | Promise<Result>,
   failed: (error: unknown) => Result | Promise<Result>,
 ): Result | Promise<Result> {
@@ -317,18 +317,18 @@ const NOTHING = new Uint8Array(0);
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /** What a middleware does with a body on its way. */
-interface Handling {
+interface BodyHooks {
   /** Asks the application for a chunk, and waits for it; `cancel` tells it that no more is wanted. */
-  take?(
+  pull?(
     ask: () => Promise<IteratorResult<Uint8Array>>,
     cancel: () => Promise<void>,
   ): Promise<IteratorResult<Uint8Array>>;
   /** Gives what is sent in place of a chunk. */
-  chunk?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
   /** Gives what is sent after the last chunk. */
-  last?(): Uint8Array | Promise<Uint8Array>;
+  flush?(): Uint8Array | Promise<Uint8Array>;
   /** Takes over when the application fails: gives a body to go on with, or throws. */
-  failed?(error: unknown): ResponseBody;
+  recover?(error: unknown): ResponseBody;
   /** Calls the inner `close`. A body is open that was asked for chunks, and neither ended nor was told to. */
   close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
 }
@@ -338,14 +338,14 @@ interface Handling {
  *
  * It is no generator because a generator that waits for a chunk cannot be told that the client has left.
  */
-function relay(body: ResponseBody, handling: Handling): ResponseBody {
-  if (!isBody(body)) return body; // the server will say so
+function withHooks(body: ResponseBody, handling: BodyHooks): ResponseBody {
+  if (!isIterableBody(body)) return body; // the server will say so
   const inner = () => body.close?.();
   const close = () => handling.close ? handling.close(inner, () => isOpen) : inner();
   let isOpen = false;
   if (Array.isArray(body)) return Object.assign([...body], { close });
   let chunks: AsyncIterator<Uint8Array> | Iterator<Uint8Array> | undefined;
-  let { failed } = handling;
+  let { recover: failed } = handling;
   let ended = false;
   const ask = async () => {
     if (ended) return END;
@@ -361,7 +361,7 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
   };
   const take = async (): Promise<IteratorResult<Uint8Array>> => {
     try {
-      return await (handling.take ? handling.take(ask, cancel) : ask());
+      return await (handling.pull ? handling.pull(ask, cancel) : ask());
     } catch (error) {
       isOpen = false;
       if (!failed || ended) throw error;
@@ -374,58 +374,60 @@ function relay(body: ResponseBody, handling: Handling): ResponseBody {
     const step = await take();
     if (ended) return END;
     try {
-      if (!step.done) return { done: false, value: handling.chunk ? await handling.chunk(step.value) : step.value };
+      if (!step.done) {
+        return { done: false, value: handling.transform ? await handling.transform(step.value) : step.value };
+      }
       ended = true;
       isOpen = false;
-      const value = await handling.last?.();
+      const value = await handling.flush?.();
       return value?.length ? { done: false, value } : END;
     } catch (error) {
       if (!step.done) await stop().catch(() => {}); // it does not know that it has failed
       throw error;
     }
   };
-  const relayed = { [Symbol.asyncIterator]: () => ({ next: () => ignorable(next()), return: stop }), close };
+  const relayed = { [Symbol.asyncIterator]: () => ({ next: () => handled(next()), return: stop }), close };
   return FILE in body ? Object.assign(relayed, { [FILE]: true }) : relayed;
 }
 
 /** Whether a body exists whole. What is in it besides bytes is left to whoever checks it. */
-function isWhole(body: unknown): body is ResponseBody & Uint8Array[] {
+function isChunkArray(body: unknown): body is ResponseBody & Uint8Array[] {
   return Array.isArray(body) && body.every((chunk) => chunk instanceof Uint8Array);
 }
 
-function isBody(body: unknown): body is ResponseBody {
+function isIterableBody(body: unknown): body is ResponseBody {
   return typeof body === "object" && body !== null && !(body instanceof Uint8Array) &&
     (Symbol.asyncIterator in body || Symbol.iterator in body);
 }
 
 /** Passes a body on as other chunks, with its `close`. */
-function replace(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
+function withChunks(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
   return body.close ? Object.assign(chunks, { close: () => body.close?.() }) : chunks;
 }
 
 /** Ends a body that is not passed on, whatever it waits for. */
-async function discard(body: ResponseBody): Promise<void> {
-  const end = async () => isBody(body) ? await open(body).return?.() : undefined;
+async function cancelBody(body: ResponseBody): Promise<void> {
+  const end = async () => isIterableBody(body) ? await open(body).return?.() : undefined;
   await Promise.all([end(), (async () => await body?.close?.())()]);
 }
 
 /** Ends a body that cannot be passed on, because what had to be done before has failed. */
-function closing<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
-  return attempt(work, (error) => {
-    discard(body).catch(() => {}); // the first failure is the one that tells
+function cancelOnError<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
+  return catching(work, (error) => {
+    cancelBody(body).catch(() => {}); // the first failure is the one that tells
     throw error;
   });
 }
 
 /** What an application says with `startResponse`. */
-interface Head {
+interface StartArguments {
   status: string;
   headers: HeaderList;
   error: unknown;
 }
 
 /** A `startResponse` that changes what passes through it. What is no list of pairs is left to whoever checks it. */
-function changing(startResponse: StartResponse, change: (head: Head) => HeaderList): StartResponse {
+function mapStart(startResponse: StartResponse, change: (head: StartArguments) => HeaderList): StartResponse {
   return (status, headers, error) =>
     startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
 }
@@ -436,43 +438,43 @@ function isPairs(headers: unknown): headers is HeaderList {
 }
 
 /** The value of a header, given in lower case, or all of its values. */
-function valueOf(headers: HeaderList, name: string): string | undefined {
+function getHeader(headers: HeaderList, name: string): string | undefined {
   const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
   return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
 }
 
 /** Headers without some, given in lower case. */
-function without(headers: HeaderList, ...names: string[]): HeaderList {
+function omitHeaders(headers: HeaderList, ...names: string[]): HeaderList {
   return headers.filter(([name]) => !names.includes(name.toLowerCase()));
 }
 
 /** Headers with one, in place of those of its name. */
-function withHeader(headers: HeaderList, name: string, value: string): HeaderList {
-  return [...without(headers, name.toLowerCase()), [name, value]];
+function setHeader(headers: HeaderList, name: string, value: string): HeaderList {
+  return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
 }
 
 /** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
-function vary(headers: HeaderList, ...names: string[]): HeaderList {
-  const said = valueOf(headers, "vary") ?? "";
+function addVary(headers: HeaderList, ...names: string[]): HeaderList {
+  const said = getHeader(headers, "vary") ?? "";
   const known = parseList(said.toLowerCase());
   const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
-  return added.length === 0 ? headers : withHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
+  return added.length === 0 ? headers : setHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
 }
 
 /**
  * Calls an application and holds back what it begins until it has returned its body, so that both can be changed
  * together. What it writes, or begins later, as a generator does, is not held back.
  */
-function hold(
+function deferStart(
   call: (startResponse: StartResponse) => ResponseBody | Promise<ResponseBody>,
   startResponse: StartResponse,
-  change: (head: Head, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined,
+  change: (head: StartArguments, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined,
 ): ResponseBody | Promise<ResponseBody> {
-  let held: Head | undefined;
+  let held: StartArguments | undefined;
   let write: Write | undefined;
   let failure: Error | undefined;
   let hasReturned = false;
-  const begin = ({ status, headers, error }: Head) => write = startResponse(status, headers, error);
+  const begin = ({ status, headers, error }: StartArguments) => write = startResponse(status, headers, error);
   const result = call((status, headers, error) => {
     const head = { status, headers, error };
     if (hasReturned && isPairs(headers)) change(head);
@@ -493,14 +495,14 @@ function hold(
       return write!(chunk);
     };
   });
-  return after(result, (body) => {
+  return mapMaybe(result, (body) => {
     hasReturned = true;
     const head = held;
     held = undefined;
-    return closing(body, () => {
+    return cancelOnError(body, () => {
       if (failure) throw failure; // an application may have gone on as though nothing had happened
       if (!head) return body;
-      return after(change(head, body) ?? body, (changed) => {
+      return mapMaybe(change(head, body) ?? body, (changed) => {
         begin(head);
         return changed;
       });
@@ -509,13 +511,18 @@ function hold(
 }
 
 /** Answers in place of the application, in plain text. */
-function answer(startResponse: StartResponse, status: string, headers: HeaderList = [], error?: unknown): Uint8Array[] {
+function respondWith(
+  startResponse: StartResponse,
+  status: string,
+  headers: HeaderList = [],
+  error?: unknown,
+): Uint8Array[] {
   startResponse(status, [["Content-Type", "text/plain; charset=utf-8"], ...headers], error);
   return [ENCODER.encode(`${status.slice(4)}\n`)];
 }
 
 /** Looks at what was thrown. It may be anything, and looking at it may throw again. */
-function look<Value>(at: () => Value, otherwise: Value): Value {
+function safely<Value>(at: () => Value, otherwise: Value): Value {
   try {
     return at();
   } catch {
@@ -524,15 +531,15 @@ function look<Value>(at: () => Value, otherwise: Value): Value {
 }
 
 /** The status that an error asks for, which is 500 for most. */
-function statusOf(error: unknown): number {
-  const status = look(() => (Object(error) as { status?: unknown }).status, undefined);
+function errorStatus(error: unknown): number {
+  const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
   return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
 }
 
 /** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
-function isLeaving(error: unknown, context: FetchContext | undefined): boolean {
+function isDisconnect(error: unknown, context: FetchContext | undefined): boolean {
   if (!isAbortError(error)) return false;
-  return statusOf(error) === 400 || (context?.signal.aborted ?? false);
+  return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
 }
 
 /** Reports a failure of which the server does not get to know. */
@@ -545,7 +552,7 @@ function report(environ: Environ, error: unknown, what = "Application"): void {
 function show(value: unknown, depth = 1): string {
   if (typeof value === "string") return JSON.stringify(value);
   const { inspect } = process.getBuiltinModule("node:util");
-  return look(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
+  return safely(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
 }
 
 /** Makes a test of whether a value is an array of values that pass another test. */
@@ -567,22 +574,22 @@ function isNotNegative(value: unknown): boolean {
 }
 
 /** The error for an option that is not what it should be. */
-function wrongOption(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
+function optionError(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
   return new TypeError(`Cannot use option "${name}": found ${show(found)}, expected ${expected}`, options);
 }
 
 /** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
-function native(text: string): string {
+function toNative(text: string): string {
   return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
 }
 
 /** A native string as text; nothing if its bytes are no UTF-8. */
-function textOf(bytes: string): string | undefined {
-  return look(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
+function fromNative(bytes: string): string | undefined {
+  return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
 }
 
 /** The weights of what a client accepts: RFC 9110, section 12.4.2. */
-function weightsOf(accept: string | undefined): Map<string, number> {
+function parseQValues(accept: string | undefined): Map<string, number> {
   const weights = new Map<string, number>();
   for (const item of parseList(accept?.toLowerCase() ?? "")) {
     const [name = "", ...parameters] = item.split(";").map((part) => part.trim());
@@ -593,8 +600,8 @@ function weightsOf(accept: string | undefined): Map<string, number> {
 }
 
 /** The content codings that a client would rather have than none, the best first: RFC 9110, section 12.5.3. */
-function codingsFor({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
-  const weights = weightsOf(HTTP_ACCEPT_ENCODING);
+function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
+  const weights = parseQValues(HTTP_ACCEPT_ENCODING);
   const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
   const wanted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= (weights.get("identity") ?? 0));
   return wanted.sort((one, other) => weightOf(other) - weightOf(one));
@@ -603,28 +610,28 @@ function codingsFor({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): strin
 /** Whether the client has already what would be sent: RFC 9110, section 13.2.2. */
 function isFresh(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since } = environ;
-  if (tags === undefined) return timeOf(valueOf(headers, "last-modified")) <= timeOf(since);
-  const tag = valueOf(headers, "etag")?.replace(/^W\//, "");
+  if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) <= parseHttpDate(since);
+  const tag = getHeader(headers, "etag")?.replace(/^W\//, "");
   return tags.trim() === "*" || Array.from(tags.matchAll(/"[^"]*"/g), ([known]) => known).includes(tag ?? "");
 }
 
 /** Whether the client wants an answer only about something else: RFC 9110, sections 13.1.1 and 13.1.4. */
-function isRefused(environ: Environ, headers: HeaderList): boolean {
+function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_MATCH: tags, HTTP_IF_UNMODIFIED_SINCE: since } = environ;
-  if (tags === undefined) return timeOf(valueOf(headers, "last-modified")) > timeOf(since);
+  if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) > parseHttpDate(since);
   const known = Array.from(tags.matchAll(/(?:W\/)?"[^"]*"/g), ([tag]) => tag); // weak ones never match
-  return tags.trim() !== "*" && !known.includes(valueOf(headers, "etag") ?? "");
+  return tags.trim() !== "*" && !known.includes(getHeader(headers, "etag") ?? "");
 }
 
 /** The time of a date in one of its three forms, or none: RFC 9110, section 5.6.7. */
-function timeOf(date = ""): number {
+function parseHttpDate(date = ""): number {
   if (/^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/.test(date)) return Date.parse(`${date} GMT`);
   const isDate = /^[A-Z][a-z]+, \d\d(?: [A-Z][a-z]{2} \d\d|-[A-Z][a-z]{2}-)\d\d \d\d:\d\d:\d\d GMT$/.test(date);
   return isDate ? Date.parse(date) : NaN;
 }
 
 /** Begins a 304. It has the headers that a 200 would have, but for those that describe the body. */
-function notModified(headers: HeaderList): HeaderList {
+function notModifiedHeaders(headers: HeaderList): HeaderList {
   return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
 }
 
@@ -642,10 +649,10 @@ const STRINGS = "Unicode Issues";
 const HTTP = "Other HTTP Features";
 
 /** Raises the error that says what was found and what was expected. */
-type Broken = (section: string, found: string, expected: string) => never;
+type ReportViolation = (section: string, found: string, expected: string) => never;
 
 /** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
-type Fail = (side: "inside" | "outside", ...broken: Parameters<Broken>) => never;
+type Fail = (side: "inside" | "outside", ...broken: Parameters<ReportViolation>) => never;
 
 /** Reads what is there, if the input knows how to. */
 function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
@@ -655,7 +662,7 @@ function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
 /** An input that may know how to read what is there. */
 type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
 
-const PASSAGE = Symbol("validator"); // no string, so that the application does not see it among the variables
+const REQUEST_CHECK = Symbol("validator"); // no string, so that the application does not see it among the variables
 
 /**
  * Raises an error on every rule of the interface that either side breaks: what `wsgiref.validate` is for Python.
@@ -689,25 +696,30 @@ const PASSAGE = Symbol("validator"); // no string, so that the application does 
 export function validator(app: ApplicationLike): Application {
   const inner = application(app);
   return (...call: Parameters<Application>) => {
-    const [environ, startResponse] = call as [Environ & { [PASSAGE]?: Passage }, StartResponse];
-    let above = Object(environ)[PASSAGE] as Passage | undefined;
+    const [environ, startResponse] = call as [Environ & { [REQUEST_CHECK]?: RequestCheck }, StartResponse];
+    let above = Object(environ)[REQUEST_CHECK] as RequestCheck | undefined;
     // A middleware may call the application twice, or another one when it is done with this.
-    while (above && (above.inner === inner || above.closed)) above = above.above;
-    const passage = new Passage(inner, above);
+    while (above && (above.application === inner || above.closed)) above = above.outer;
+    const passage = new RequestCheck(inner, above);
     if (call.length !== 2 || typeof startResponse !== "function") {
-      passage.fail("outside", CALLING, `the application was called with ${given(call)}`, "(environ, startResponse)");
+      passage.fail(
+        "outside",
+        CALLING,
+        `the application was called with ${formatArguments(call)}`,
+        "(environ, startResponse)",
+      );
     }
     checkEnviron(environ, (...broken) => passage.fail("outside", ...broken));
-    if (above) above.below = passage;
-    environ[PASSAGE] = passage;
+    if (above) above.inner = passage;
+    environ[REQUEST_CHECK] = passage;
     environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], passage.fail);
     environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], passage.fail);
     passage.isHead = environ.REQUEST_METHOD === "HEAD";
-    return attempt(
-      () => after(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
+    return catching(
+      () => mapMaybe(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
       (error) => {
         passage.closed = true;
-        const { below } = passage;
+        const { inner: below } = passage;
         if (below?.hasReturned && !below.closed && !below.failure) {
           const found = `it failed with ${show(error)} and left the application inside open`;
           passage.fail("inside", CLOSING, found, "a call of close");
@@ -719,18 +731,18 @@ export function validator(app: ApplicationLike): Application {
 }
 
 /** Arguments, as they were given. */
-function given(values: unknown[]): string {
+function formatArguments(values: unknown[]): string {
   return `(${values.map((value) => show(value)).join(", ")})`;
 }
 
 /** One request on its way through a validator: what is known of it, and what has to hold for its response. */
-class Passage implements Handling {
+class RequestCheck implements BodyHooks {
   /** The application inside. */
-  readonly inner: Application;
+  readonly application: Application;
   /** The passage through the next validator outside, of the same request. */
-  readonly above: Passage | undefined;
+  readonly outer: RequestCheck | undefined;
   /** The passage through the next validator inside. */
-  below: Passage | undefined;
+  inner: RequestCheck | undefined;
   isHead = false;
   hasReturned = false;
   closed = false;
@@ -744,15 +756,15 @@ class Passage implements Handling {
   #asked = 0;
   #isAwaited = false;
   /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
-  #owed: Passage | undefined;
+  #unclosedInner: RequestCheck | undefined;
 
-  constructor(inner: Application, above: Passage | undefined) {
-    this.inner = inner;
-    this.above = above;
+  constructor(inner: Application, above: RequestCheck | undefined) {
+    this.application = inner;
+    this.outer = above;
   }
 
   readonly fail: Fail = (side, section, found, expected) => {
-    const [neighbour, last] = side === "inside" ? [this.below, "application"] : [this.above, "server"];
+    const [neighbour, last] = side === "inside" ? [this.inner, "application"] : [this.outer, "server"];
     const who = neighbour ? "middleware" : last;
     this.failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
     throw this.failure;
@@ -763,7 +775,7 @@ class Passage implements Handling {
     return (...call) => {
       const [status, headers, error] = call as Parameters<StartResponse>;
       if (call.length < 2 || call.length > 3) {
-        this.fail("inside", STARTING, `startResponse was called with ${given(call)}`, "2 or 3 arguments");
+        this.fail("inside", STARTING, `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
       }
       if (this.#wasCalled && error === undefined) {
         const found = `startResponse was called again with ${show(status)}`;
@@ -771,7 +783,7 @@ class Passage implements Handling {
       }
       this.#wasCalled = true;
       checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
-      const type = valueOf(headers, "content-type");
+      const type = getHeader(headers, "content-type");
       if (type !== undefined && BODILESS.test(status)) {
         this.fail("inside", HTTP, `${show(status)} came with a Content-Type`, "none without a body");
       }
@@ -783,7 +795,7 @@ class Passage implements Handling {
         this.fail("outside", WRITING, `startResponse returned ${show(write)}`, "a function");
       }
       this.#status = status;
-      const declared = valueOf(headers, "content-length");
+      const declared = getHeader(headers, "content-length");
       this.#length = declared === undefined ? undefined : Number(declared);
       return (chunk) => {
         if (this.hasReturned) {
@@ -802,30 +814,30 @@ class Passage implements Handling {
   watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
     this.hasReturned = true;
     this.#isFile = FILE in Object(body);
-    this.#owe();
-    return closing(body, () => {
+    this.#noteInner();
+    return cancelOnError(body, () => {
       if (this.failure) throw this.failure;
       // An application may answer with what it was sent, but the input is not closed with the response.
       const isEcho = body instanceof CheckedInput;
-      const checked = relay(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
+      const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
       if (checked === body) {
         this.fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
       }
       if (Array.isArray(body)) {
         for (const chunk of body) this.#send(chunk);
-        this.last();
+        this.flush();
       }
       return checked;
     });
   }
 
-  async take(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
+  async pull(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
     this.#asked++;
     if (this.closed) this.fail("outside", CLOSING, "a chunk was asked for after close", "close to come last");
     if (this.#isAwaited) {
       this.fail("outside", BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
     }
-    if (this.above && this.#asked > this.above.#asked) {
+    if (this.outer && this.#asked > this.outer.#asked) {
       const found = `chunk ${this.#asked} was asked for ahead of its turn`;
       this.fail("outside", BLOCKS, found, "each to be passed on first");
     }
@@ -837,14 +849,14 @@ class Passage implements Handling {
     }
   }
 
-  chunk(chunk: Uint8Array): Uint8Array {
-    this.#owe();
+  transform(chunk: Uint8Array): Uint8Array {
+    this.#noteInner();
     if (this.failure) throw this.failure;
     return this.#send(chunk);
   }
 
-  last(): Uint8Array {
-    this.#owe();
+  flush(): Uint8Array {
+    this.#noteInner();
     if (this.failure) throw this.failure;
     if (this.#status === "") {
       this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
@@ -859,14 +871,14 @@ class Passage implements Handling {
     if (this.closed) this.fail("outside", CLOSING, "close was called a second time", "one call");
     this.closed = true;
     const check = () => {
-      if (isOpen() && !this.above?.failure) {
+      if (isOpen() && !this.outer?.failure) {
         this.fail("outside", CLOSING, "close was called before the end without return of the iterator", "both");
       }
-      if (!this.#owed || this.#owed.closed) return;
+      if (!this.#unclosedInner || this.#unclosedInner.closed) return;
       this.fail("inside", CLOSING, "close of the application inside was not called", "a call before this one ends");
     };
     // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
-    return after(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
+    return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
   }
 
   #send(chunk: Uint8Array): Uint8Array {
@@ -882,8 +894,8 @@ class Passage implements Handling {
     return chunk;
   }
 
-  #owe(): void {
-    if (this.below?.hasReturned) this.#owed = this.below;
+  #noteInner(): void {
+    if (this.inner?.hasReturned) this.#unclosedInner = this.inner;
   }
 }
 
@@ -900,8 +912,8 @@ const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), e
   SERVER_SOFTWARE: [/^./, "a name"],
   "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
   "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
-  "wsgi.input": [has("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
-  "wsgi.errors": [has("write", "writelines", "flush"), "an error stream"],
+  "wsgi.input": [hasMethods("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
+  "wsgi.errors": [hasMethods("write", "writelines", "flush"), "an error stream"],
   "wsgi.multithread": [isBoolean, "true or false"],
   "wsgi.multiprocess": [isBoolean, "true or false"],
   "wsgi.run_once": [isBoolean, "true or false"],
@@ -914,12 +926,12 @@ const OPTIONAL: typeof VARIABLES = {
   HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
 };
 
-function has(...members: PropertyKey[]): (value: unknown) => boolean {
+function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
   return (value) => members.every((member) => typeof Object(value)[member] === "function");
 }
 
 /** Checks what the server gives. */
-function checkEnviron(environ: Environ, broken: Broken): void {
+function checkEnviron(environ: Environ, broken: ReportViolation): void {
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
     broken(ENVIRON, `environ is ${show(environ)}`, "an ordinary object");
@@ -949,7 +961,7 @@ function checkEnviron(environ: Environ, broken: Broken): void {
 }
 
 /** Checks what the application gives to `startResponse`. */
-function checkHead(status: string, headers: HeaderList, broken: Broken): void {
+function checkHead(status: string, headers: HeaderList, broken: ReportViolation): void {
   if (typeof status !== "string" || !/^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/.test(status)) {
     broken(
       STARTING,
@@ -993,19 +1005,19 @@ class CheckedInput implements InputStream {
   }
 
   read(...sizes: [size?: number]): Promise<Uint8Array> {
-    return ignorable(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
+    return handled(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
   }
 
   readline(...sizes: [size?: number]): Promise<Uint8Array> {
-    return ignorable(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
+    return handled(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
   }
 
   readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
-    return ignorable(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
+    return handled(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return ignorable(this.#bytes(readChunk(this.#input, most), most));
+    return handled(this.#bytes(readChunk(this.#input, most), most));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
@@ -1019,7 +1031,7 @@ class CheckedInput implements InputStream {
   #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
     const [size] = sizes;
     if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
-      this.#fail("inside", STREAMS, `${method} was called with ${given(sizes)}`, "an integer or nothing");
+      this.#fail("inside", STREAMS, `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
     }
     return sizes;
   }
@@ -1105,7 +1117,11 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
     if (path === undefined || /[^/]\/$|\/\//.test(path) || host !== "" && !HOST.test(host.toLowerCase())) {
       throw new TypeError(`Cannot mount at ${show(key)}: expected a path such as "/api", or "example.com/api"`);
     }
-    return { host: host.toLowerCase(), prefix: path === "/" ? "" : unquote(native(path)), app: application(app) };
+    return {
+      host: host.toLowerCase(),
+      prefix: path === "/" ? "" : percentDecode(toNative(path)),
+      app: application(app),
+    };
   });
   routes.sort((one, other) =>
     Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length ||
@@ -1115,7 +1131,7 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   const goesByHost = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
-    const { named, bare } = (goesByHost ? hostOf(environ) : undefined) ?? {};
+    const { named, bare } = (goesByHost ? requestedHost(environ) : undefined) ?? {};
     for (const { host, prefix, app } of routes) {
       if (host !== "" && host !== named && host !== bare) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
@@ -1128,7 +1144,7 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
 }
 
 /** The host that the client asked for, with and without its port; nothing if it is none. */
-function hostOf(
+function requestedHost(
   { HTTP_HOST, SERVER_NAME }: Environ,
 ): { named: string; bare: string; port: string | undefined } | undefined {
   const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
@@ -1140,7 +1156,7 @@ function hostOf(
 const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/;
 
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
-  return answer(startResponse, "404 Not Found");
+  return respondWith(startResponse, "404 Not Found");
 }
 
 /**
@@ -1233,30 +1249,30 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   checkOptions(options, FILES_OPTIONS);
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
-  const { find, open } = folderAt(root, dotFiles);
+  const { find: resolve, open } = pathResolver(root, dotFiles);
   return async (environ, startResponse) => {
     const isGet = environ.REQUEST_METHOD === "GET";
     if (!isGet && environ.REQUEST_METHOD !== "HEAD") {
-      return answer(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
+      return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
     }
-    let path = pathOf(environ.PATH_INFO, dotFiles);
+    let path = safePath(environ.PATH_INFO, dotFiles);
     if (path === undefined) return notFound(environ, startResponse);
     const twins = new Map<string, Found | undefined>();
     let coding: string | undefined;
     let opened: Opened | null | undefined;
     // A file may be replaced meanwhile, which is looked up again. One that never stays the same is not there.
     for (let attempt = 0; opened === undefined && attempt < 10; attempt++) {
-      let file = await find(path);
+      let file = await resolve(path);
       if (file?.isFolder) {
         if (!path.endsWith("/")) {
-          return answer(startResponse, "301 Moved Permanently", [["Location", slashed(environ)]]);
+          return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
         }
         path += index;
-        file = await find(path);
+        file = await resolve(path);
       }
       if (!file?.isFile) break;
-      if (precompressed) twins.set("br", await find(`${path}.br`)).set("gzip", await find(`${path}.gz`));
-      coding = codingsFor(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
+      if (precompressed) twins.set("br", await resolve(`${path}.br`)).set("gzip", await resolve(`${path}.gz`));
+      coding = acceptedEncodings(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
       opened = await open((coding ? twins.get(coding) : undefined) ?? file);
     }
     if (!opened) return notFound(environ, startResponse);
@@ -1273,9 +1289,9 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
       ];
       if (coding) headers.push(["Content-Encoding", coding]);
       if ([...twins.values()].some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
-      const pieces = deliver(environ, startResponse, headers, size);
+      const pieces = startFileResponse(environ, startResponse, headers, size);
       const body = isGet ? pieces : [];
-      if (!isWhole(body)) return environ["wsgi.file_wrapper"](new Pieces(handle, body));
+      if (!isChunkArray(body)) return environ["wsgi.file_wrapper"](new PartsReader(handle, body));
       await handle.close();
       return body;
     } catch (error) {
@@ -1286,7 +1302,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
 }
 
 /** Gives what a promise comes to, or nothing where there is no file that can be read. */
-async function orNothing<Value>(promise: Promise<Value>): Promise<Value | undefined> {
+async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | undefined> {
   try {
     return await promise;
   } catch (error) {
@@ -1323,7 +1339,7 @@ interface Opened {
  * in which it was made. A file whose folders are all the same, none of them a link, and unchanged from before to after
  * it was opened, was opened inside the root.
  */
-function folderAt(root: string | URL, dotFiles: boolean) {
+function pathResolver(root: string | URL, dotFiles: boolean) {
   const fs = process.getBuiltinModule("node:fs");
   const { isAbsolute, join, relative, sep } = process.getBuiltinModule("node:path");
   let base: string;
@@ -1370,11 +1386,11 @@ function folderAt(root: string | URL, dotFiles: boolean) {
   };
 
   const open = async ({ real, trail, isFresh }: Found): Promise<Opened | null | undefined> => {
-    const handle = await orNothing(fs.promises.open(real, flags));
+    const handle = await orUndefined(fs.promises.open(real, flags));
     // A second change in the same moment leaves no mark where times are coarse: in Deno 2.9.6 a second, in Linux before
     // 6.13 up to 10 ms. Nobody hits the right moment to make one, and to take it back, for so many looks.
     let looks = isFresh ? 16 : 1;
-    while (looks > 0 && look(() => follow(real)?.trail, undefined) === trail) looks--;
+    while (looks > 0 && safely(() => follow(real)?.trail, undefined) === trail) looks--;
     const isSame = looks === 0;
     const stats = handle && fs.fstatSync(handle.fd, { bigint: true });
     if (isSame && !handle) return null;
@@ -1382,52 +1398,57 @@ function folderAt(root: string | URL, dotFiles: boolean) {
     await handle?.close();
     return undefined;
   };
-  return { find: (path: string) => orNothing(find(path)), open };
+  return { find: (path: string) => orUndefined(find(path)), open };
 }
 
 /** The path of a file below the root, or nothing if it could lead elsewhere. */
-function pathOf(pathInfo: string, dotFiles: boolean): string | undefined {
-  const path = textOf(pathInfo);
+function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
+  const path = fromNative(pathInfo);
   const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
   if (path === undefined || /^[^/]|[\0\\]|\/\//.test(path) || hidden.test(path)) return undefined;
   return path;
 }
 
 /** The address of a folder, which is that of the request with a slash. */
-function slashed({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
+function withTrailingSlash({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
   const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would lead away
   return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
 }
 
 /** A part of a body: bytes as they are, or those of the file from one position to another. */
-type Piece = Uint8Array | { at: number; end: number };
+type BodyPart = Uint8Array | { at: number; end: number };
 
 /** Begins what is answered about a file: all of it, some of it, or that the client has no need of it. */
-function deliver(environ: Environ, startResponse: StartResponse, headers: HeaderList, size: number): Piece[] {
-  const send = (status: string, headers: HeaderList, pieces: Piece[]) => {
+function startFileResponse(
+  environ: Environ,
+  startResponse: StartResponse,
+  headers: HeaderList,
+  size: number,
+): BodyPart[] {
+  const send = (status: string, headers: HeaderList, pieces: BodyPart[]) => {
     let length = 0;
     for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
     startResponse(status, [...headers, ["Content-Length", String(length)]]);
     return pieces;
   };
-  if (isRefused(environ, headers)) return answer(startResponse, "412 Precondition Failed");
+  if (failsPrecondition(environ, headers)) return respondWith(startResponse, "412 Precondition Failed");
   if (isFresh(environ, headers)) {
-    startResponse("304 Not Modified", notModified(headers));
+    startResponse("304 Not Modified", notModifiedHeaders(headers));
     return [];
   }
-  const ranges = rangesOf(environ, headers, size);
+  const ranges = parseRange(environ, headers, size);
   if (!ranges) return send("200 OK", headers, [{ at: 0, end: size }]);
   const saying = ({ at, end }: { at: number; end: number }) => `bytes ${at}-${end - 1}/${size}`;
   const [first, second] = ranges;
-  if (!first) return answer(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
+  if (!first) return respondWith(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
   if (!second) return send("206 Partial Content", [...headers, ["Content-Range", saying(first)]], [first]);
   const boundary = crypto.randomUUID();
-  const type = valueOf(headers, "content-type");
+  const type = getHeader(headers, "content-type");
   const parts = ranges.flatMap((range) => {
     const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${saying(range)}\r\n\r\n`;
     return [ENCODER.encode(head), range];
   });
-  const typed = withHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
+  const typed = setHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
   return send("206 Partial Content", typed, [...parts, ENCODER.encode(`\r\n--${boundary}--\r\n`)]);
 }
 
@@ -1436,10 +1457,10 @@ function deliver(environ: Environ, startResponse: StartResponse, headers: Header
  *
  * Many ranges, or such as repeat the file, only serve to make a server work. RFC 9110, sections 13.1.5 and 14.2.
  */
-function rangesOf(environ: Environ, headers: HeaderList, size: number): { at: number; end: number }[] | undefined {
+function parseRange(environ: Environ, headers: HeaderList, size: number): { at: number; end: number }[] | undefined {
   const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
   const isMeant = validator === undefined ||
-    ["etag", "last-modified"].some((name) => validator === valueOf(headers, name));
+    ["etag", "last-modified"].some((name) => validator === getHeader(headers, name));
   const specs = /^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1]?.split(",");
   if (REQUEST_METHOD !== "GET" || !isMeant || !specs || specs.length > 16) return undefined;
   const ranges: { at: number; end: number }[] = [];
@@ -1456,11 +1477,11 @@ function rangesOf(environ: Environ, headers: HeaderList, size: number): { at: nu
 }
 
 /** A file for `wsgi.file_wrapper`, of which some pieces are read. */
-class Pieces {
+class PartsReader {
   readonly #handle: FileHandle;
-  readonly #pieces: Piece[];
+  readonly #pieces: BodyPart[];
 
-  constructor(handle: FileHandle, pieces: Piece[]) {
+  constructor(handle: FileHandle, pieces: BodyPart[]) {
     this.#handle = handle;
     this.#pieces = pieces;
   }
@@ -1566,23 +1587,23 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       return chunk;
     };
     const failed = (error: unknown): never => {
-      hasLeft ||= isLeaving(error, context);
-      if (bytes === 0) status = statusOf(error);
+      hasLeft ||= isDisconnect(error, context);
+      if (bytes === 0) status = errorStatus(error);
       throw error;
     };
     const log = (aborted: boolean) => {
       if (aborted && bytes === 0) status = 499; // as nginx has it
       const entry = { time, method, target, status, bytes, duration: performance.now() - start, aborted };
-      const line = format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry);
-      attempt<unknown>(() => print(line), (error) => report(environ, error, "Access log")); // the response has nothing to do with it
+      const line = format === "json" ? formatJson(environ, entry) : formatCombined(environ, entry);
+      catching<unknown>(() => print(line), (error) => report(environ, error, "Access log")); // the response has nothing to do with it
     };
     const isAborted = () => hasLeft || (context?.signal.aborted ?? false);
 
     const begin: StartResponse = (line, headers, error) => {
       const write = startResponse(line, headers, error);
-      hasLeft ||= isLeaving(error, context);
+      hasLeft ||= isDisconnect(error, context);
       status = Number(line.slice(0, 3));
-      most = method === "HEAD" || BODILESS.test(line) ? 0 : Number(valueOf(headers, "content-length") ?? Infinity);
+      most = method === "HEAD" || BODILESS.test(line) ? 0 : Number(getHeader(headers, "content-length") ?? Infinity);
       return (chunk) => {
         const sending = write(chunk);
         count(chunk);
@@ -1590,7 +1611,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       };
     };
     const pass = (body: ResponseBody, isLater: boolean) => {
-      if (!isBody(body)) {
+      if (!isIterableBody(body)) {
         log(hasLeft); // it will not be closed
         return body;
       }
@@ -1606,13 +1627,13 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
           log(aborted);
         }
       };
-      return relay(body, { chunk: count, failed, close });
+      return withHooks(body, { transform: count, recover: failed, close });
     };
     const call = () => {
       const result = inner(environ, begin);
-      return after(result, (body) => pass(body, result instanceof Promise));
+      return mapMaybe(result, (body) => pass(body, result instanceof Promise));
     };
-    return attempt(call, (error) => {
+    return catching(call, (error) => {
       try {
         return failed(error);
       } finally {
@@ -1635,7 +1656,10 @@ interface LogEntry {
 }
 
 /** A line of Apache's combined log format, and a little more at its end. */
-function combinedOf(environ: Environ, { time, method, target, status, bytes, duration, aborted }: LogEntry): string {
+function formatCombined(
+  environ: Environ,
+  { time, method, target, status, bytes, duration, aborted }: LogEntry,
+): string {
   const { REMOTE_ADDR, REMOTE_USER, SERVER_PROTOCOL, HTTP_REFERER, HTTP_USER_AGENT, "request.id": id } = environ;
   const [, day, month, year, clock] = time.toUTCString().split(" ");
   const escape = (value: unknown) =>
@@ -1652,7 +1676,7 @@ function combinedOf(environ: Environ, { time, method, target, status, bytes, dur
 }
 
 /** A line of JSON. */
-function jsonOf(environ: Environ, entry: LogEntry): string {
+function formatJson(environ: Environ, entry: LogEntry): string {
   const line = JSON.stringify({
     ...entry,
     protocol: environ.SERVER_PROTOCOL,
@@ -1721,12 +1745,12 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   return (environ, startResponse) => {
     const failed = (thrown: unknown): ResponseBody => {
       // To a client that has left there is nothing to say, as the server knows.
-      if (isLeaving(thrown, environ["fetch.context"])) throw thrown;
+      if (isDisconnect(thrown, environ["fetch.context"])) throw thrown;
       const error = thrown ?? new Error(`${thrown} was thrown`); // for startResponse, undefined would be no error
       const { STATUS_CODES } = process.getBuiltinModule("node:http");
-      const code = statusOf(error);
+      const code = errorStatus(error);
       const status = `${code} ${REASONS[code] ?? STATUS_CODES[code] ?? "Unknown"}`;
-      const weights = weightsOf(environ.HTTP_ACCEPT ?? "*/*");
+      const weights = parseQValues(environ.HTTP_ACCEPT ?? "*/*");
       const weightOf = (type: string) =>
         weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
       const types = development ? ["text/html", "application/json", "text/plain"] : ["text/plain", "application/json"];
@@ -1740,13 +1764,16 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       if (code >= 500) report(environ, error);
       const detail = development ? show(error, 16) : undefined;
       const page = type === "text/html"
-        ? htmlOf(status, error, environ)
+        ? renderHtml(status, error, environ)
         : type === "text/plain"
         ? `${detail ?? status}\n`
         : JSON.stringify({ status: code, title: status.slice(4), detail });
       return [ENCODER.encode(page)];
     };
-    return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed })), failed);
+    return catching(
+      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover: failed })),
+      failed,
+    );
   };
 }
 
@@ -1754,14 +1781,14 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
 const REASONS: Record<number, string> = { 413: "Content Too Large", 422: "Unprocessable Content" };
 
 /** The page for a developer. */
-function htmlOf(status: string, error: unknown, environ: Environ): string {
+function renderHtml(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
   const cell = (value: unknown) => escape(typeof value === "string" ? value : show(value));
   const rows = Object.keys(environ).sort().map((name) => `<tr><th>${cell(name)}<td>${cell(environ[name])}\n`);
   const causes: string[] = [];
   for (let cause = error; cause !== undefined && causes.length < 10;) {
-    causes.push(escape(look(() => cause instanceof Error ? String(cause) : show(cause), show(cause))));
-    cause = look(() => (Object(cause) as { cause?: unknown }).cause, undefined);
+    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : show(cause), show(cause))));
+    cause = safely(() => (Object(cause) as { cause?: unknown }).cause, undefined);
   }
   return `<!doctype html>
 <html lang="en">
@@ -1871,31 +1898,31 @@ const REWRITTEN = [
 export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): Application {
   checkOptions(options, PROXY_FIX_OPTIONS);
   const { trust = LOOPBACK, header } = options;
-  const isTrusted = typeof trust === "number" ? undefined : trusts(trust);
+  const isTrusted = typeof trust === "number" ? undefined : trustCheck(trust);
   const inner = application(app);
   return (environ, startResponse) => {
     if (isTrusted && !isTrusted(environ.REMOTE_ADDR)) return inner(environ, startResponse);
-    const fields = forwardedBy(environ, header);
+    const fields = parseForwarded(environ, header);
     const senders = fields?.for ?? [];
     let hops = typeof trust === "number" ? trust : 1;
     const isProxy = (sender?: { address: string }) => sender && isTrusted?.(sender.address);
-    while (hops < senders.length && isProxy(addressOf(senders.at(-hops)))) hops++;
+    while (hops < senders.length && isProxy(parseAddress(senders.at(-hops)))) hops++;
     // Proxies known by address may leave out what others before them have set, but not if they are only counted.
-    const said = (values: Said = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
+    const said = (values: ForwardedValues = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
     const sender = said(senders);
     const scheme = said(fields?.proto)?.toLowerCase();
     const host = said(fields?.host) || undefined;
     const port = said(fields?.port) || undefined;
     const prefix = said(fields?.prefix)?.replace(/\/$/, "");
-    const asked = hostOf(host ? { ...environ, HTTP_HOST: host } : environ);
+    const asked = requestedHost(host ? { ...environ, HTTP_HOST: host } : environ);
     const isRight = fields && (!scheme || /^https?$/.test(scheme)) && (!host || asked) && (!port || isPort(port)) &&
       (!prefix || isPrefix(prefix));
-    if (!isRight) return answer(startResponse, "400 Bad Request");
+    if (!isRight) return respondWith(startResponse, "400 Bad Request");
 
     const before = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
     environ["proxy_fix.original"] = Object.fromEntries(before);
     if (sender !== undefined) {
-      const client = addressOf(sender);
+      const client = parseAddress(sender);
       delete environ.REMOTE_ADDR;
       delete environ.REMOTE_PORT;
       if (client) environ.REMOTE_ADDR = client.address;
@@ -1912,7 +1939,7 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
       environ.SERVER_PORT = port ?? asked.port ?? usual;
       environ.HTTP_HOST = asked.bare + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
     }
-    if (prefix) environ.SCRIPT_NAME = unquote(prefix) + environ.SCRIPT_NAME;
+    if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
     return inner(environ, startResponse);
   };
 }
@@ -1924,20 +1951,23 @@ function isPort(text: string): boolean {
 /** Whether a prefix is a path that stays what it is when it is decoded. */
 function isPrefix(prefix: string): boolean {
   return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
-    !/\/\.{0,2}(?:\/|$)|\x7f/.test(unquote(prefix));
+    !/\/\.{0,2}(?:\/|$)|\x7f/.test(percentDecode(prefix));
 }
 
 /** Percent-decodes to bytes, each a character. */
-function unquote(path: string): string {
+function percentDecode(path: string): string {
   return path.replace(/%([\da-f]{2})/gi, (_escape, hex) => String.fromCharCode(parseInt(hex, 16)));
 }
 
 /** What the proxies have said of one thing, each a value, the last proxy's last. */
-type Said = (string | undefined)[];
+type ForwardedValues = (string | undefined)[];
 
 /** Reads the headers of one kind, by the names of RFC 7239; nothing if they cannot be read. */
-function forwardedBy(environ: Environ, header: ProxyFixOptions["header"]): Partial<Record<string, Said>> | undefined {
-  const fields: Partial<Record<string, Said>> = {};
+function parseForwarded(
+  environ: Environ,
+  header: ProxyFixOptions["header"],
+): Partial<Record<string, ForwardedValues>> | undefined {
+  const fields: Partial<Record<string, ForwardedValues>> = {};
   for (const field of ["for", "proto", "host", "port", "prefix"]) {
     const value = environ[`HTTP_X_FORWARDED_${field.toUpperCase()}`];
     if (typeof value === "string") fields[field] = value.split(",").map((part) => part.trim());
@@ -1961,7 +1991,7 @@ function forwardedBy(environ: Environ, header: ProxyFixOptions["header"]): Parti
 }
 
 /** Reads the address of a client, with or without a port; nothing for `unknown` and what else is none. */
-function addressOf(text = ""): { address: string; port: string | undefined } | undefined {
+function parseAddress(text = ""): { address: string; port: string | undefined } | undefined {
   const { isIP } = process.getBuiltinModule("node:net");
   if (isIP(text)) return { address: text, port: undefined };
   const [, six, four, port = ""] = /^(?:\[(.+)\]|([^:]+))(?::(\d{1,5}|_[\w.-]+))?$/.exec(text) ?? [];
@@ -1972,7 +2002,7 @@ function addressOf(text = ""): { address: string; port: string | undefined } | u
 }
 
 /** Makes a test of whether a peer is trusted. */
-function trusts(list: string[]): (address: string | undefined) => boolean {
+function trustCheck(list: string[]): (address: string | undefined) => boolean {
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
   const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
@@ -1983,7 +2013,7 @@ function trusts(list: string[]): (address: string | undefined) => boolean {
       if (!isIP(address)) throw new TypeError("It is no address");
       networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
     } catch (cause) {
-      throw wrongOption("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
+      throw optionError("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
     }
   }
   return (address) => address === undefined ? list.includes("unix") : networks.check(address, family(address));
@@ -2031,17 +2061,19 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
  */
 export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions): Application {
   checkOptions(options, TRUSTED_HOSTS_OPTIONS);
-  if (options.hosts === undefined) throw wrongOption("hosts", undefined, "an array of hosts");
+  if (options.hosts === undefined) throw optionError("hosts", undefined, "an array of hosts");
   const hosts = options.hosts.map((host) => host.toLowerCase());
   for (const host of hosts) {
-    if (!HOST.test(host.replace(/^\./, ""))) throw wrongOption("hosts", host, '"example.com" or ".example.com"');
+    if (!HOST.test(host.replace(/^\./, ""))) throw optionError("hosts", host, '"example.com" or ".example.com"');
   }
   const inner = application(app);
   return (environ, startResponse) => {
-    const { named, bare } = hostOf(environ) ?? {};
+    const { named, bare } = requestedHost(environ) ?? {};
     const isTrusted = (host: string) =>
       host === named || host === bare || host.startsWith(".") && `.${bare}`.endsWith(host);
-    return named && hosts.some(isTrusted) ? inner(environ, startResponse) : answer(startResponse, "400 Bad Request");
+    return named && hosts.some(isTrusted)
+      ? inner(environ, startResponse)
+      : respondWith(startResponse, "400 Bad Request");
   };
 }
 
@@ -2099,47 +2131,48 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   const { threshold = 1024 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
+    const [coding] = acceptedEncodings(environ, ["br", "gzip", "deflate"]);
     if (!coding) {
-      const varied = (head: Head) => isCompressible(head) ? vary(head.headers, "Accept-Encoding") : head.headers;
-      return inner(environ, changing(startResponse, varied));
+      const varied = (head: StartArguments) =>
+        isCompressible(head) ? addVary(head.headers, "Accept-Encoding") : head.headers;
+      return inner(environ, mapStart(startResponse, varied));
     }
     let encoder: Encoder | undefined;
     let declared = Infinity;
     let taken = 0;
-    const change = (head: Head, body?: ResponseBody) => {
+    const change = (head: StartArguments, body?: ResponseBody) => {
       encoder?.close();
       encoder = undefined;
       if (!isCompressible(head)) return undefined;
-      head.headers = vary(head.headers, "Accept-Encoding");
-      const chunks = isWhole(body) ? body : undefined;
-      const length = valueOf(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
+      head.headers = addVary(head.headers, "Accept-Encoding");
+      const chunks = isChunkArray(body) ? body : undefined;
+      const length = getHeader(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
       declared = Number(length ?? Infinity);
       const isNotModified = head.status.startsWith("304");
       if (!isNotModified && (declared < threshold || declared === 0)) return undefined;
-      const tag = valueOf(head.headers, "etag");
-      if (tag?.startsWith('"')) head.headers = withHeader(head.headers, "ETag", `W/${tag}`);
+      const tag = getHeader(head.headers, "etag");
+      if (tag?.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
-      head.headers = withHeader(without(head.headers, ...UNCOMPRESSED), "Content-Encoding", coding);
+      head.headers = setHeader(omitHeaders(head.headers, ...STALE_HEADERS), "Content-Encoding", coding);
       if (!chunks) encoder = new Encoder(coding, true);
-      else if (chunks.length > 0) return encodeAll(coding, chunks); // what answers HEAD may have no body
+      else if (chunks.length > 0) return compressAll(coding, chunks); // what answers HEAD may have no body
       return undefined;
     };
     const check = (holds: boolean) => {
       if (holds) return;
       throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${taken}`);
     };
-    const result = hold((begin) => inner(environ, begin), startResponse, change);
-    return after(result, (body) =>
-      Array.isArray(body) ? body : relay(body, {
-        chunk(chunk) {
+    const result = deferStart((begin) => inner(environ, begin), startResponse, change);
+    return mapMaybe(result, (body) =>
+      Array.isArray(body) ? body : withHooks(body, {
+        transform(chunk) {
           if (!encoder || !(chunk instanceof Uint8Array) || chunk.length === 0) return chunk;
           if (FILE in body) chunk = chunk.subarray(0, declared - taken);
           taken += chunk.length;
           check(taken <= declared);
           return encoder.encode(chunk);
         },
-        last() {
+        flush() {
           if (!encoder) return NOTHING;
           check(taken >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
           return encoder.encode();
@@ -2156,23 +2189,23 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
 const COMPRESSIBLE =
   /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
 // What is not true any more of a body that has been compressed.
-const UNCOMPRESSED = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
+const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
 
 /** Whether a response may be compressed, or has been asked for in place of one that may. */
-function isCompressible({ status, headers }: Head): boolean {
+function isCompressible({ status, headers }: StartArguments): boolean {
   if (status.startsWith("304")) return true; // of what type it would be is not said
-  return !BODILESS.test(status) && !status.startsWith("206") && valueOf(headers, "content-range") === undefined &&
-    (valueOf(headers, "content-encoding") ?? "identity") === "identity" &&
-    !/\bno-transform\b/i.test(valueOf(headers, "cache-control") ?? "") &&
-    COMPRESSIBLE.test(valueOf(headers, "content-type") ?? "");
+  return !BODILESS.test(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
+    (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
+    !/\bno-transform\b/i.test(getHeader(headers, "cache-control") ?? "") &&
+    COMPRESSIBLE.test(getHeader(headers, "content-type") ?? "");
 }
 
 /** Compresses a body that exists whole. */
-async function encodeAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
+async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
   const encoder = new Encoder(coding, false);
   const chunks: Uint8Array[] = [];
   for (const chunk of body) chunks.push(await encoder.encode(chunk));
-  return replace(body, [...chunks, await encoder.encode()]);
+  return withChunks(body, [...chunks, await encoder.encode()]);
 }
 
 /** A compressor that gives for each chunk what belongs to it. */
@@ -2240,18 +2273,20 @@ export function conditional(app: ApplicationLike): Application {
   return (environ, startResponse) => {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
-    return hold((begin) => inner(environ, begin), startResponse, (head, body) => {
-      if (!head.status.startsWith("200") || !isWhole(body)) return undefined;
+    return deferStart((begin) => inner(environ, begin), startResponse, (head, body) => {
+      if (!head.status.startsWith("200") || !isChunkArray(body)) return undefined;
       // What answers HEAD without a body has nothing to make a tag of.
-      if (valueOf(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))) {
+      if (
+        getHeader(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))
+      ) {
         const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
         for (const chunk of body) hash.update(chunk);
         head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
       }
       if (!isFresh(environ, head.headers)) return undefined;
       head.status = "304 Not Modified";
-      head.headers = notModified(head.headers);
-      return replace(body, []);
+      head.headers = notModifiedHeaders(head.headers);
+      return withChunks(body, []);
     });
   };
 }
@@ -2309,12 +2344,15 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
     const input = new LimitedInput(environ["wsgi.input"], maxBodySize);
     const refuse = (error: unknown) => {
       if (error !== input.error) throw error;
-      return answer(startResponse, "413 Content Too Large", [], error);
+      return respondWith(startResponse, "413 Content Too Large", [], error);
     };
-    if (Number(CONTENT_LENGTH) > maxBodySize) return answer(startResponse, "413 Content Too Large");
+    if (Number(CONTENT_LENGTH) > maxBodySize) return respondWith(startResponse, "413 Content Too Large");
     if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // no more than that, says the server
     environ["wsgi.input"] = input;
-    return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed: refuse })), refuse);
+    return catching(
+      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover: refuse })),
+      refuse,
+    );
   };
 }
 
@@ -2346,7 +2384,7 @@ class LimitedInput implements InputStream {
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
-    return ignorable(this.#lines(hint));
+    return handled(this.#lines(hint));
   }
 
   async #lines(hint?: number): Promise<Uint8Array[]> {
@@ -2365,7 +2403,7 @@ class LimitedInput implements InputStream {
   }
 
   #counted(reading: Promise<Uint8Array>): Promise<Uint8Array> {
-    return ignorable(reading.then((bytes) => {
+    return handled(reading.then((bytes) => {
       this.#left -= bytes.length;
       if (this.#left > 0) return bytes;
       const message = `Cannot read the request body: it has more than the ${this.#bytes} bytes allowed`;
@@ -2430,7 +2468,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
     let isStarted = false;
     let isDestroyed = false;
     let stop: (() => Promise<void>) | undefined;
-    if (environ["fetch.context"]) environ["fetch.context"] = lend(environ["fetch.context"], signal);
+    if (environ["fetch.context"]) environ["fetch.context"] = withSignal(environ["fetch.context"], signal);
     const begin: StartResponse = (status, headers, error) => {
       signal.throwIfAborted();
       const write = startResponse(status, headers, error);
@@ -2442,7 +2480,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
       clearTimeout(timer);
       if (!signal.aborted || error !== signal.reason) throw error;
       isStarted = true;
-      return answer(startResponse, "504 Gateway Timeout", [], error);
+      return respondWith(startResponse, "504 Gateway Timeout", [], error);
     };
     const failedLate = (error: unknown) => {
       const isOwn = error === signal.reason || isAbortError(error);
@@ -2453,7 +2491,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
       return await Promise.race([value, expired.promise]);
     };
 
-    return attempt(() => {
+    return catching(() => {
       const result = inner(environ, begin);
       if (isStarted || Array.isArray(result)) return result;
       timer = setTimeout(() => {
@@ -2463,15 +2501,15 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
         stop?.().catch(failedLate);
       }, Math.min(milliseconds, 2 ** 31 - 1)); // the longest there is
       const returned = Promise.resolve(result);
-      returned.then((body) => void (signal.aborted && discard(body).catch(failedLate)), () => {});
+      returned.then((body) => void (signal.aborted && cancelBody(body).catch(failedLate)), () => {});
       return inTime(returned).then((body) => {
         if (isStarted) return body;
-        const waiting = relay(body, {
-          take(ask, cancel) {
+        const waiting = withHooks(body, {
+          pull(ask, cancel) {
             stop = cancel;
             return isStarted ? ask() : inTime(ask());
           },
-          failed,
+          recover: failed,
           close(inner) {
             clearTimeout(timer);
             isDestroyed = body.close !== undefined; // what was awaited of it then fails, and is no failure
@@ -2486,7 +2524,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
 }
 
 /** What an application is lent of its `fetch.context`, with one more signal. */
-function lend(context: FetchContext, other: AbortSignal): FetchContext {
+function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
   let signal: AbortSignal | undefined;
   return {
     request: context.request,
@@ -2558,16 +2596,16 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
   checkOptions(options, REQUEST_ID_OPTIONS);
   const { header = "X-Request-Id", trust } = options;
   const variable = `HTTP_${header.toUpperCase().replaceAll("-", "_")}` as const;
-  let isTrusted = trust && trusts(trust);
+  let isTrusted = trust && trustCheck(trust);
   const inner = application(app);
   return (environ, startResponse) => {
     const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
     const isGiven = /^[\w.+/=:-]{1,128}$/.test(given) &&
-      (isTrusted ??= trusts(LOOPBACK))((original as Environ).REMOTE_ADDR); // only now: node:net is slow to load
+      (isTrusted ??= trustCheck(LOOPBACK))((original as Environ).REMOTE_ADDR); // only now: node:net is slow to load
     const id = isGiven ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
-    return inner(environ, changing(startResponse, ({ headers }) => withHeader(headers, header, id)));
+    return inner(environ, mapStart(startResponse, ({ headers }) => setHeader(headers, header, id)));
   };
 }
 
@@ -2653,7 +2691,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   const isOpen = origins.includes("*");
   for (const origin of origins) {
     if (!/^(?:\*|null|[a-z][a-z\d+.-]*:\/\/[^/?#]+)$/i.test(origin)) {
-      throw wrongOption("origin", origin, 'an origin such as "https://example.com", or "*"');
+      throw optionError("origin", origin, 'an origin such as "https://example.com", or "*"');
     }
   }
   if (isOpen && credentials) {
@@ -2663,20 +2701,20 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   return (environ, startResponse) => {
     const { HTTP_ORIGIN: origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD: method } = environ;
     const add = (headers: HeaderList) => {
-      headers = without(headers, "access-control-allow-origin", "access-control-allow-credentials");
-      if (!isOpen) headers = vary(headers, "Origin");
+      headers = omitHeaders(headers, "access-control-allow-origin", "access-control-allow-credentials");
+      if (!isOpen) headers = addVary(headers, "Origin");
       if (!isOpen && !origins.includes(origin ?? "")) return headers;
-      headers = withHeader(headers, "Access-Control-Allow-Origin", isOpen ? "*" : origin!);
-      return credentials ? withHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
+      headers = setHeader(headers, "Access-Control-Allow-Origin", isOpen ? "*" : origin!);
+      return credentials ? setHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
     };
     if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
-      return inner(environ, changing(startResponse, ({ headers }) => add(headers)));
+      return inner(environ, mapStart(startResponse, ({ headers }) => add(headers)));
     }
     const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: asked = "" } = environ;
     const isList = parseList(asked).every((name) => TOKEN.test(name));
     const wanted = sendable ? sendable.join(", ") : isList ? asked : "";
     const headers = add(sendable ? [] : [["Vary", "Access-Control-Request-Headers"]]);
-    if (valueOf(headers, "access-control-allow-origin") !== undefined) {
+    if (getHeader(headers, "access-control-allow-origin") !== undefined) {
       headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
       if (wanted) headers.push(["Access-Control-Allow-Headers", wanted]);
       if (maxAge !== undefined) headers.push(["Access-Control-Max-Age", String(maxAge)]);
@@ -2745,20 +2783,20 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   checkOptions(options, SECURE_HEADERS_OPTIONS);
   let secure = SECURE_HEADERS;
   for (const [name, value] of Object.entries(options.headers ?? {})) {
-    secure = value === false ? without(secure, name.toLowerCase()) : withHeader(secure, name, value);
+    secure = value === false ? omitHeaders(secure, name.toLowerCase()) : setHeader(secure, name, value);
   }
   checkHead("200 OK", secure, (_section, found, expected) => {
     throw new TypeError(`Cannot use option "headers": ${found}, expected ${expected}`);
   });
-  const plain = without(secure, "strict-transport-security");
+  const plain = omitHeaders(secure, "strict-transport-security");
   const inner = application(app);
   return (environ, startResponse) => {
     const added = environ["wsgi.url_scheme"] === "https" ? secure : plain;
     return inner(
       environ,
-      changing(startResponse, ({ headers }) => {
+      mapStart(startResponse, ({ headers }) => {
         const given = headers.map(([name]) => name.toLowerCase());
-        return [...headers, ...without(added, ...given)];
+        return [...headers, ...omitHeaders(added, ...given)];
       }),
     );
   };
@@ -2827,20 +2865,20 @@ const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
  */
 export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Application {
   checkOptions(options, BASIC_AUTH_OPTIONS);
-  const { realm = "Restricted", users, check = users && against(users) } = options;
+  const { realm = "Restricted", users, check = users && passwordCheck(users) } = options;
   if (!check || users && options.check) {
     throw new TypeError('Cannot check passwords: expected either "users" or "check"');
   }
   const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
   const inner = application(app);
   return (environ, startResponse) => {
-    const [user, password] = credentialsOf(environ.HTTP_AUTHORIZATION) ?? [];
+    const [user, password] = parseBasicAuth(environ.HTTP_AUTHORIZATION) ?? [];
     const isRight = user !== undefined && password !== undefined && check(user, password);
-    return after(isRight, (isRight) => {
+    return mapMaybe(isRight, (isRight) => {
       if (isRight !== true) {
-        return answer(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
+        return respondWith(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
       }
-      environ.REMOTE_USER = native(user!);
+      environ.REMOTE_USER = toNative(user!);
       environ.AUTH_TYPE = "Basic";
       return inner(environ, startResponse);
     });
@@ -2848,16 +2886,16 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
 }
 
 /** Reads user and password, or nothing. */
-function credentialsOf(authorization = ""): [user: string, password: string] | undefined {
+function parseBasicAuth(authorization = ""): [user: string, password: string] | undefined {
   const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
-  const text = textOf(look(() => atob(encoded), "")) ?? "";
+  const text = fromNative(safely(() => atob(encoded), "")) ?? "";
   const colon = text.indexOf(":");
   // deno-lint-ignore no-control-regex
   return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
 }
 
 /** Makes a check against a list, which takes as long for a user who is not on it. */
-function against(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
+function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
   const { createHash, randomBytes, timingSafeEqual } = process.getBuiltinModule("node:crypto");
   const hash = (text: string) => createHash("sha256").update(text).digest();
   const nobody = randomBytes(32);
@@ -2936,10 +2974,13 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
       report(environ, error, "Health check");
       return false;
     };
-    const result = path === live || !isDraining() && attempt(check, failed);
-    return after(result, (result) => {
+    const result = path === live || !isDraining() && catching(check, failed);
+    return mapMaybe(result, (result) => {
       const isRight = result && (path === live || !isDraining());
-      return answer(startResponse, isRight ? "200 OK" : "503 Service Unavailable", [["Cache-Control", "no-store"]]);
+      return respondWith(startResponse, isRight ? "200 OK" : "503 Service Unavailable", [[
+        "Cache-Control",
+        "no-store",
+      ]]);
     });
   };
 }

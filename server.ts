@@ -69,7 +69,7 @@ const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; 
 
 const VERSION = "0.1.0";
 const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
-const NOTHING = new Uint8Array(0);
+const EMPTY = new Uint8Array(0);
 
 // What a middleware that wraps a body or an input passes on: the mark of a file, which may be longer than declared, and
 // the method of an input that reads what is there, up to a size.
@@ -100,7 +100,7 @@ export function application(like: ApplicationLike): Application {
     return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
   }
   if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
-  throw new TypeError(`Cannot call ${show(like)}, expected a function, a class or an object with a method "handle"`);
+  throw new TypeError(`Cannot call ${inspect(like)}, expected a function, a class or an object with a method "handle"`);
 }
 
 /**
@@ -134,7 +134,11 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
 
 type Streams = Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
 // Of what each request has its own: with these places, too, an environ begins as one copy.
-const PLACES = { "wsgi.input": undefined, "wsgi.errors": undefined, "fetch.context": undefined } as unknown as Streams;
+const PLACEHOLDERS = {
+  "wsgi.input": undefined,
+  "wsgi.errors": undefined,
+  "fetch.context": undefined,
+} as unknown as Streams;
 
 /** One application, and what all its requests share. */
 class Gateway {
@@ -144,17 +148,17 @@ class Gateway {
   /** The variables that are the same for every request, and places for the others, so that all have one shape. */
   readonly variables: Partial<Environ>;
   /** The authority that Deno puts in the URL of a request that names none. */
-  unnamed: string | undefined;
+  defaultAuthority: string | undefined;
   /** True from the moment the server is told to stop. */
-  draining = false;
+  isDraining = false;
   /** Until when each response ends its connection, by `performance.now()`: the clock on the wall can be set back. */
-  partsUntil = 0;
+  closeConnectionsUntil = 0;
   /** True from the moment it does: what still arrives is refused. */
-  closing = false;
+  isRefusing = false;
   /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
   readonly pending = new Set<Exchange | Promise<unknown>>();
   /** Has the runtime close the connection of a request when it is quiet for so many seconds, or 0 for never. */
-  setPatience: ((request: Request, seconds: number) => void) | undefined;
+  setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
   readonly #concurrency: number;
   readonly #waiting: ((isServed: boolean) => void)[] = [];
   #inside = 0;
@@ -174,7 +178,7 @@ class Gateway {
       "wsgi.multiprocess": false,
       ...environ,
       REQUEST_METHOD: "",
-      SCRIPT_NAME: decode(encode(scriptName)),
+      SCRIPT_NAME: percentDecode(percentEncode(scriptName)),
       PATH_INFO: "",
       QUERY_STRING: "",
       REQUEST_URI: "",
@@ -187,7 +191,7 @@ class Gateway {
       "wsgi.run_once": false,
       "wsgi.input_terminated": true,
       "wsgi.file_wrapper": wrapFile,
-      ...PLACES,
+      ...PLACEHOLDERS,
     };
   }
 
@@ -195,9 +199,9 @@ class Gateway {
     const exchange = new Exchange(this, request);
     let environ: Environ;
     try {
-      if (this.closing) throw stopping();
-      environ = readRequest(request, info, exchange);
-      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw tooLarge(this.maxBodySize);
+      if (this.isRefusing) throw serverStopping();
+      environ = buildEnviron(request, info, exchange);
+      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw bodyTooLarge(this.maxBodySize);
     } catch (error) {
       return exchange.refuse(error);
     }
@@ -205,60 +209,60 @@ class Gateway {
       this.#inside++;
       return exchange.run(environ);
     }
-    this.hold(exchange);
-    if (!DENO) exchange.watch(); // or it would be called for a client that has left
+    this.addPending(exchange);
+    if (!DENO) exchange.observeSignal(); // or it would be called for a client that has left
     return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
-      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(stopping()));
+      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(serverStopping()));
   }
 
   /** Has a stopping server wait for a request, and the runtime, too, however quiet it is. */
-  hold(exchange: Exchange): void {
+  addPending(exchange: Exchange): void {
     this.pending.add(exchange);
-    this.setPatience?.(exchange.request, 0);
+    this.setIdleTimeout?.(exchange.request, 0);
   }
 
   /** Has the runtime no longer wait for it than for others, now that it has the whole response. */
-  complete(exchange: Exchange, size: number): void {
-    if (!this.setPatience || size <= LARGE && !this.pending.has(exchange)) return;
-    this.setPatience(exchange.request, size > LARGE ? PATIENCE_FOR_LARGE : PATIENCE);
+  restoreIdleTimeout(exchange: Exchange, size: number): void {
+    if (!this.setIdleTimeout || size <= LARGE_BODY && !this.pending.has(exchange)) return;
+    this.setIdleTimeout(exchange.request, size > LARGE_BODY ? LARGE_IDLE_TIMEOUT : IDLE_TIMEOUT);
   }
 
   /** Gives the place of a request that is done to one that waits. */
-  done(exchange: Exchange): void {
+  releaseSlot(exchange: Exchange): void {
     const next = this.#waiting.shift();
     if (next) next(true);
     else this.#inside--;
-    this.release(exchange);
+    this.removePending(exchange);
   }
 
-  release(item: Exchange | Promise<unknown>): void {
+  removePending(item: Exchange | Promise<unknown>): void {
     this.pending.delete(item);
     if (this.pending.size === 0) this.#onIdle?.();
   }
 
   /** Has a stopping server wait for work. */
   track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
-    const settled = Promise.resolve(work).catch(onError).finally(() => this.release(settled));
+    const settled = Promise.resolve(work).catch(onError).finally(() => this.removePending(settled));
     this.pending.add(settled);
     return settled;
   }
 
   /** Waits no longer: neither for what is under way nor for what has not begun. */
-  abandon(): void {
+  abort(): void {
     for (const next of this.#waiting.splice(0)) next(false);
-    for (const item of this.pending) if (item instanceof Exchange) item.abandon();
+    for (const item of this.pending) if (item instanceof Exchange) item.abort();
   }
 
-  idle(): Promise<void> {
+  whenIdle(): Promise<void> {
     return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
   }
 }
 
 // How long Bun waits for a connection that is quiet, in seconds: by default, and where it still sends what is so large
 // that a slow client takes it in bursts.
-const PATIENCE = 10;
-const PATIENCE_FOR_LARGE = 240;
-const LARGE = 65_536;
+const IDLE_TIMEOUT = 10;
+const LARGE_IDLE_TIMEOUT = 240;
+const LARGE_BODY = 65_536;
 
 /**
  * What the options of a function have to be: for each name a test, and what it expects in words.
@@ -337,7 +341,7 @@ export function checkOptions<Options extends object>(
   const label = (name: string) => JSON.stringify(parent === undefined ? name : `${parent}.${name}`);
   if (!isObject(options) || Symbol.iterator in options) {
     const example = `{ ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""} }`;
-    throw new TypeError(`Cannot use ${show(options)} as options: expected an object such as ${example}`);
+    throw new TypeError(`Cannot use ${inspect(options)} as options: expected an object such as ${example}`);
   }
   for (const name of Object.keys(options)) {
     if (Object.hasOwn(checks, name)) continue;
@@ -349,7 +353,7 @@ export function checkOptions<Options extends object>(
     const [test, expected] = checks[name];
     if (value === undefined || test(value)) continue;
     const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
-    const found = isSecret ? `${value.length} characters` : show(value);
+    const found = isSecret ? `${value.length} characters` : inspect(value);
     throw new TypeError(`Cannot use option ${label(name)}: found ${found}, expected ${expected}`);
   }
 }
@@ -370,7 +374,9 @@ function checkServeOptions(options: ServeOptions): void {
   checkOptions(workers, WORKERS_OPTIONS, { parent: "workers" });
   const { min = 1, max } = workers;
   if (!(max >= min)) {
-    throw new TypeError(`Cannot use option "workers.max": found ${show(max)}, expected an integer of at least ${min}`);
+    throw new TypeError(
+      `Cannot use option "workers.max": found ${inspect(max)}, expected an integer of at least ${min}`,
+    );
   }
 }
 
@@ -430,7 +436,8 @@ function isErrorStream(value: unknown): boolean {
 }
 
 function isScriptName(value: unknown): boolean {
-  return typeof value === "string" && value.isWellFormed() && /^(?:\/[^?#]*[^?#/])?$/.test(decode(encode(value)));
+  return typeof value === "string" && value.isWellFormed() &&
+    /^(?:\/[^?#]*[^?#/])?$/.test(percentDecode(percentEncode(value)));
 }
 
 // What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
@@ -443,19 +450,19 @@ const REASONS: Record<number, string> = {
   501: "Not Implemented",
   503: "Service Unavailable",
 };
-const FAULTS = new WeakMap<object, number>();
+const HTTP_ERRORS = new WeakMap<object, number>();
 
-function fault<Fault extends Error>(status: number, error: Fault): Fault {
-  FAULTS.set(error, status);
+function httpError<Fault extends Error>(status: number, error: Fault): Fault {
+  HTTP_ERRORS.set(error, status);
   return Object.assign(error, { status });
 }
 
-function stopping(): Error {
-  return fault(503, new Error("Cannot serve the request: the server is stopping"));
+function serverStopping(): Error {
+  return httpError(503, new Error("Cannot serve the request: the server is stopping"));
 }
 
-function tooLarge(limit: number): RangeError {
-  return fault(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
+function bodyTooLarge(limit: number): RangeError {
+  return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
 }
 
 /**
@@ -476,8 +483,8 @@ export function isAbortError(error: unknown): boolean {
 }
 
 /** A client that left: one error, whatever the runtime says. */
-function clientLeft(cause?: unknown): DOMException {
-  return fault(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
+function clientDisconnected(cause?: unknown): DOMException {
+  return httpError(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
 }
 
 /**
@@ -506,19 +513,19 @@ function clientLeft(cause?: unknown): DOMException {
 export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
   checkOptions(options, { ...ENVIRON_OPTIONS, info: [() => true, "anything"] });
   const gateway = new Gateway(() => [], options);
-  return readRequest(request, options.info, new Exchange(gateway, request));
+  return buildEnviron(request, options.info, new Exchange(gateway, request));
 }
 
-const HOSTS = new Map<string, boolean>();
-const VARIABLES = new Map<string, string>();
-const NAMES = new Map<string, string>();
-const CODES = new Map<string, number>();
+const HOST_CACHE = new Map<string, boolean>();
+const ENVIRON_KEY_CACHE = new Map<string, string>();
+const HEADER_NAME_CACHE = new Map<string, string>();
+const STATUS_CACHE = new Map<string, number>();
 
 /**
  * Finds a value once for each key. Clients and applications choose the keys, so the memory has a bound. It is emptied
  * when it is full: nobody fills it for good, and those keys that are in use are back with the next request.
  */
-function remember<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
+function memoize<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
   let value = memory.get(key);
   if (value === undefined) {
     value = find(key);
@@ -535,7 +542,7 @@ function isHost(host: string): boolean {
 }
 
 /** The client's end of a connection: Deno says `hostname`, Bun says `address`. */
-interface Peer {
+interface PeerAddress {
   hostname?: string;
   address?: string;
   port?: number;
@@ -547,10 +554,10 @@ interface Peer {
  * The URL is cut and not parsed: on Deno it holds the target as it was sent, which `new URL` would change; on Bun a
  * request without a Host has the bare target, which `new URL` would refuse.
  */
-function readRequest(request: Request, info: unknown, exchange: Exchange): Environ {
-  const { gateway: { variables, unnamed }, method, input, errors, context } = exchange;
+function buildEnviron(request: Request, info: unknown, exchange: Exchange): Environ {
+  const { gateway: { variables, defaultAuthority: unnamed }, method, input, errors, context } = exchange;
   const { url } = request;
-  if (method === "CONNECT") throw fault(501, new TypeError("Cannot connect: this server is no proxy"));
+  if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
   const start = url.startsWith("/") ? 0 : url.indexOf("://") + 3;
   const slash = url.indexOf("/", start);
   const mark = url.indexOf("?", start);
@@ -558,7 +565,7 @@ function readRequest(request: Request, info: unknown, exchange: Exchange): Envir
   const authority = url.slice(start, end === -1 ? undefined : end);
   // On a unix socket Deno writes "http+unix://" and the Host, or the path of the socket, which is no authority.
   const named = url.startsWith("http+") ? "" : authority;
-  let target = end !== -1 ? encode(url.slice(end)) : url === "*" ? "/*" : "/";
+  let target = end !== -1 ? percentEncode(url.slice(end)) : url === "*" ? "/*" : "/";
   if (!target.startsWith("/")) target = `/${target}`;
   const question = target.indexOf("?");
 
@@ -568,18 +575,18 @@ function readRequest(request: Request, info: unknown, exchange: Exchange): Envir
   environ["fetch.context"] = context;
   environ.REQUEST_METHOD = method;
   environ.REQUEST_URI = target;
-  environ.PATH_INFO = decode(question === -1 ? target : target.slice(0, question));
+  environ.PATH_INFO = percentDecode(question === -1 ? target : target.slice(0, question));
   if (question !== -1) environ.QUERY_STRING = target.slice(question + 1);
   const prefix = environ.SCRIPT_NAME;
   if (prefix !== "") {
     if (environ.PATH_INFO !== prefix && !environ.PATH_INFO.startsWith(`${prefix}/`)) {
-      throw fault(404, new RangeError(`Cannot serve ${show(target)}: the path is outside ${show(prefix)}`));
+      throw httpError(404, new RangeError(`Cannot serve ${inspect(target)}: the path is outside ${inspect(prefix)}`));
     }
     environ.PATH_INFO = environ.PATH_INFO.slice(prefix.length);
   }
 
   request.headers.forEach((value, name) => {
-    const key = remember(VARIABLES, name, variableOf);
+    const key = memoize(ENVIRON_KEY_CACHE, name, environKey);
     // Unlike any other, this header is given once for each line.
     if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
     else if (key !== "") environ[key] = value;
@@ -588,47 +595,53 @@ function readRequest(request: Request, info: unknown, exchange: Exchange): Envir
   if (environ.CONTENT_LENGTH !== undefined) {
     const [, length] = /^(\d+)(?:, \1)*$/.exec(environ.CONTENT_LENGTH) ?? [];
     if (length === undefined) {
-      const found = `Content-Length ${show(environ.CONTENT_LENGTH)}`;
-      throw fault(400, new TypeError(`Cannot serve ${show(target)}: ${found} is not one number of bytes`));
+      const found = `Content-Length ${inspect(environ.CONTENT_LENGTH)}`;
+      throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
     }
     environ.CONTENT_LENGTH = length;
   }
   if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = url.startsWith("https:") ? "https" : "http";
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
-  const { remoteAddr, requestIP } = (info ?? {}) as { remoteAddr?: Peer; requestIP?(request: Request): Peer | null };
+  const { remoteAddr, requestIP } = (info ?? {}) as {
+    remoteAddr?: PeerAddress;
+    requestIP?(request: Request): PeerAddress | null;
+  };
   // That of HTTP/2 and of an absolute target wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2). Deno has
   // it in the URL, where it also puts one for a client that sent none; Bun has the Host there, as `new URL` changes it.
   const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
   if (host === "" ? named !== "" && named !== unnamed : remoteAddr && host !== authority && isHost(host)) {
     environ.HTTP_HOST = authority;
   }
-  if (environ.HTTP_HOST !== undefined && !remember(HOSTS, environ.HTTP_HOST, isHost)) {
-    throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is not a host`));
+  if (environ.HTTP_HOST !== undefined && !memoize(HOST_CACHE, environ.HTTP_HOST, isHost)) {
+    throw httpError(
+      400,
+      new TypeError(`Cannot serve ${inspect(target)}: Host ${inspect(environ.HTTP_HOST)} is not a host`),
+    );
   }
   if (environ.SERVER_NAME === "") {
     const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(named)!;
     environ.SERVER_NAME = name || "localhost";
     environ.SERVER_PORT = port ?? (environ.HTTPS ? "443" : "80");
   }
-  const { hostname, address = hostname, port }: Peer = remoteAddr ?? requestIP?.call(info, request) ?? {};
+  const { hostname, address = hostname, port }: PeerAddress = remoteAddr ?? requestIP?.call(info, request) ?? {};
   if (address !== undefined) environ.REMOTE_ADDR = address;
   if (address !== undefined && port !== undefined) environ.REMOTE_PORT = String(port);
   return environ;
 }
 
 /** Percent-encodes what is not ASCII, as UTF-8: Bun has done so already, Deno has decoded it. */
-function encode(text: string): string {
+function percentEncode(text: string): string {
   return /[\u0080-\uffff]/.test(text) ? text.replace(/[\u0080-\uffff]+/g, encodeURIComponent) : text;
 }
 
 /** Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues". */
-function decode(path: string): string {
+function percentDecode(path: string): string {
   if (!path.includes("%")) return path;
   return path.replace(/%[\da-f]{2}/gi, (escape) => String.fromCharCode(parseInt(escape.slice(1), 16)));
 }
 
 /** The variable of a header, or "" for a header that an application must not see. */
-function variableOf(name: string): string {
+function environKey(name: string): string {
   // "x_a" would pose as "x-a"; "proxy" would become HTTP_PROXY, which CGI programs obey (https://httpoxy.org).
   if (name.includes("_") || name === "proxy") return "";
   const variable = name.toUpperCase().replaceAll("-", "_");
@@ -654,35 +667,35 @@ class Input implements InputStream {
   readonly #exchange: Exchange;
   readonly #limit: number;
   #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
-  #chunk: Uint8Array = NOTHING;
+  #chunk: Uint8Array = EMPTY;
   #received = 0;
   #length = Infinity;
   /** Aborts when the client has left, where the end of the body does not tell. */
   #signal: AbortSignal | undefined;
-  #ended: boolean;
-  #abandoned = false;
+  #hasEnded: boolean;
+  #isCancelled = false;
   #onArrived: (() => void) | undefined;
-  #turn: Promise<unknown> | undefined;
+  #lastRead: Promise<unknown> | undefined;
 
   constructor(exchange: Exchange) {
     this.#exchange = exchange;
     this.#limit = exchange.gateway.maxBodySize;
-    this.#ended = exchange.method === "GET" || exchange.method === "HEAD"; // which have no body for a runtime
+    this.#hasEnded = exchange.method === "GET" || exchange.method === "HEAD"; // which have no body for a runtime
   }
 
   read(size?: number): Promise<Uint8Array> {
-    return this.#inTurn(() => this.#take(size, false));
+    return this.#serialize(() => this.#read(size, false));
   }
 
   readline(size?: number): Promise<Uint8Array> {
-    return this.#inTurn(() => this.#take(size, true));
+    return this.#serialize(() => this.#read(size, true));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
-    return this.#inTurn(async () => {
+    return this.#serialize(async () => {
       const lines: Uint8Array[] = [];
-      for (let left = countOf(hint) || Infinity; left > 0; left -= lines.at(-1)!.length) {
-        const line = await this.#take(undefined, true);
+      for (let left = parseSize(hint) || Infinity; left > 0; left -= lines.at(-1)!.length) {
+        const line = await this.#read(undefined, true);
         if (line.length === 0) break;
         lines.push(line);
       }
@@ -695,67 +708,67 @@ class Input implements InputStream {
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return this.#inTurn(async () => await this.#fill() ? this.#cut(most) : NOTHING);
+    return this.#serialize(async () => await this.#fill() ? this.#consume(most) : EMPTY);
   }
 
   /** Fulfilled when nothing more of what is arriving is to come, or nobody to read it. */
-  static arrived(input: Input): Promise<void> {
+  static whenArrived(input: Input): Promise<void> {
     return new Promise((resolve) => input.#onArrived = resolve);
   }
 
   static isArriving(input: Input): boolean {
-    return !input.#ended && !input.#abandoned;
+    return !input.#hasEnded && !input.#isCancelled;
   }
 
   /** Gives up what was not read: Deno closes the connection on an unread body, maybe before the response is read. */
-  static abandon(input: Input): void {
-    if (input.#ended) return;
-    input.#abandoned = true;
+  static cancel(input: Input): void {
+    if (input.#hasEnded) return;
+    input.#isCancelled = true;
     input.#onArrived?.();
-    input.#cancel();
+    input.#cancelBody();
   }
 
-  #cancel(): void {
+  #cancelBody(): void {
     // Deno may have closed the request with the connection, and have no body any more.
     Promise.try(() => (this.#reader ?? this.#exchange.request.body)?.cancel()).catch(() => {});
   }
 
   /** Lets concurrent reads follow each other. A failed read that nobody waits for is not an unhandled rejection. */
-  #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
-    const result = this.#turn ? this.#turn.then(work) : work();
-    this.#turn = result.catch(() => {});
+  #serialize<Result>(work: () => Promise<Result>): Promise<Result> {
+    const result = this.#lastRead ? this.#lastRead.then(work) : work();
+    this.#lastRead = result.catch(() => {});
     return result;
   }
 
-  async #take(size: number | undefined, line: boolean): Promise<Uint8Array> {
-    const most = countOf(size);
+  async #read(size: number | undefined, line: boolean): Promise<Uint8Array> {
+    const most = parseSize(size);
     const parts: Uint8Array[] = [];
     let taken = 0;
     let small = 0; // how many of the last parts are
     while (taken < most && await this.#fill()) {
       const end = line ? this.#chunk.indexOf(0x0a) + 1 : 0;
-      const part = this.#cut(Math.min(end || Infinity, most - taken));
+      const part = this.#consume(Math.min(end || Infinity, most - taken));
       parts.push(part);
       taken += part.length;
       // An upload in tiny pieces would take more memory for its arrays than for its bytes.
       small = part.length < 1024 ? small + 1 : 0;
       if (small === 1024) {
-        parts.push(join(parts.splice(-small)));
+        parts.push(concat(parts.splice(-small)));
         small = 0;
       }
       if (line && part.at(-1) === 0x0a) break;
     }
-    return join(parts);
+    return concat(parts);
   }
 
   /** Takes bytes from the front of the chunk at hand. */
-  #cut(size: number): Uint8Array {
-    const part = upTo(this.#chunk, size);
-    this.#chunk = part === this.#chunk ? NOTHING : this.#chunk.subarray(size);
+  #consume(size: number): Uint8Array {
+    const part = prefix(this.#chunk, size);
+    this.#chunk = part === this.#chunk ? EMPTY : this.#chunk.subarray(size);
     return part;
   }
 
-  #open(): ReadableStreamDefaultReader<Uint8Array> | undefined {
+  #openBody(): ReadableStreamDefaultReader<Uint8Array> | undefined {
     const { request } = this.#exchange;
     let body: Request["body"];
     try {
@@ -765,16 +778,16 @@ class Input implements InputStream {
       // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were whole. Only the request's signal tells, if it
       // was asked for before. Deno prints a warning about that, which HTTP/1.1 is spared: it has a Host.
       else if (DENO && !request.headers.has("Host") && !request.headers.has("Transfer-Encoding")) {
-        this.#signal = this.#exchange.watch();
+        this.#signal = this.#exchange.observeSignal();
       }
     } catch (cause) {
-      throw clientLeft(cause); // Deno has closed the request with the connection
+      throw clientDisconnected(cause); // Deno has closed the request with the connection
     }
     return body?.getReader();
   }
 
   /** Whether the end of the body has come too early: the client has left. */
-  async #isCut(): Promise<boolean> {
+  async #isTruncated(): Promise<boolean> {
     if (this.#length < Infinity) return this.#received < this.#length;
     // The signal follows the end of the body. Under load it came up to three turns later (Deno 2.9.6).
     for (let turn = 0; turn < 4 && this.#signal?.aborted === false; turn++) await nextTurn();
@@ -783,51 +796,51 @@ class Input implements InputStream {
 
   /** Sees to it that there is a chunk at hand; tells whether there is one before the end. */
   async #fill(): Promise<boolean> {
-    while (this.#chunk.length === 0 && !this.#ended) {
-      this.#reader ??= this.#open();
+    while (this.#chunk.length === 0 && !this.#hasEnded) {
+      this.#reader ??= this.#openBody();
       let step: ReadableStreamReadResult<Uint8Array> | undefined;
       try {
         step = await this.#reader?.read();
       } catch (cause) {
-        throw clientLeft(cause);
+        throw clientDisconnected(cause);
       }
-      if (this.#abandoned) throw clientLeft();
-      const chunk = step?.value ?? NOTHING;
+      if (this.#isCancelled) throw clientDisconnected();
+      const chunk = step?.value ?? EMPTY;
       if (!(chunk instanceof Uint8Array)) {
-        throw new TypeError(`Cannot read the request body: found ${show(chunk)}, expected a Uint8Array`);
+        throw new TypeError(`Cannot read the request body: found ${inspect(chunk)}, expected a Uint8Array`);
       }
-      const part = upTo(chunk, this.#length - this.#received);
+      const part = prefix(chunk, this.#length - this.#received);
       // Deno gives each chunk in 64 KiB of its own, which a part that is kept would keep.
       this.#chunk = part.length < part.buffer.byteLength / 2 ? new Uint8Array(part) : part;
       this.#received += this.#chunk.length;
       const isDone = step?.done ?? true;
-      if (isDone && await this.#isCut()) throw clientLeft();
-      this.#ended = isDone || this.#received >= this.#length;
-      if (!this.#ended) continue;
+      if (isDone && await this.#isTruncated()) throw clientDisconnected();
+      this.#hasEnded = isDone || this.#received >= this.#length;
+      if (!this.#hasEnded) continue;
       this.#onArrived?.();
-      if (!step?.done) this.#cancel(); // or Deno would close the connection, for a body that was not read to its end
+      if (!step?.done) this.#cancelBody(); // or Deno would close the connection, for a body that was not read to its end
     }
-    if (this.#received > this.#limit) throw tooLarge(this.#limit);
+    if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
     return this.#chunk.length > 0;
   }
 }
 
 /** Reads a size as Python does: none, or one below zero, is all. */
-function countOf(size: number | undefined): number {
+function parseSize(size: number | undefined): number {
   if (size === undefined || size < 0 || size === Infinity) return Infinity;
   if (Number.isInteger(size)) return size;
-  throw new RangeError(`Cannot read the request body: size ${show(size)} is not an integer`);
+  throw new RangeError(`Cannot read the request body: size ${inspect(size)} is not an integer`);
 }
 
 /** The first bytes of a chunk. All of them are the chunk itself: a view of it would cost more than it does. */
-function upTo(chunk: Uint8Array, size: number): Uint8Array {
+function prefix(chunk: Uint8Array, size: number): Uint8Array {
   return size < chunk.length ? chunk.subarray(0, size) : chunk;
 }
 
 /** Makes one chunk of several. */
-function join(chunks: readonly Uint8Array[]): Uint8Array {
+function concat(chunks: readonly Uint8Array[]): Uint8Array {
   let size = 0;
-  for (const chunk of chunks) size += lengthOf(chunk);
+  for (const chunk of chunks) size += chunkLength(chunk);
   if (chunks.length === 1) return chunks[0]!;
   const whole = new Uint8Array(size);
   size = 0;
@@ -853,7 +866,7 @@ class StandardError implements ErrorStream {
       // Not text, but what reports errors must not be one more.
     }
     const end = this.#line.lastIndexOf("\n");
-    if (end !== -1) print(this.#line.slice(0, end));
+    if (end !== -1) printError(this.#line.slice(0, end));
     this.#line = this.#line.slice(end + 1);
   }
 
@@ -862,7 +875,7 @@ class StandardError implements ErrorStream {
   }
 }
 
-function print(text: string): void {
+function printError(text: string): void {
   try {
     console.error(text);
   } catch {
@@ -871,17 +884,17 @@ function print(text: string): void {
 }
 
 /** Reports an error. */
-function report(errors: ErrorStream, what: string, error: unknown): void {
-  tell(errors, `${printable(what)}: ${explain(error)}\n`);
+function logError(errors: ErrorStream, what: string, error: unknown): void {
+  writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
 }
 
 /** Writes to an error stream. One of the deployer's own may fail, too. */
-function tell(errors: ErrorStream, text: string): void {
+function writeError(errors: ErrorStream, text: string): void {
   try {
     errors.write(text);
     errors.flush();
   } catch {
-    print(text.trimEnd());
+    printError(text.trimEnd());
   }
 }
 
@@ -902,10 +915,10 @@ export function printable(text: string): string {
 }
 
 /** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
-function explain(error: unknown, depth = 0): string {
+function formatError(error: unknown, depth = 0): string {
   try {
-    if (!(error instanceof Error)) return printable(`${show(error)} was thrown`);
-    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${explain(error.cause, depth + 1)}`;
+    if (!(error instanceof Error)) return printable(`${inspect(error)} was thrown`);
+    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${formatError(error.cause, depth + 1)}`;
     return `${printable(String(error.stack || error))}${cause}`;
   } catch {
     return "an error that cannot be read";
@@ -913,7 +926,7 @@ function explain(error: unknown, depth = 0): string {
 }
 
 /** Describes a value in an error message: strings quoted and shortened, objects by their class. */
-function show(value: unknown): string {
+function inspect(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
   if (typeof value === "function") return `function ${value.name || "without a name"}`;
   if (typeof value !== "object" || value === null) return String(value);
@@ -922,19 +935,19 @@ function show(value: unknown): string {
 }
 
 // More of a file is not read at a time, whatever is asked for: a block may be in memory for each client that is slow.
-const LARGEST_BLOCK = 131_072;
+const MAX_BLOCK_SIZE = 131_072;
 
 /** `wsgi.file_wrapper`. What streams itself also closes itself, at its end or when cancelled. */
-function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLOCK : 65_536): ResponseBody {
+function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_SIZE : 65_536): ResponseBody {
   if (!Number.isInteger(blockSize) || blockSize < 1) {
-    throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
+    throw new RangeError(`Cannot wrap the file: block size ${inspect(blockSize)} is not a positive integer`);
   }
-  const size = Math.min(blockSize, LARGEST_BLOCK);
-  const wrap = (chunks: Chunks, close: () => void | Promise<void>) => {
+  const size = Math.min(blockSize, MAX_BLOCK_SIZE);
+  const wrap = (chunks: ChunkIterator, close: () => void | Promise<void>) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
   if (DENO && file instanceof DENO.FsFile) {
-    const blocks = new Blocks(file, size);
+    const blocks = new FileBlocks(file, size);
     return wrap(blocks, async () => void await blocks.return());
   }
   const { read, readable, close } = Object(file) as {
@@ -944,13 +957,13 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLO
   };
   const stream = file instanceof ReadableStream ? file : readable;
   if (file instanceof Blob || stream instanceof ReadableStream) {
-    const chunks = file instanceof Blob ? blocksOf(file, size) : open(stream as ReadableStream);
+    const chunks = file instanceof Blob ? blobBlocks(file, size) : openBody(stream as ReadableStream);
     return wrap(chunks, async () => void await chunks.return!());
   }
-  if (typeof read !== "function") throw new TypeError(`Cannot wrap ${show(file)}: it has no method "read"`);
-  const next = async (): Promise<Step> => {
+  if (typeof read !== "function") throw new TypeError(`Cannot wrap ${inspect(file)}: it has no method "read"`);
+  const next = async (): Promise<ChunkResult> => {
     const value = await read.call(file, size);
-    return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
+    return chunkLength(value) > 0 ? { done: false, value } : { done: true, value: undefined };
   };
   return wrap({ next }, () => close?.call(file));
 }
@@ -959,17 +972,17 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLO
  * The blocks of a blob, each the stream of a slice: that of the whole has chunks of 512 KiB in Bun 1.4.5, and one chunk
  * in Deno 2.9.6. `bytes()` would begin where a descriptor of `Bun.file(descriptor)` stands, and not at the slice.
  */
-function blocksOf(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }, size: number): Chunks {
-  if (file.size === 0 || file.size === Infinity) return open(file.stream()); // Bun knows no size of a device or a pipe
+function blobBlocks(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }, size: number): ChunkIterator {
+  if (file.size === 0 || file.size === Infinity) return openBody(file.stream()); // Bun knows no size of a device or a pipe
   let at = 0;
   let left = 0;
-  let block: Chunks | undefined;
+  let block: ChunkIterator | undefined;
   let inode: number | undefined;
-  const next = async (): Promise<Step> => {
+  const next = async (): Promise<ChunkResult> => {
     if (at === 0) inode = (await file.stat?.())?.ino;
     while (at < Infinity) {
       if (!block) {
-        block = open(file.slice(at, at += size).stream());
+        block = openBody(file.slice(at, at += size).stream());
         left = size;
       }
       const step = await block.next();
@@ -994,7 +1007,7 @@ function blocksOf(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }
 }
 
 /** The blocks of a file of Deno's, which are read sooner than by its own stream, and close it like that. */
-class Blocks implements AsyncIterator<Uint8Array> {
+class FileBlocks implements AsyncIterator<Uint8Array> {
   readonly #file: DenoFile;
   readonly #size: number;
   #isClosed = false;
@@ -1004,7 +1017,7 @@ class Blocks implements AsyncIterator<Uint8Array> {
     this.#size = Math.min(size, 65_536);
   }
 
-  async next(): Promise<Step> {
+  async next(): Promise<ChunkResult> {
     const block = new Uint8Array(this.#size);
     let length: number | null = null;
     try {
@@ -1014,10 +1027,10 @@ class Blocks implements AsyncIterator<Uint8Array> {
     } finally {
       if (!length) this.#close();
     }
-    return length ? { done: false, value: upTo(block, length) } : { done: true, value: undefined };
+    return length ? { done: false, value: prefix(block, length) } : { done: true, value: undefined };
   }
 
-  return(): Promise<Step> {
+  return(): Promise<ChunkResult> {
     this.#close();
     return Promise.resolve({ done: true, value: undefined });
   }
@@ -1034,48 +1047,52 @@ class Blocks implements AsyncIterator<Uint8Array> {
 }
 
 /** What `startResponse` was given, checked, in the form that a `Response` takes. */
-interface Head {
+interface ResponseHead {
   status: number;
   /** All but Content-Length. */
   headers: Record<string, string> | HeaderList;
   length: number | undefined;
-  typed: boolean;
+  hasContentType: boolean;
 }
 
 // RFC 9112, section 4, but with a reason phrase, as PEP 3333 has it, and with the numbers that a Response takes.
-const STATUS = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
+const STATUS_PATTERN = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
 // RFC 9110, sections 5.1 and 5.5. Other control characters in a value end the process of Deno 2.9.6.
-const NAME = /^[\w!#$%&'*+.^`|~-]+$/;
-const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
+const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 // RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
 const HOP_BY_HOP =
   /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
 
 /** Checks a header name and gives it back in lower case. */
-function checkName(name: string): string {
+function checkHeaderName(name: string): string {
   const lower = name.toLowerCase();
-  if (!NAME.test(name)) throw wrong(`header name ${show(name)} is not a token, expected one such as "Content-Type"`);
-  if (HOP_BY_HOP.test(lower)) throw wrong(`header ${show(name)} is hop-by-hop, which is for the server to send`);
+  if (!TOKEN.test(name)) {
+    throw startError(`header name ${inspect(name)} is not a token, expected one such as "Content-Type"`);
+  }
+  if (HOP_BY_HOP.test(lower)) {
+    throw startError(`header ${inspect(name)} is hop-by-hop, which is for the server to send`);
+  }
   return lower;
 }
 
 /** Checks a status and gives its number. */
-function codeOf(status: string): number {
-  if (typeof status !== "string" || !STATUS.test(status)) {
+function parseStatus(status: string): number {
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
     const fault = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
-    throw wrong(`status ${show(status)} ${fault}, expected "200 OK"`);
+    throw startError(`status ${inspect(status)} ${fault}, expected "200 OK"`);
   }
   // Deno sends it without a length, and then waits for a next request, while the client waits for the end of this one.
   if (DENO && status.startsWith("205")) {
-    throw wrong(`status ${show(status)} is one that Deno cannot send, expected 204`);
+    throw startError(`status ${inspect(status)} is one that Deno cannot send, expected 204`);
   }
   return Number(status.slice(0, 3));
 }
 
 /** Checks what `startResponse` is given. PEP 3333, "The start_response() Callable". */
-function checkHead(status: string, headers: HeaderList): Head {
-  const code = remember(CODES, status, codeOf);
-  if (!Array.isArray(headers)) throw wrong(`headers are ${show(headers)}, expected an array of pairs`);
+function parseHead(status: string, headers: HeaderList): ResponseHead {
+  const code = memoize(STATUS_CACHE, status, parseStatus);
+  if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
   const pairs: HeaderList = [];
   let length: number | undefined;
@@ -1084,14 +1101,14 @@ function checkHead(status: string, headers: HeaderList): Head {
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
     if (typeof name !== "string" || typeof value !== "string") {
-      const found = Array.isArray(pair) ? `[${pair.map(show).join(", ")}]` : show(pair);
-      throw wrong(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
+      const found = Array.isArray(pair) ? `[${pair.map(inspect).join(", ")}]` : inspect(pair);
+      throw startError(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
     }
-    const lower = remember(NAMES, name, checkName);
+    const lower = memoize(HEADER_NAME_CACHE, name, checkHeaderName);
     const isLength = lower === "content-length";
-    if (!VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
+    if (!HEADER_VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
       const expected = isLength ? "one number of bytes" : "Latin-1 without control characters";
-      throw wrong(`header ${show(name)} has the value ${show(value)}, expected ${expected}`);
+      throw startError(`header ${inspect(name)} has the value ${inspect(value)}, expected ${expected}`);
     }
     if (isLength) {
       length = Number(value);
@@ -1102,30 +1119,32 @@ function checkHead(status: string, headers: HeaderList): Head {
     record[name] = value;
     pairs.push([name, value]);
   }
-  return { status: code, headers: repeated ? pairs : record, length, typed };
+  return { status: code, headers: repeated ? pairs : record, length, hasContentType: typed };
 }
 
-function wrong(found: string): TypeError {
+function startError(found: string): TypeError {
   return new TypeError(`Cannot start the response: ${found}`);
 }
 
 /** The state of one `startResponse`. */
-class Start {
+class ResponseStart {
   /** True once the first bytes are on their way. */
-  committed = false;
-  #called = false;
-  #head: Head | undefined;
+  isCommitted = false;
+  #wasCalled = false;
+  #head: ResponseHead | undefined;
   #failure: unknown;
 
-  begin(status: string, headers: HeaderList, error: unknown): void {
+  start(status: string, headers: HeaderList, error: unknown): void {
     try {
-      if (error === undefined && this.#called) {
-        throw new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
+      if (error === undefined && this.#wasCalled) {
+        throw new Error(
+          `Cannot start the response again, with ${inspect(status)}: expected the error that requires it`,
+        );
       }
-      if (this.committed && error !== undefined) throw error;
+      if (this.isCommitted && error !== undefined) throw error;
       // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
-      this.#called = true;
-      this.#head = checkHead(status, headers);
+      this.#wasCalled = true;
+      this.#head = parseHead(status, headers);
       this.#failure = undefined;
     } catch (failure) {
       this.#failure = failure;
@@ -1134,24 +1153,24 @@ class Start {
   }
 
   /** Throws what `startResponse` has thrown, if the application goes on as though nothing had happened. */
-  check(): void {
+  throwIfFailed(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
   /** Settles status and headers. */
-  commit(): Head {
-    this.check();
+  commit(): ResponseHead {
+    this.throwIfFailed();
     if (!this.#head) throw new Error("Cannot send the response: startResponse was not called before the first chunk");
-    this.committed = true;
+    this.isCommitted = true;
     return this.#head;
   }
 }
 
-type Chunks = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
-type Step = IteratorResult<Uint8Array>;
+type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
+type ChunkResult = IteratorResult<Uint8Array>;
 
 /** Opens what the application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`. */
-function open(body: ResponseBody): Chunks {
+function openBody(body: ResponseBody): ChunkIterator {
   if (body instanceof ReadableStream) {
     const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
     return {
@@ -1164,13 +1183,13 @@ function open(body: ResponseBody): Chunks {
     const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
     if (iterator) return iterator;
   }
-  throw new TypeError(`Cannot send ${show(body)} as the body of a response, expected an iterable such as [bytes]`);
+  throw new TypeError(`Cannot send ${inspect(body)} as the body of a response, expected an iterable such as [bytes]`);
 }
 
 /** Checks a chunk and gives its length. */
-function lengthOf(chunk: Uint8Array): number {
+function chunkLength(chunk: Uint8Array): number {
   if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // and no Proxy of one
-  throw new TypeError(`Cannot send the chunk: found ${show(chunk)}, expected a Uint8Array`);
+  throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
 }
 
 function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
@@ -1185,16 +1204,16 @@ function nextTurn(): Promise<void> {
 }
 
 // A Response with one of these must have no body (Fetch, section 2.2.3).
-const BODILESS = new Set([204, 205, 304]);
+const NULL_BODY_STATUSES = new Set([204, 205, 304]);
 // PEP 3333, "The write() Callable".
-const LATE_WRITE = "Cannot write: the application has already returned the body of the response";
+const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
 // What Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO && "The response was aborted";
 
 /** What an application writes, and then the chunks of the body that it returns. PEP 3333, "The write() Callable". */
-class Written implements AsyncIterator<Uint8Array> {
+class WriteQueue implements AsyncIterator<Uint8Array> {
   readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
-  #rest: Chunks | undefined;
+  #body: ChunkIterator | undefined;
   #wake: (() => void) | undefined;
 
   push(chunk: Uint8Array): Promise<void> {
@@ -1203,22 +1222,22 @@ class Written implements AsyncIterator<Uint8Array> {
     return taken;
   }
 
-  follow(rest: Chunks): void {
-    this.#rest = rest;
+  append(rest: ChunkIterator): void {
+    this.#body = rest;
     this.#wake?.();
   }
 
-  async next(): Promise<Step> {
-    while (this.#queue.length === 0 && !this.#rest) await new Promise<void>((resolve) => this.#wake = resolve);
+  async next(): Promise<ChunkResult> {
+    while (this.#queue.length === 0 && !this.#body) await new Promise<void>((resolve) => this.#wake = resolve);
     const first = this.#queue.shift();
-    if (!first) return this.#rest!.next();
+    if (!first) return this.#body!.next();
     first.taken();
     return { done: false, value: first.chunk };
   }
 
-  async return(): Promise<Step> {
+  async return(): Promise<ChunkResult> {
     for (const { taken } of this.#queue.splice(0)) taken();
-    return await this.#rest?.return?.() ?? { done: true, value: undefined };
+    return await this.#body?.return?.() ?? { done: true, value: undefined };
   }
 }
 
@@ -1233,16 +1252,16 @@ class Context implements FetchContext {
   }
 
   get signal(): AbortSignal {
-    return this.#exchange.watch();
+    return this.#exchange.observeSignal();
   }
 
   get draining(): boolean {
-    return this.#exchange.gateway.draining;
+    return this.#exchange.gateway.isDraining;
   }
 
   waitUntil(work: Promise<unknown>): void {
     const { gateway, errors } = this.#exchange;
-    gateway.track(work, (error) => report(errors, "Work after the response failed", error));
+    gateway.track(work, (error) => logError(errors, "Work after the response failed", error));
   }
 }
 
@@ -1260,31 +1279,31 @@ class Exchange {
   readonly input: Input;
   readonly errors: ErrorStream;
   readonly context: FetchContext;
-  readonly #start = new Start();
+  readonly #start = new ResponseStart();
   /** The application has neither returned nor thrown. */
-  #running = true;
+  #isRunning = true;
   #body: ResponseBody | undefined;
   /** What is still to be asked for chunks, if anything is. */
-  #chunks: Chunks | undefined;
-  #answer: Response | undefined;
+  #iterator: ChunkIterator | undefined;
+  #response: Response | undefined;
   /** Gives the answer to a runtime that waits for it. */
-  #resolve: ((answer: Response) => void) | undefined;
+  #resolveResponse: ((answer: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** How many bytes of a body are to be sent, if that is known. */
   #length = Infinity;
   #sent = 0;
   /** Nothing more is to be sent: the runtime has the whole response, or it has failed, or the client has left. */
-  #complete = false;
+  #isComplete = false;
   /** The client has left before that. */
-  #gone = false;
+  #disconnected = false;
   /** Also `close` has been called. */
-  #ended = false;
+  #isClosed = false;
   /** It is at work, or has just been, while a chunk was still awaited. */
   #isClosing = false;
   /** What the application still does after that. */
-  #tidying: Promise<unknown> | undefined;
-  #abort: AbortController | undefined;
-  #reported: unknown = NOTHING;
+  #cleanup: Promise<unknown> | undefined;
+  #abortController: AbortController | undefined;
+  #reported: unknown = EMPTY;
 
   constructor(gateway: Gateway, request: Request) {
     this.gateway = gateway;
@@ -1298,135 +1317,136 @@ class Exchange {
   /** Answers without the application. */
   refuse(error: unknown): Response {
     this.#report(error);
-    Input.abandon(this.input);
-    this.gateway.release(this);
-    return this.#respond(this.method === "CONNECT" ? lastResponse(error) : refusal(error));
+    Input.cancel(this.input);
+    this.gateway.removePending(this);
+    return this.#respond(this.method === "CONNECT" ? closingErrorResponse(error) : errorResponse(error));
   }
 
   /** Calls the application. The answer is there at once if the first chunk is. */
   run(environ: Environ): Response | Promise<Response> {
     const { gateway } = this;
     try {
-      if (this.#gone) throw clientLeft(); // while it waited for its turn
+      if (this.#disconnected) throw clientDisconnected(); // while it waited for its turn
       const result = gateway.app(environ, this.#startResponse);
       if (isPromise(result)) {
-        Promise.resolve(result).then((body) => this.#returned(body), (error) => this.#threw(error));
-      } else this.#returned(result);
+        Promise.resolve(result).then((body) => this.#onReturn(body), (error) => this.#onThrow(error));
+      } else this.#onReturn(result);
     } catch (error) {
-      this.#threw(error);
+      this.#onThrow(error);
     }
-    if (!this.#complete) gateway.hold(this);
-    else if (!this.#ended || this.#tidying) gateway.pending.add(this);
+    if (!this.#isComplete) gateway.addPending(this);
+    else if (!this.#isClosed || this.#cleanup) gateway.pending.add(this);
     // Deno charges for the request's signal and prints a warning, so there it is left alone until somebody asks.
-    if (!this.#answer && !DENO) this.watch();
-    return this.#answer ?? new Promise((resolve) => this.#resolve = resolve);
+    if (!this.#response && !DENO) this.observeSignal();
+    return this.#response ?? new Promise((resolve) => this.#resolveResponse = resolve);
   }
 
   #startResponse: StartResponse = (status, headers, error) => {
-    this.#start.begin(status, headers, error);
+    this.#start.start(status, headers, error);
     return this.#write;
   };
 
   #write: Write = (chunk) => {
-    if (!this.#running) throw new Error(LATE_WRITE);
+    if (!this.#isRunning) throw new Error(WRITE_AFTER_RETURN);
     let taken = Promise.resolve();
-    if (lengthOf(chunk) > 0) {
+    if (chunkLength(chunk) > 0) {
       this.#start.commit();
-      if (!this.#complete) taken = this.#push(chunk);
+      if (!this.#isComplete) taken = this.#push(chunk);
       else if (this.#sent >= this.#length) throw this.#wrongLength();
     }
     const sent = taken.then(nextTurn).then(() => {
-      if (this.#complete && this.#sent < this.#length) throw clientLeft(); // or nobody wants a body
+      if (this.#isComplete && this.#sent < this.#length) throw clientDisconnected(); // or nobody wants a body
     });
     sent.catch(() => {}); // an application may ignore it
     return sent;
   };
 
   #push(chunk: Uint8Array): Promise<void> {
-    if (this.#chunks instanceof Written) return this.#chunks.push(chunk);
-    const written = this.#chunks = new Written();
+    if (this.#iterator instanceof WriteQueue) return this.#iterator.push(chunk);
+    const written = this.#iterator = new WriteQueue();
     const taken = written.push(chunk);
-    this.#begin();
+    this.#readFirst();
     return taken;
   }
 
-  #returned(body: ResponseBody): void {
-    this.#running = false;
+  #onReturn(body: ResponseBody): void {
+    this.#isRunning = false;
     this.#body = body;
     try {
       // What was written is being sent, or it is all that was declared and the end is looked for.
-      if (this.#chunks instanceof Written) return this.#chunks.follow(open(body));
-      if (Array.isArray(body) && !this.#complete) return this.#commit(join(body));
-      this.#chunks = open(body);
-      if (this.#complete) this.#stop();
-      else this.#begin();
+      if (this.#iterator instanceof WriteQueue) return this.#iterator.append(openBody(body));
+      if (Array.isArray(body) && !this.#isComplete) return this.#commit(concat(body));
+      this.#iterator = openBody(body);
+      if (this.#isComplete) this.#close();
+      else this.#readFirst();
     } catch (error) {
       this.#fail(error);
     }
   }
 
   /** What was written before an application threw leaves before the response is aborted. */
-  #threw(error: unknown): void {
-    this.#running = false;
-    if (this.#chunks instanceof Written && !this.#complete) this.#chunks.follow({ next: () => Promise.reject(error) });
-    else this.#fail(error);
+  #onThrow(error: unknown): void {
+    this.#isRunning = false;
+    if (this.#iterator instanceof WriteQueue && !this.#isComplete) {
+      this.#iterator.append({ next: () => Promise.reject(error) });
+    } else this.#fail(error);
   }
 
   /** Asks for the first chunk. Until there is one that is not empty, nothing is decided. */
-  #begin(): void {
-    let step: Step | Promise<Step>;
+  #readFirst(): void {
+    let step: ChunkResult | Promise<ChunkResult>;
     try {
-      step = this.#chunks!.next();
+      step = this.#iterator!.next();
     } catch (error) {
-      this.#chunks = undefined;
+      this.#iterator = undefined;
       throw error;
     }
-    if (!isPromise(step) && !this.#gone && (step.done || lengthOf(step.value) > 0)) this.#take(step);
-    else this.#next(step);
+    if (!isPromise(step) && !this.#disconnected && (step.done || chunkLength(step.value) > 0)) this.#handleChunk(step);
+    else this.#pump(step);
   }
 
   /** Takes the next chunk that is not empty, or the end, unless nobody wants it any more. */
-  async #next(pending?: Step | Promise<Step>): Promise<void> {
-    let step: Step | undefined;
+  async #pump(pending?: ChunkResult | Promise<ChunkResult>): Promise<void> {
+    let step: ChunkResult | undefined;
     try {
       for (;; pending = step = undefined) {
         // While a block of a file is read the runtime has its turn.
-        if (!pending && !(this.#chunks instanceof Blocks)) {
+        if (!pending && !(this.#iterator instanceof FileBlocks)) {
           await nextTurn();
-          if (DENO && this.#answer && this.#resolve) {
-            this.#resolve = undefined;
+          if (DENO && this.#response && this.#resolveResponse) {
+            this.#resolveResponse = undefined;
             await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
           }
         }
-        if (!this.#chunks) return;
-        step = await (pending ?? this.#chunks.next());
-        if (!this.#chunks || this.#gone) return;
-        if (this.#answer) this.#start.check();
-        if (step.done || lengthOf(step.value) > 0) return this.#take(step);
-        if (!this.#answer && !pending) this.watch();
+        if (!this.#iterator) return;
+        step = await (pending ?? this.#iterator.next());
+        if (!this.#iterator || this.#disconnected) return;
+        if (this.#response) this.#start.throwIfFailed();
+        if (step.done || chunkLength(step.value) > 0) return this.#handleChunk(step);
+        if (!this.#response && !pending) this.observeSignal();
       }
     } catch (error) {
       if (!step && this.#isClosing) return; // close() has destroyed what next() was waiting for
-      if (!step) this.#chunks = undefined; // what has thrown has ended, and is not told to return
+      if (!step) this.#iterator = undefined; // what has thrown has ended, and is not told to return
       this.#fail(error);
     }
   }
 
   /** Uses what the application gave: to begin the response, to go on with it, or to see that it ends where it should. */
-  #take(step: Step): void {
-    if (step.done) this.#chunks = undefined;
-    if (!this.#answer) this.#commit(step.done ? NOTHING : step.value);
-    else if (!this.#complete) this.#send(step);
-    else if (step.done) this.#stop();
+  #handleChunk(step: ChunkResult): void {
+    if (step.done) this.#iterator = undefined;
+    if (!this.#response) this.#commit(step.done ? EMPTY : step.value);
+    else if (!this.#isComplete) this.#send(step);
+    else if (step.done) this.#close();
     else throw this.#wrongLength();
   }
 
   /** Decides the response, with its first bytes at hand, or all of them. */
   #commit(bytes: Uint8Array): void {
     const head = this.#start.commit();
-    const isAll = !this.#chunks;
-    if (this.method === "HEAD" || BODILESS.has(head.status)) {
-      this.#respond(bodiless(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
+    const isAll = !this.#iterator;
+    if (this.method === "HEAD" || NULL_BODY_STATUSES.has(head.status)) {
+      this.#respond(emptyResponse(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
     } else {
       this.#sent = bytes.length;
       this.#length = head.length ?? (isAll ? bytes.length : Infinity);
@@ -1435,14 +1455,14 @@ class Exchange {
       else if (isAll) throw this.#wrongLength();
       else return void this.#respond(makeResponse(head, this.#stream(bytes), head.length));
     }
-    this.#finish(bytes.length);
+    this.#onAllSent(bytes.length);
   }
 
   #respond(answer: Response): Response {
-    const { partsUntil } = this.gateway;
+    const { closeConnectionsUntil: partsUntil } = this.gateway;
     if (partsUntil > 0 && performance.now() < partsUntil) answer.headers.set("Connection", "close");
-    this.#answer = answer;
-    this.#resolve?.(answer);
+    this.#response = answer;
+    this.#resolveResponse?.(answer);
     return answer;
   }
 
@@ -1453,12 +1473,12 @@ class Exchange {
         this.#controller = controller;
         controller.enqueue(first);
       },
-      pull: () => this.#next(),
-      cancel: () => this.leave(),
+      pull: () => this.#pump(),
+      cancel: () => this.disconnect(),
     }, { highWaterMark: 0 });
   }
 
-  #send({ done, value }: Step): void {
+  #send({ done, value }: ChunkResult): void {
     if (done && this.#length < Infinity) throw this.#wrongLength();
     if (!done) {
       this.#controller!.enqueue(this.#length === Infinity ? value : value.subarray(0, this.#length - this.#sent));
@@ -1466,80 +1486,82 @@ class Exchange {
       if (this.#sent < this.#length) return;
     }
     this.#controller!.close();
-    this.#finish(done ? 0 : value.length);
+    this.#onAllSent(done ? 0 : value.length);
   }
 
   /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
-  #finish(size: number): void {
-    this.#complete = true;
-    this.gateway.complete(this, size);
-    if (this.#length === Infinity || FILE in Object(this.#body)) return this.#stop();
+  #onAllSent(size: number): void {
+    this.#isComplete = true;
+    this.gateway.restoreIdleTimeout(this, size);
+    if (this.#length === Infinity || FILE in Object(this.#body)) return this.#close();
     if (this.#sent > this.#length) throw this.#wrongLength();
-    if (this.#chunks) this.#next();
-    else this.#stop();
+    if (this.#iterator) this.#pump();
+    else this.#close();
   }
 
   #wrongLength(): Error {
-    const found = this.#complete ? "more" : this.#sent;
+    const found = this.#isComplete ? "more" : this.#sent;
     return new Error(`Cannot send the body: Content-Length declares ${this.#length} bytes, the body has ${found}`);
   }
 
   /** The server waits no longer. */
-  abandon(): void {
-    this.leave(503);
-    this.#stop();
-    Input.abandon(this.input);
+  abort(): void {
+    this.disconnect(503);
+    this.#close();
+    Input.cancel(this.input);
   }
 
   /** The client has left. An answer that is still to be given has nobody to read it. */
-  leave(status = 499): void {
-    if (this.#complete) return;
-    this.#complete = this.#gone = true;
-    this.#abort ??= new AbortController();
-    this.#abort.abort(clientLeft());
-    if (this.#answer) this.#controller?.error(ABORTED);
+  disconnect(status = 499): void {
+    if (this.#isComplete) return;
+    this.#isComplete = this.#disconnected = true;
+    this.#abortController ??= new AbortController();
+    this.#abortController.abort(clientDisconnected());
+    if (this.#response) this.#controller?.error(ABORTED);
     else this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
-    queueMicrotask(() => this.#stop()); // it may be a generator that has us know, and it cannot return while it runs
+    queueMicrotask(() => this.#close()); // it may be a generator that has us know, and it cannot return while it runs
   }
 
   #fail(error: unknown): void {
     this.#report(error);
-    if (!this.#answer) this.#respond(refusal(error));
-    else if (!this.#complete) this.#controller?.error(ABORTED);
-    this.#complete = true;
-    this.gateway.complete(this, 0);
-    this.#stop();
+    if (!this.#response) this.#respond(errorResponse(error));
+    else if (!this.#isComplete) this.#controller?.error(ABORTED);
+    this.#isComplete = true;
+    this.gateway.restoreIdleTimeout(this, 0);
+    this.#close();
   }
 
   /** Asks for no more chunks. An application that has returned as well has ended. */
-  #stop(): void {
-    const chunks = this.#chunks;
-    this.#chunks = undefined;
-    if (chunks) this.#attempt(() => chunks.return?.());
-    if (this.#running || this.#ended) return;
-    this.#ended = true;
-    const closed = this.#attempt(() => this.#body?.close?.());
+  #close(): void {
+    const chunks = this.#iterator;
+    this.#iterator = undefined;
+    if (chunks) this.#runCleanup(() => chunks.return?.());
+    if (this.#isRunning || this.#isClosed) return;
+    this.#isClosed = true;
+    const closed = this.#runCleanup(() => this.#body?.close?.());
     if (chunks) {
       this.#isClosing = true;
       Promise.resolve(closed).then(nextTurn).then(() => this.#isClosing = false);
     }
-    this.#attempt(() => this.errors.flush());
-    Input.abandon(this.input);
-    if (!this.#tidying) return this.gateway.done(this);
+    this.#runCleanup(() => this.errors.flush());
+    Input.cancel(this.input);
+    if (!this.#cleanup) return this.gateway.releaseSlot(this);
     // Its place is not given away meanwhile, but clients that leave must not take all places away for ever.
     const late = Promise.withResolvers<void>();
     const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, 5000);
     timer.unref?.(); // a process that has nothing else to do ends
-    Promise.race([this.#tidying, late.promise]).finally(() => clearTimeout(timer)).then(() => this.gateway.done(this));
+    Promise.race([this.#cleanup, late.promise]).finally(() => clearTimeout(timer)).then(() =>
+      this.gateway.releaseSlot(this)
+    );
   }
 
   /** Does what tidies up, for which a stopping server waits. */
-  #attempt(action: () => unknown): Promise<unknown> | undefined {
+  #runCleanup(action: () => unknown): Promise<unknown> | undefined {
     try {
       const result = action();
       if (!isPromise(result)) return;
       const settled = this.gateway.track(result, (error) => this.#report(error));
-      this.#tidying = Promise.all([this.#tidying, settled]);
+      this.#cleanup = Promise.all([this.#cleanup, settled]);
       return settled;
     } catch (error) {
       this.#report(error);
@@ -1548,26 +1570,30 @@ class Exchange {
 
   /** Reports a failure of the application, once. That a client left is none, nor is what it has aborted. */
   #report(error: unknown): void {
-    const isKnown = FAULTS.has(error as object) || error === this.#reported ||
-      this.#gone && (error === ABORTED || isAbortError(error));
+    const isKnown = HTTP_ERRORS.has(error as object) || error === this.#reported ||
+      this.#disconnected && (error === ABORTED || isAbortError(error));
     this.#reported = error;
     if (!isKnown) {
-      report(this.errors, `Application failed on ${this.method} ${encode(this.request.url)}`, error);
+      logError(this.errors, `Application failed on ${this.method} ${percentEncode(this.request.url)}`, error);
     }
   }
 
   /** The signal of `fetch.context`. Until there is an answer, the request's own tells it; afterwards the stream. */
-  watch(): AbortSignal {
-    if (this.#abort) return this.#abort.signal;
-    this.#abort = new AbortController();
-    if (!this.#answer && this.request.signal.aborted) this.leave();
-    else if (!this.#answer) this.request.signal.addEventListener("abort", () => this.leave(), { once: true });
-    return this.#abort.signal;
+  observeSignal(): AbortSignal {
+    if (this.#abortController) return this.#abortController.signal;
+    this.#abortController = new AbortController();
+    if (!this.#response && this.request.signal.aborted) this.disconnect();
+    else if (!this.#response) this.request.signal.addEventListener("abort", () => this.disconnect(), { once: true });
+    return this.#abortController.signal;
   }
 }
 
 /** A response of a stream, or of bytes that are all of its body. */
-function makeResponse({ status, headers, typed }: Head, body: Uint8Array | ReadableStream, length?: number): Response {
+function makeResponse(
+  { status, headers, hasContentType: typed }: ResponseHead,
+  body: Uint8Array | ReadableStream,
+  length?: number,
+): Response {
   if (length !== undefined) {
     const value = String(length);
     headers = Array.isArray(headers)
@@ -1582,16 +1608,16 @@ function makeResponse({ status, headers, typed }: Head, body: Uint8Array | Reada
 }
 
 /** A response without a body: to HEAD, or with a status that has none. */
-function bodiless(head: Head, length: number | undefined): Response {
-  if (BODILESS.has(head.status)) return makeResponse(head, NOTHING);
-  if (length !== undefined) return makeResponse(head, NOTHING, length);
+function emptyResponse(head: ResponseHead, length: number | undefined): Response {
+  if (NULL_BODY_STATUSES.has(head.status)) return makeResponse(head, EMPTY);
+  if (length !== undefined) return makeResponse(head, EMPTY, length);
   // Of no bytes both runtimes would declare a length of 0, which is not known.
   return makeResponse(head, new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) }));
 }
 
 /** What the client is told when there is no response of the application. */
-function refusal(error: unknown): Response {
-  const status = FAULTS.get(error as object) ?? 500;
+function errorResponse(error: unknown): Response {
+  const status = HTTP_ERRORS.get(error as object) ?? 500;
   return new Response(`${REASONS[status]}\n`, { status, headers: { "Content-Type": "text/plain; charset=utf-8" } });
 }
 
@@ -1599,8 +1625,8 @@ function refusal(error: unknown): Response {
  * A refusal that ends the connection: what follows a refused CONNECT is not for HTTP (RFC 9931). Bun closes it when told
  * to. Deno does so only on a stream that fails short of its length, here by the line feed at its end.
  */
-function lastResponse(error: unknown): Response {
-  const answer = refusal(error);
+function closingErrorResponse(error: unknown): Response {
+  const answer = errorResponse(error);
   answer.headers.set("Connection", "close");
   if (!DENO) return answer;
   const { status, headers } = answer;
@@ -1635,8 +1661,10 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
   // Loaded when wanted: as an import it would double the time in which Deno starts.
   const { STATUS_CODES } = process.getBuiltinModule("node:http");
   return async (environ, startResponse) => {
-    const response = await handler(toRequest(environ), peerOf(environ) as never);
-    if (!(response instanceof Response)) throw new TypeError(`The handler returned ${show(response)}, not a Response`);
+    const response = await handler(toRequest(environ), handlerInfo(environ) as never);
+    if (!(response instanceof Response)) {
+      throw new TypeError(`The handler returned ${inspect(response)}, not a Response`);
+    }
     const { headers } = response;
     const dropped = new Set(parseList(headers.get("Connection")?.toLowerCase() ?? ""));
     // What comes from fetch() has been decoded; its headers still say how it was encoded, and how long it was then.
@@ -1654,7 +1682,7 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
 }
 
 /** The second argument of a Fetch handler: `Deno.ServeHandlerInfo`, and what is asked of Bun's server most often. */
-function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
+function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
   if (address === undefined) return undefined;
   const peer = { address, family: address.includes(":") ? "IPv6" : "IPv4", port: port && Number(port) };
   return { remoteAddr: { transport: "tcp", hostname: address, port: peer.port }, requestIP: () => peer };
@@ -1684,9 +1712,11 @@ function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
  */
 export function toRequest(environ: Environ): Request {
   const { REQUEST_METHOD: method, PATH_INFO, QUERY_STRING, SERVER_NAME, SERVER_PORT } = environ;
-  if (/^(?:CONNECT|TRACE|TRACK)$/i.test(method)) throw fault(501, new TypeError(`Cannot make a request of ${method}`));
+  if (/^(?:CONNECT|TRACE|TRACK)$/i.test(method)) {
+    throw httpError(501, new TypeError(`Cannot make a request of ${method}`));
+  }
   if (/\/\.\.?(?:\/|$)/.test(PATH_INFO)) {
-    throw fault(400, new TypeError(`Cannot make a URL of ${show(PATH_INFO)}: it would lose the dot segments`));
+    throw httpError(400, new TypeError(`Cannot make a URL of ${inspect(PATH_INFO)}: it would lose the dot segments`));
   }
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(environ)) {
@@ -1701,7 +1731,7 @@ export function toRequest(environ: Environ): Request {
     (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
   );
   const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
-  const body = /^(?:GET|HEAD)$/i.test(method) ? null : streamOf(environ["wsgi.input"]);
+  const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ["wsgi.input"]);
   const init = { method, headers, body, duplex: "half" };
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
   const request = new Request(`${url}${query}`, init);
@@ -1709,7 +1739,7 @@ export function toRequest(environ: Environ): Request {
   return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
-function streamOf(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): ReadableStream<Uint8Array> {
+function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): ReadableStream<Uint8Array> {
   return new ReadableStream({
     async pull(controller) {
       const chunk = await (input[READ_CHUNK]?.(Infinity) ?? input.read(65_536));
@@ -1743,11 +1773,11 @@ function streamOf(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): 
  * ```
  */
 export async function runApplication(app: ApplicationLike, environ: Environ): Promise<ApplicationResult> {
-  const start = new Start();
-  const result: ApplicationResult = { status: "", headers: [], body: NOTHING, errors: "" };
+  const start = new ResponseStart();
+  const result: ApplicationResult = { status: "", headers: [], body: EMPTY, errors: "" };
   const sent: Uint8Array[] = [];
   const send = (chunk: Uint8Array) => {
-    if (lengthOf(chunk) > 0) start.commit();
+    if (chunkLength(chunk) > 0) start.commit();
     sent.push(chunk.slice());
   };
   const errors: ErrorStream = {
@@ -1758,22 +1788,22 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
   const call = application(app);
   let hasReturned = false;
   const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
-    start.begin(status, headers, error);
+    start.start(status, headers, error);
     Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
     return (chunk) => {
-      if (hasReturned) throw new Error(LATE_WRITE);
+      if (hasReturned) throw new Error(WRITE_AFTER_RETURN);
       return Promise.resolve(send(chunk));
     };
   });
   hasReturned = true;
   try {
-    const chunks = { [Symbol.asyncIterator]: () => open(body) } as AsyncIterable<Uint8Array>;
+    const chunks = { [Symbol.asyncIterator]: () => openBody(body) } as AsyncIterable<Uint8Array>;
     for await (const chunk of chunks) send(chunk);
     start.commit();
   } finally {
     await body?.close?.();
   }
-  return { ...result, body: join(sent) };
+  return { ...result, body: concat(sent) };
 }
 
 /**
@@ -1799,8 +1829,8 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
   checkServeOptions(options);
   const { signal, signals = true, onListen, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
-  const service = options.workers === undefined ? new Post(app, options) : new Crew(app, options);
-  const { url, hostname, port, size } = service;
+  const backend = options.workers === undefined ? new LocalServer(app, options) : new WorkerPool(app, options);
+  const { url, hostname, port, description: size } = backend;
   const stopped = Promise.withResolvers<void>();
   let isStopping = false;
   /** The exit status that goes with the signal that has stopped the server, if one has. */
@@ -1812,10 +1842,10 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     // Idle connections take the runtimes a moment, too; and a timer takes no more than 31 bits.
     const patience = Math.min(delay + Math.max(shutdownTimeout, 100), 2 ** 31 - 1);
     const timer = setTimeout(() => expired.resolve(false), patience);
-    const isDone = await Promise.race([service.finish(delay), expired.promise]);
+    const isDone = await Promise.race([backend.drain(delay), expired.promise]);
     clearTimeout(timer);
-    await service.abandon();
-    unwatch?.();
+    await backend.abort();
+    removeSignalListeners?.();
     if (status !== 0) exitAfterSignal(isDone ? 0 : status);
   };
   const shutdown = (delay = shutdownDelay) => {
@@ -1828,14 +1858,14 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   /** What a stopping server does next, in words. */
   const plan = () => {
     const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
-    if (shutdownDelay === 0) return service.pending === "" ? "nothing is under way" : `${wait} for ${service.pending}`;
+    if (shutdownDelay === 0) return backend.pending === "" ? "nothing is under way" : `${wait} for ${backend.pending}`;
     return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
   };
   const abort = () => void shutdown();
-  const unwatch = signals
+  const removeSignalListeners = signals
     ? onSignal((name, number) => {
-      if (status !== 0) service.abandon().then(() => process.exit(number));
-      else if (!onListen) print(`Stopping on ${name}: ${plan()}, another signal ends the process at once`);
+      if (status !== 0) backend.abort().then(() => process.exit(number));
+      else if (!onListen) printError(`Stopping on ${name}: ${plan()}, another signal ends the process at once`);
       status = number;
       shutdown();
     })
@@ -1849,10 +1879,10 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     shutdown: () => shutdown(),
     [Symbol.asyncDispose]: () => shutdown(),
   };
-  const announce = onListen ?? (() => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
+  const announce = onListen ?? (() => printError(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
   try {
-    service.start(() => announce(server), (error) => {
-      print(error instanceof Error ? error.message : explain(error));
+    backend.start(() => announce(server), (error) => {
+      printError(error instanceof Error ? error.message : formatError(error));
       process.exitCode = 1;
       shutdown(0);
     });
@@ -1870,31 +1900,31 @@ function plural(count: number, noun: string): string {
 }
 
 /** What serves: this thread by itself, or a crew of others. */
-interface Service {
+interface ServerBackend {
   readonly url: string;
   readonly hostname: string;
   readonly port: number;
   /** How many threads serve, in words. */
-  readonly size: string;
+  readonly description: string;
   /** What a stopping server waits for, in words; nothing if it has nothing to wait for. */
   readonly pending: string;
   /** Tells when it serves, or why it never will. */
   start(onReady: () => void, onFailure: (error: unknown) => void): void;
   /** Goes on for a while, then takes on nothing more; tells, when nothing is under way any more, whether all was done. */
-  finish(delay: number): Promise<boolean>;
+  drain(delay: number): Promise<boolean>;
   /** Aborts what is left. */
-  abandon(): Promise<void>;
+  abort(): Promise<void>;
 }
 
 // Addresses that a person calls localhost: of this machine, or of all its interfaces.
-const LOCAL = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
+const LOCAL_ADDRESSES = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
 
 /** One thread that serves. */
-class Post implements Service {
+class LocalServer implements ServerBackend {
   readonly url: string;
   readonly hostname: string;
   readonly port: number;
-  readonly size = "1 worker";
+  readonly description = "1 worker";
   readonly gateway: Gateway;
   readonly #listener: Listener;
 
@@ -1908,10 +1938,10 @@ class Post implements Service {
     this.hostname = unix ?? hostname;
     this.port = port;
     this.url = unix === undefined
-      ? `${scheme}://${LOCAL.has(hostname) ? "localhost" : name}:${port}/`
+      ? `${scheme}://${LOCAL_ADDRESSES.has(hostname) ? "localhost" : name}:${port}/`
       : `http+unix://${encodeURIComponent(unix)}/`;
-    this.gateway.unnamed = cert === undefined ? `localhost:${port}` : undefined;
-    this.gateway.setPatience = this.#listener.setPatience;
+    this.gateway.defaultAuthority = cert === undefined ? `localhost:${port}` : undefined;
+    this.gateway.setIdleTimeout = this.#listener.setIdleTimeout;
     Object.assign(this.gateway.variables, {
       SERVER_NAME: name,
       SERVER_PORT: unix === undefined ? String(port) : "80",
@@ -1935,12 +1965,12 @@ class Post implements Service {
     onReady(); // it has listened since it was made
   }
 
-  async finish(delay: number): Promise<boolean> {
+  async drain(delay: number): Promise<boolean> {
     const { gateway } = this;
-    gateway.draining = true;
-    gateway.partsUntil = Infinity; // who sends the next request on a connection could find it closed
+    gateway.isDraining = true;
+    gateway.closeConnectionsUntil = Infinity; // who sends the next request on a connection could find it closed
     if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, 2 ** 31 - 1)));
-    gateway.closing = true;
+    gateway.isRefusing = true;
     await this.#close();
     return true;
   }
@@ -1948,7 +1978,7 @@ class Post implements Service {
   /** Closes the port while other threads serve it, so that nothing is refused: what still comes is served. */
   async retire(): Promise<void> {
     await this.#close();
-    await this.gateway.idle(); // of what came in the meantime
+    await this.gateway.whenIdle(); // of what came in the meantime
   }
 
   async #close(): Promise<void> {
@@ -1959,71 +1989,71 @@ class Post implements Service {
     };
     // Deno breaks off what still arrives, as soon as it is told to shut down. Meanwhile more may come.
     for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
-      await Promise.all(inputs.map(Input.arrived));
+      await Promise.all(inputs.map(Input.whenArrived));
     }
-    await Promise.all([this.#listener.stop(), gateway.idle()]);
+    await Promise.all([this.#listener.stop(), gateway.whenIdle()]);
   }
 
-  async abandon(): Promise<void> {
-    this.gateway.abandon();
+  async abort(): Promise<void> {
+    this.gateway.abort();
     await nextTurn(); // for what is left to leave
     await this.#listener.stop(true);
   }
 }
 
 // What a thread of a crew finds its task by, in the module that it begins with.
-const TASK: unique symbol = Symbol.for("wsgi.task");
+const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.task");
 
 /** What a thread of a crew is for. */
-interface Task {
-  port: Port<News, Order>;
+interface WorkerConfig {
+  port: TypedPort<WorkerMessage, WorkerCommand>;
   /** How many requests it has begun, which the crew can see while it is too busy to say. */
-  begun: Int32Array;
+  requestCount: Int32Array;
   module: string;
-  exported: string | undefined;
+  exportName: string | undefined;
   options: ServeOptions;
   /** Whether the errors are those of the option of this name, which another thread has. */
-  forwards: boolean;
+  forwardErrors: boolean;
   multiprocess: boolean;
 }
 
 /** What a thread is told. */
-type Order =
-  | "measure"
+type WorkerCommand =
+  | "sample"
   /**
    * Each response ends its connection, for so many milliseconds: who comes back may find a thread that has less to do.
    * No moment could be named, since `performance.now()` begins anew in each thread.
    */
-  | { part: number }
+  | { closeConnections: number }
   /** Finish, after a delay. */
-  | { finish: number }
+  | { drain: number }
   /** Finish at once, while other threads serve. */
   | "retire"
-  | "abandon";
+  | "abort";
 
 /** What a thread tells. */
-type News =
+type WorkerMessage =
   | { ready: true }
   /** Which part of the time it has computed, and how many requests it holds. */
-  | { busy: number; held: number }
+  | { load: number; active: number }
   | { errors: string }
   | { failure: string };
 
 /** What is used of the `MessagePort` of a thread. An application has one of its own, and cannot speak on this. */
-interface Port<Sent, Received> {
+interface TypedPort<Sent, Received> {
   postMessage(message: Sent): void;
   on(event: "message", listener: (message: Received) => void): void;
   close(): void;
 }
 
 // How long clients get to come back on other connections, in milliseconds: more than the next request takes a busy one.
-const PARTING = 1000;
+const RECONNECT_TIME = 1000;
 
 // How many times in a row a thread has to be asked in vain before standard error says so.
-const STALLED = 5;
+const MISSED_SAMPLES = 5;
 
 /** What a crew calls a thread, and wants to know of it. */
-interface Watch {
+interface WorkerListeners {
   number: number;
   onReady(): void;
   /** It has answered, having been asked so many times in vain that this was said. */
@@ -2034,127 +2064,127 @@ interface Watch {
 }
 
 /** A thread of a crew, seen from the one that looks after it. */
-class Thread {
+class WorkerHandle {
   readonly number: number;
-  readonly began = performance.now();
+  readonly startedAt = performance.now();
   isReady = false;
   /** It is not to stay. */
-  isLeaving = false;
+  isStopping = false;
   /** Which part of the time it has computed of late, from 0 to 1. */
-  busy = 0;
+  load = 0;
   /** How many requests it holds. */
-  held = 0;
+  active = 0;
   /** How many times in a row it was asked in vain, and began no request meanwhile. */
   missed = 0;
   /** Fulfilled when it has ended, with whether it had finished what it held. */
   readonly ended: Promise<boolean>;
-  readonly #port: Port<Order, News>;
+  readonly #port: TypedPort<WorkerCommand, WorkerMessage>;
   readonly #worker: { terminate(): unknown };
-  #asked: number | undefined;
+  #sampledAt: number | undefined;
   #retirement: ReturnType<typeof setTimeout> | undefined;
-  readonly #watch: Watch;
-  readonly #end = Promise.withResolvers<boolean>();
+  readonly #listeners: WorkerListeners;
+  readonly #ended = Promise.withResolvers<boolean>();
   #hasEnded = false;
-  readonly #begun = new Int32Array(new SharedArrayBuffer(4));
-  #begunBefore = 0;
+  readonly #requestCount = new Int32Array(new SharedArrayBuffer(4));
+  #lastRequestCount = 0;
 
-  constructor(task: Omit<Task, "port" | "begun">, watch: Watch) {
-    this.#watch = watch;
-    this.number = watch.number;
-    this.ended = this.#end.promise;
+  constructor(config: Omit<WorkerConfig, "port" | "requestCount">, listeners: WorkerListeners) {
+    this.#listeners = listeners;
+    this.number = listeners.number;
+    this.ended = this.#ended.promise;
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
     const { port1, port2 } = new MessageChannel();
-    const worker = new Worker(new URL(ENTRY), {
-      workerData: { ...task, port: port2, begun: this.#begun },
+    const worker = new Worker(new URL(WORKER_ENTRY), {
+      workerData: { ...config, port: port2, requestCount: this.#requestCount },
       transferList: [port2],
       argv: process.argv.slice(2),
     });
     this.#worker = worker;
-    this.#port = port1 as Port<Order, News>;
+    this.#port = port1 as TypedPort<WorkerCommand, WorkerMessage>;
     let reason = "it has ended";
-    this.#port.on("message", (news) => {
-      if ("errors" in news) watch.onErrors(news.errors);
-      else if ("busy" in news) this.#hear(news);
-      else if ("failure" in news) {
-        reason = news.failure;
+    this.#port.on("message", (message) => {
+      if ("errors" in message) listeners.onErrors(message.errors);
+      else if ("load" in message) this.#onSample(message);
+      else if ("failure" in message) {
+        reason = message.failure;
         this.terminate();
       } else {
         this.isReady = true;
-        this.#answered();
-        watch.onReady();
+        this.#onAnswer();
+        listeners.onReady();
       }
     });
-    worker.on("error", (error) => reason = explain(error));
-    worker.on("exit", (status) => this.#ends(status === 0 || !this.isReady, "has died", reason));
+    worker.on("error", (error) => reason = formatError(error));
+    worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, "has died", reason));
   }
 
-  #ends(isDone: boolean, what: string, reason: string): void {
+  #onEnd(isDone: boolean, what: string, reason: string): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     clearTimeout(this.#retirement);
     this.#port.close();
-    this.#end.resolve(isDone);
-    this.#watch.onEnd(what, reason);
+    this.#ended.resolve(isDone);
+    this.#listeners.onEnd(what, reason);
   }
 
   /** Asks how busy it is. Who has not found the time to answer since the last time, is. */
-  measure(): void {
-    if (this.isReady && this.#asked === undefined) {
-      this.#asked = performance.now();
-      this.#port.postMessage("measure");
+  sampleLoad(): void {
+    if (this.isReady && this.#sampledAt === undefined) {
+      this.#sampledAt = performance.now();
+      this.#port.postMessage("sample");
       return;
     }
-    const begun = Atomics.load(this.#begun, 0);
+    const count = Atomics.load(this.#requestCount, 0);
     // Under load Bun 1.4.5 has no turn for messages, nor for timers, as long as there are requests.
-    if (begun !== this.#begunBefore) this.#answered();
+    if (count !== this.#lastRequestCount) this.#onAnswer();
     // Not the time is counted: this thread, too, may have stood still, and not have heard an answer that is there.
     else this.missed++;
-    this.#begunBefore = begun;
-    if (this.isReady) this.#note(1);
+    this.#lastRequestCount = count;
+    if (this.isReady) this.#smooth(1);
   }
 
-  #answered(): void {
+  #onAnswer(): void {
     const { missed } = this;
     this.missed = 0;
-    if (missed >= STALLED) this.#watch.onAnswer(missed);
+    if (missed >= MISSED_SAMPLES) this.#listeners.onAnswer(missed);
   }
 
-  #hear({ busy, held }: { busy: number; held: number }): void {
-    this.#answered();
+  #onSample({ load, active }: { load: number; active: number }): void {
+    this.#onAnswer();
     // Who needs a tenth of a second to answer has no time, however little of it the system has let it compute.
-    const wait = (performance.now() - this.#asked!) / 100;
-    this.#asked = undefined;
-    this.held = held;
-    this.#note(Math.min(1, Math.max(busy, wait)));
+    const wait = (performance.now() - this.#sampledAt!) / 100;
+    this.#sampledAt = undefined;
+    this.active = active;
+    this.#smooth(Math.min(1, Math.max(load, wait)));
   }
 
   /** Makes up a mean in which what is past fades. */
-  #note(busy: number): void {
-    this.busy = 0.6 * this.busy + 0.4 * busy;
+  #smooth(load: number): void {
+    this.load = 0.6 * this.load + 0.4 * load;
   }
 
   /** Has clients come back on other connections, for so many milliseconds: maybe to other threads. */
-  part(duration: number): void {
-    if (!this.isLeaving) this.#port.postMessage({ part: duration });
+  closeConnections(duration: number): void {
+    if (!this.isStopping) this.#port.postMessage({ closeConnections: duration });
   }
 
   /** Has it finish while others serve, when clients that come back have found them: a second later. */
   retire(): void {
-    this.part(Infinity); // who sends the next request on a connection could find it closed
-    this.isLeaving = true;
-    this.#retirement = setTimeout(() => this.#port.postMessage("retire"), PARTING);
+    this.closeConnections(Infinity); // who sends the next request on a connection could find it closed
+    this.isStopping = true;
+    this.#retirement = setTimeout(() => this.#port.postMessage("retire"), RECONNECT_TIME);
   }
 
   /** Has it finish what it holds, after a delay; one that does not serve yet has nothing to finish. */
-  finish(delay: number): void {
+  drain(delay: number): void {
     clearTimeout(this.#retirement);
-    this.isLeaving = true;
-    if (this.isReady) this.#port.postMessage({ finish: delay });
+    this.isStopping = true;
+    if (this.isReady) this.#port.postMessage({ drain: delay });
     else this.terminate();
   }
 
-  abandon(): void {
-    this.#port.postMessage("abandon");
+  abort(): void {
+    this.#port.postMessage("abort");
   }
 
   terminate(): void {
@@ -2162,35 +2192,35 @@ class Thread {
   }
 
   /** Ends it, and does not wait until it has: one that computes may take its time, and on Deno 2.9.6 all of it. */
-  giveUp(reason: string): void {
-    this.#ends(false, "is given up", reason);
+  abandon(reason: string): void {
+    this.#onEnd(false, "is given up", reason);
     this.terminate();
   }
 }
 
 /** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
-class Crew implements Service {
+class WorkerPool implements ServerBackend {
   readonly url: string;
   readonly hostname: string;
   readonly port: number;
-  readonly size: string;
+  readonly description: string;
   readonly #app: ApplicationLike;
   readonly #errors: ErrorStream | undefined;
   readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number; timeout: number };
-  readonly #task: Omit<Task, "port" | "begun">;
-  readonly #probe: Post;
-  readonly #threads = new Set<Thread>();
+  readonly #config: Omit<WorkerConfig, "port" | "requestCount">;
+  readonly #portHolder: LocalServer;
+  readonly #handles = new Set<WorkerHandle>();
   /** How many have been started, by which each has its number. */
   #started = 0;
   /** The timers of threads that follow those that have died. */
-  readonly #following = new Set<ReturnType<typeof setTimeout>>();
-  #ticker: ReturnType<typeof setInterval> | undefined;
-  #hasBegun = false;
+  readonly #respawnTimers = new Set<ReturnType<typeof setTimeout>>();
+  #sampleTimer: ReturnType<typeof setInterval> | undefined;
+  #isReady = false;
   #isStopping = false;
   #onReady: () => void = () => {};
   #onFailure: (error: unknown) => void = () => {};
   /** How long the others must have been able to do the work of one before that one retires. */
-  #patience: number;
+  #scaleDownDelay: number;
   #lastBusy = -Infinity;
   #lastChange = -Infinity;
   #lastRetired = -Infinity;
@@ -2200,24 +2230,24 @@ class Crew implements Service {
       ? options.workers
       : { min: options.workers, max: options.workers! };
     const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
-    const task = taskOf(options, workers);
-    this.#probe = new Post(app, options); // which shares the port with nobody, unless the deployer says so
-    const { url, hostname, port } = this.#probe;
+    const task = workerConfig(options, workers);
+    this.#portHolder = new LocalServer(app, options); // which shares the port with nobody, unless the deployer says so
+    const { url, hostname, port } = this.#portHolder;
     this.url = url;
     this.hostname = hostname;
     this.port = port;
-    this.size = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
+    this.description = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
     this.#app = app;
     this.#errors = options.errors;
     this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
-    this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
-    this.#patience = scaleDownDelay;
+    this.#config = { ...task, options: { ...task.options, port, reusePort: true } };
+    this.#scaleDownDelay = scaleDownDelay;
     // Bun prints here what the threads print. That nobody reads it any more is no reason to end.
     for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
   }
 
   get pending(): string {
-    return plural(this.#threads.size, "worker");
+    return plural(this.#handles.size, "worker");
   }
 
   /** Leaves the port to threads. */
@@ -2225,17 +2255,17 @@ class Crew implements Service {
     const { min, interval, module: other } = this.#workers;
     this.#onReady = onReady;
     this.#onFailure = onFailure;
-    await this.#probe.finish(0);
+    await this.#portHolder.drain(0);
     if (this.#isStopping) return;
     for (let count = 0; count < min; count++) this.#add();
-    this.#ticker = setInterval(() => {
-      for (const thread of this.#threads) this.#look(thread);
-      this.#follow();
+    this.#sampleTimer = setInterval(() => {
+      for (const thread of this.#handles) this.#checkWorker(thread);
+      this.#autoscale();
     }, interval);
     if (other !== undefined) return;
     // A main module that does not end, because it waits for the server, is not waited for; one that fails says so itself.
-    const { module, exported } = this.#task;
-    const found = exportOf(await import(module).catch(() => ({})), exported);
+    const { module, exportName: exported } = this.#config;
+    const found = exportedApplication(await import(module).catch(() => ({})), exported);
     if (this.#isStopping || found === undefined || found === this.#app) return; // what is missing, each thread tells
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
@@ -2243,30 +2273,30 @@ class Crew implements Service {
   /** Starts a thread, after some that have died young in its place. */
   #add(deaths = 0): void {
     const number = ++this.#started;
-    const thread = new Thread(this.#task, {
+    const thread = new WorkerHandle(this.#config, {
       number,
-      onReady: () => this.#welcome(),
-      onAnswer: (missed) => print(`Worker ${number} answers after ${this.#seconds(missed)}`),
-      onErrors: (text) => tell(this.#errors!, text),
+      onReady: () => this.#onWorkerReady(),
+      onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#seconds(missed)}`),
+      onErrors: (text) => writeError(this.#errors!, text),
       onEnd: (what, reason) => {
-        this.#threads.delete(thread);
-        if (thread.isLeaving) return;
-        const count = performance.now() - thread.began < 10_000 ? deaths + 1 : 0;
-        if (this.#hasBegun) this.#replace(`Worker ${number} ${what}`, reason, count);
+        this.#handles.delete(thread);
+        if (thread.isStopping) return;
+        const count = performance.now() - thread.startedAt < 10_000 ? deaths + 1 : 0;
+        if (this.#isReady) this.#respawn(`Worker ${number} ${what}`, reason, count);
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
     });
-    this.#threads.add(thread);
+    this.#handles.add(thread);
   }
 
   /** Another thread is ready. */
-  #welcome(): void {
+  #onWorkerReady(): void {
     if (this.#isStopping) return;
-    const threads = [...this.#threads];
+    const threads = [...this.#handles];
     // All at the same time, or all clients would come to those that end it first.
-    if (this.#hasBegun) return threads.forEach((thread) => thread.part(PARTING));
-    this.#hasBegun = threads.every(({ isReady }) => isReady);
-    if (!this.#hasBegun) return;
+    if (this.#isReady) return threads.forEach((thread) => thread.closeConnections(RECONNECT_TIME));
+    this.#isReady = threads.every(({ isReady }) => isReady);
+    if (!this.#isReady) return;
     try {
       this.#onReady();
     } catch (error) {
@@ -2280,64 +2310,64 @@ class Crew implements Service {
   }
 
   /** Asks a thread, and does what there is to do if it has not answered the last times. */
-  #look(thread: Thread): void {
-    thread.measure();
+  #checkWorker(thread: WorkerHandle): void {
+    thread.sampleLoad();
     const { number, missed, isReady } = thread;
     const { interval, timeout } = this.#workers;
     const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#seconds(missed)}`;
     if (missed * interval >= timeout) {
       const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
-      thread.giveUp(`it ${what}${remains}`);
-    } else if (missed === STALLED) print(`Worker ${number} ${what}`);
+      thread.abandon(`it ${what}${remains}`);
+    } else if (missed === MISSED_SAMPLES) printError(`Worker ${number} ${what}`);
   }
 
   /** Has another thread follow one: at once, but the later the more have died young in its place. */
-  #replace(what: string, reason: string, deaths: number): void {
-    const most = this.#threads.size > 0 ? 30_000 : 1000; // where nobody else serves, not that late
+  #respawn(what: string, reason: string, deaths: number): void {
+    const most = this.#handles.size > 0 ? 30_000 : 1000; // where nobody else serves, not that late
     const pause = deaths === 0 ? 0 : Math.min(50 * 2 ** deaths, most);
-    print(`${what}, another follows in ${pause} ms: ${reason}`);
+    printError(`${what}, another follows in ${pause} ms: ${reason}`);
     const timer = setTimeout(() => {
-      this.#following.delete(timer);
+      this.#respawnTimers.delete(timer);
       this.#add(deaths);
     }, pause);
-    this.#following.add(timer);
+    this.#respawnTimers.add(timer);
   }
 
   /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
-  #follow(): void {
+  #autoscale(): void {
     const { min, max, interval, scaleDownDelay } = this.#workers;
-    const threads = [...this.#threads].filter(({ isLeaving }) => !isLeaving);
-    if (min === max || this.#following.size > 0 || threads.some(({ isReady }) => !isReady)) return;
+    const threads = [...this.#handles].filter(({ isStopping: isLeaving }) => !isLeaving);
+    if (min === max || this.#respawnTimers.size > 0 || threads.some(({ isReady }) => !isReady)) return;
     const now = performance.now();
-    const load = threads.reduce((sum, { busy }) => sum + busy, 0);
+    const load = threads.reduce((sum, { load: busy }) => sum + busy, 0);
     if (threads.length === min || load > 0.5 * (threads.length - 1)) this.#lastBusy = now;
     // Those that still finish what they hold count, so that there are never more than the most.
-    const isFull = this.#threads.size >= max || now - this.#lastChange < 3 * interval;
-    if (!isFull && threads.every(({ busy }) => busy > 0.8)) {
+    const isFull = this.#handles.size >= max || now - this.#lastChange < 3 * interval;
+    if (!isFull && threads.every(({ load: busy }) => busy > 0.8)) {
       // Who is missed soon was sent away too early: the next one stays for longer.
-      this.#patience = now - this.#lastRetired < this.#patience ? 2 * this.#patience : scaleDownDelay;
+      this.#scaleDownDelay = now - this.#lastRetired < this.#scaleDownDelay ? 2 * this.#scaleDownDelay : scaleDownDelay;
       this.#lastChange = now;
       this.#add();
-    } else if (now - this.#lastBusy > this.#patience) {
-      const idle = threads.find(({ held }) => held === 0);
+    } else if (now - this.#lastBusy > this.#scaleDownDelay) {
+      const idle = threads.find(({ active: held }) => held === 0);
       if (!idle) return;
       this.#lastBusy = this.#lastChange = this.#lastRetired = now;
       idle.retire();
     }
   }
 
-  async finish(delay: number): Promise<boolean> {
+  async drain(delay: number): Promise<boolean> {
     this.#isStopping = true;
-    clearInterval(this.#ticker);
-    for (const timer of this.#following) clearTimeout(timer);
-    const threads = [...this.#threads];
-    for (const thread of threads) thread.finish(delay);
+    clearInterval(this.#sampleTimer);
+    for (const timer of this.#respawnTimers) clearTimeout(timer);
+    const threads = [...this.#handles];
+    for (const thread of threads) thread.drain(delay);
     return (await Promise.all(threads.map(({ ended }) => ended))).every((isDone) => isDone);
   }
 
-  async abandon(): Promise<void> {
-    const threads = [...this.#threads];
-    for (const thread of threads) thread.abandon();
+  async abort(): Promise<void> {
+    const threads = [...this.#handles];
+    for (const thread of threads) thread.abort();
     const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // for one that is stuck
     await Promise.race([Promise.all(threads.map(({ ended }) => ended)), late]);
     for (const thread of threads) thread.terminate();
@@ -2347,12 +2377,12 @@ class Crew implements Service {
 function ignore(): void {}
 
 /** What the threads are told, or why they cannot do with it. */
-function taskOf(
+function workerConfig(
   options: ServeOptions,
   { module, export: exported, max }: WorkersOptions,
-): Omit<Task, "port" | "begun"> {
+): Omit<WorkerConfig, "port" | "requestCount"> {
   const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
-  if (TASK in globalThis) {
+  if (WORKER_CONFIG in globalThis) {
     throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
   }
   if (options.unix !== undefined) throw new TypeError('Cannot use option "workers" with "unix": they share a port');
@@ -2363,7 +2393,7 @@ function taskOf(
       throw new TypeError(`Cannot use option "${name}" with "workers": it cannot be copied for a thread`, { cause });
     }
   }
-  needUnstableNet("workers", ', or "deno serve --parallel" in its place');
+  requireUnstableNet("workers", ', or "deno serve --parallel" in its place');
   const main = DENO ? DENO.mainModule : process.getBuiltinModule("node:url").pathToFileURL(BUN!.main).href;
   const imported = new URL(module ?? main, main).href;
   for (const url of [import.meta.url, imported]) {
@@ -2373,20 +2403,20 @@ function taskOf(
   }
   return {
     module: imported,
-    exported,
+    exportName: exported,
     options: rest,
-    forwards: errors !== undefined,
+    forwardErrors: errors !== undefined,
     multiprocess: max > 1 || options.reusePort === true,
   };
 }
 
 /** The application that a module exports. */
-function exportOf(exports: Record<string, unknown>, name: string | undefined): unknown {
+function exportedApplication(exports: Record<string, unknown>, name: string | undefined): unknown {
   return name === undefined ? exports.application ?? exports.default : exports[name];
 }
 
 /** Makes a function that tells which part of the time since its last call this thread has computed. */
-function busyMeter(): () => number {
+function loadMeter(): () => number {
   const { threadCpuUsage } = process as unknown as { threadCpuUsage(): { user: number; system: number } };
   const read = () => {
     const { user, system } = threadCpuUsage();
@@ -2401,7 +2431,7 @@ function busyMeter(): () => number {
 }
 
 // The module that a thread begins with. The task has to be there before this module is.
-const ENTRY = `data:text/javascript,${
+const WORKER_ENTRY = `data:text/javascript,${
   encodeURIComponent(
     `import { workerData } from "node:worker_threads";
     globalThis[Symbol.for("wsgi.task")] = workerData;
@@ -2410,19 +2440,21 @@ const ENTRY = `data:text/javascript,${
 }`;
 
 /** What a thread of a crew does. */
-async function work({ port, begun, module, exported, options, forwards, multiprocess }: Task): Promise<void> {
+async function runWorker(
+  { port, requestCount, module, exportName, options, forwardErrors, multiprocess }: WorkerConfig,
+): Promise<void> {
   try {
     const exports = await import(module).catch((cause) => {
-      throw new Error(`${module} cannot be imported: ${explain(cause)}`);
+      throw new Error(`${module} cannot be imported: ${formatError(cause)}`);
     });
-    const found = exportOf(exports, exported) as ApplicationLike | undefined;
+    const found = exportedApplication(exports, exportName) as ApplicationLike | undefined;
     if (!found) {
-      const expected = exported === undefined ? '"application" or a default' : show(exported);
+      const expected = exportName === undefined ? '"application" or a default' : inspect(exportName);
       throw new TypeError(`${module} has no such export, expected ${expected}`);
     }
     const inner = application(found);
     const app: Application = (environ, startResponse) => {
-      Atomics.add(begun, 0, 1);
+      Atomics.add(requestCount, 0, 1);
       return inner(environ, startResponse);
     };
     const errors: ErrorStream = {
@@ -2430,24 +2462,24 @@ async function work({ port, begun, module, exported, options, forwards, multipro
       writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),
       flush() {},
     };
-    const post = new Post(app, forwards ? { ...options, errors } : options);
+    const post = new LocalServer(app, forwardErrors ? { ...options, errors } : options);
     post.gateway.variables["wsgi.multiprocess"] = multiprocess;
-    const meter = busyMeter();
-    port.on("message", async (order) => {
+    const meter = loadMeter();
+    port.on("message", async (command) => {
       const { gateway } = post;
-      if (order === "measure") return port.postMessage({ busy: meter(), held: gateway.pending.size });
-      if (typeof order === "object" && "part" in order) {
-        gateway.partsUntil = performance.now() + order.part;
+      if (command === "sample") return port.postMessage({ load: meter(), active: gateway.pending.size });
+      if (typeof command === "object" && "closeConnections" in command) {
+        gateway.closeConnectionsUntil = performance.now() + command.closeConnections;
         return;
       }
-      if (order === "abandon") await post.abandon();
-      else if (order === "retire") await post.retire();
-      else await post.finish(order.finish);
-      process.exit(order === "abandon" ? 1 : 0); // which ends this thread
+      if (command === "abort") await post.abort();
+      else if (command === "retire") await post.retire();
+      else await post.drain(command.drain);
+      process.exit(command === "abort" ? 1 : 0); // which ends this thread
     });
     port.postMessage({ ready: true });
   } catch (error) {
-    port.postMessage({ failure: error instanceof Error ? error.message : show(error) });
+    port.postMessage({ failure: error instanceof Error ? error.message : inspect(error) });
   }
 }
 
@@ -2490,14 +2522,16 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
   const { unix } = options;
   const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
   if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
-  if (options.deno?.reusePort ?? options.reusePort) needUnstableNet("reusePort");
+  if (options.deno?.reusePort ?? options.reusePort) requireUnstableNet("reusePort");
   try {
-    if (unix !== undefined && isStale(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
+    if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
     const listener = adapter(options, handler);
     setUnixMode(options);
     return listener;
   } catch (cause) {
-    const error = new Error(`Cannot listen on ${whereOf(options)}: ${reasonOf(cause, options)}`, { cause });
+    const error = new Error(`Cannot listen on ${formatAddress(options)}: ${listenErrorReason(cause, options)}`, {
+      cause,
+    });
     throw Object.assign(error, { code: (cause as { code?: unknown }).code });
   }
 }
@@ -2507,18 +2541,18 @@ function setUnixMode({ unix, unixMode }: ServeOptions): void {
 }
 
 /** Sees to it that Deno can share a port: it would end the process otherwise. */
-function needUnstableNet(option: string, otherWay = ""): void {
+function requireUnstableNet(option: string, otherWay = ""): void {
   if (!DENO || typeof DENO.listenDatagram === "function") return;
   throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
 }
 
-function whereOf({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
-  if (unix !== undefined) return show(unix);
+function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
+  if (unix !== undefined) return inspect(unix);
   return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
 }
 
 /** Says in one line why a runtime does not listen, and what to do. */
-function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
+function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
   const { code, name, message } = cause as { code?: string; name: string; message: string };
   const isSocket = unix !== undefined;
   const found = `${code} ${name} ${message}`;
@@ -2547,7 +2581,7 @@ function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
  * Whether a socket belongs to nobody any more. Only connecting to it tells, for which there is no synchronous way: a
  * thread of its own does so.
  */
-function isStale(path: string): boolean {
+function isStaleSocket(path: string): boolean {
   const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
   const found = read();
   if (!found?.isSocket()) return false;
@@ -2574,7 +2608,7 @@ function isStale(path: string): boolean {
 interface Listener {
   hostname: string;
   port: number;
-  setPatience?: Gateway["setPatience"];
+  setIdleTimeout?: Gateway["setIdleTimeout"];
   /** Stops: lets what is under way finish, or not. */
   stop(force?: boolean): Promise<void>;
 }
@@ -2592,7 +2626,7 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
       ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
       ...(cert === undefined ? {} : { cert, key }),
       onListen() {},
-      onError: refusal,
+      onError: errorResponse,
       ...options.deno,
     }, handler);
     servers.add(server);
@@ -2603,8 +2637,10 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   const address = { ...options, port: first.addr.port ?? 0 };
   // Where there are no descriptors left, Deno 2.9.6 closes its port. What is under way goes on.
   const listenAgain = (error: unknown) => {
-    const reason = reasonOf(error, options);
-    print(`Cannot accept connections on ${whereOf(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
+    const reason = listenErrorReason(error, options);
+    printError(
+      `Cannot accept connections on ${formatAddress(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`,
+    );
     timer = setTimeout(() => {
       try {
         add(address.port);
@@ -2632,10 +2668,10 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   const server = BUN!.serve({
     ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
     ...(cert === undefined ? {} : { tls: { cert, key } }),
-    idleTimeout: PATIENCE,
+    idleTimeout: IDLE_TIMEOUT,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
     development: false, // or Bun answers errors with their source
-    error: refusal,
+    error: errorResponse,
     ...options.bun,
     fetch: handler,
   });
@@ -2643,7 +2679,7 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     hostname: server.address?.address ?? "",
     port: server.port ?? 0,
     // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
-    setPatience: options.bun?.idleTimeout === undefined
+    setIdleTimeout: options.bun?.idleTimeout === undefined
       ? (request, seconds) => server.timeout(request, seconds)
       : undefined,
     // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
@@ -2659,6 +2695,6 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   };
 }
 
-const thread = globalThis as { [TASK]?: Task | undefined };
-if (thread[TASK]) work(thread[TASK]);
-if (TASK in thread) thread[TASK] = undefined; // another copy of this module has nothing to do
+const thread = globalThis as { [WORKER_CONFIG]?: WorkerConfig | undefined };
+if (thread[WORKER_CONFIG]) runWorker(thread[WORKER_CONFIG]);
+if (WORKER_CONFIG in thread) thread[WORKER_CONFIG] = undefined; // another copy of this module has nothing to do
