@@ -27,6 +27,8 @@ import type {
   Write,
 } from "./mod.ts";
 
+// #region Runtimes
+
 /** What is used of `Deno`. */
 interface DenoRuntime {
   version: { deno: string };
@@ -76,193 +78,119 @@ const EMPTY = new Uint8Array(0);
 const FILE: unique symbol = Symbol.for("wsgi.file");
 const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
-/**
- * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
- *
- * A class is known by its `prototype`, which cannot be written. PEP 3333, "The Application/Framework Side".
- *
- * @throws {TypeError} When it is none of these.
- *
- * @param like The application object.
- * @returns The application as a function.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { application } from "./server.ts";
- *
- * assert.equal(typeof application({ handle: () => [] }), "function");
- * ```
- */
-export function application(like: ApplicationLike): Application {
-  if (typeof like === "function") {
-    if (Object.getOwnPropertyDescriptor(like, "prototype")?.writable !== false) return like as Application;
-    return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
-  }
-  if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
-  throw new TypeError(`Cannot call ${inspect(like)}, expected a function, a class or an object with a method "handle"`);
+// #endregion
+
+// #region Errors and their text
+
+// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
+// have it as a property, too, for an application or a middleware that catches them and answers instead.
+const REASONS: Record<number, string> = {
+  400: "Bad Request",
+  404: "Not Found",
+  413: "Content Too Large",
+  500: "Internal Server Error",
+  501: "Not Implemented",
+  503: "Service Unavailable",
+};
+const HTTP_ERRORS = new WeakMap<object, number>();
+
+function httpError<Fault extends Error>(status: number, error: Fault): Fault {
+  HTTP_ERRORS.set(error, status);
+  return Object.assign(error, { status });
+}
+
+function serverStopping(): Error {
+  return httpError(503, new Error("Cannot serve the request: the server is stopping"));
+}
+
+function bodyTooLarge(limit: number): RangeError {
+  return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
+}
+
+/** A client that left: one error, whatever the runtime says. */
+function clientDisconnected(cause?: unknown): DOMException {
+  return httpError(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
 }
 
 /**
- * Makes a Fetch handler of an application: for `export default { fetch }`, for any runtime, for tests without a socket.
+ * Tells whether an error is that of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`.
  *
- * The handler never throws: what fails inside is reported on `wsgi.errors` and answered with a plain 500.
+ * @internal
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
- *
- * @param app The application.
- * @param options What surrounds it.
- * @returns The handler.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { toFetch } from "./server.ts";
- *
- * const handler = toFetch((environ, startResponse) => {
- *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
- *   return [new TextEncoder().encode(environ.PATH_INFO)];
- * });
- * assert.equal(await (await handler(new Request("http://localhost/path"))).text(), "/path");
- * ```
+ * @param error Anything that was thrown.
+ * @returns Whether it is.
  */
-export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): FetchHandler {
-  checkOptions(options, FETCH_OPTIONS);
-  const gateway = new Gateway(app, options);
-  return (request, info) => gateway.handle(request, info);
-}
-
-type Streams = Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
-// Of what each request has its own: with these places, too, an environ begins as one copy.
-const PLACEHOLDERS = {
-  "wsgi.input": undefined,
-  "wsgi.errors": undefined,
-  "fetch.context": undefined,
-} as unknown as Streams;
-
-/** One application, and what all its requests share. */
-class Gateway {
-  readonly app: Application;
-  readonly maxBodySize: number;
-  readonly errors: ErrorStream | undefined;
-  /** The variables that are the same for every request, and places for the others, so that all have one shape. */
-  readonly variables: Partial<Environ>;
-  /** The authority that Deno puts in the URL of a request that names none. */
-  defaultAuthority: string | undefined;
-  /** True from the moment the server is told to stop. */
-  isDraining = false;
-  /** Until when each response ends its connection, by `performance.now()`: the clock on the wall can be set back. */
-  closeConnectionsUntil = 0;
-  /** True from the moment it does: what still arrives is refused. */
-  isRefusing = false;
-  /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
-  readonly pending = new Set<Exchange | Promise<unknown>>();
-  /** Has the runtime close the connection of a request when it is quiet for so many seconds, or 0 for never. */
-  setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
-  readonly #concurrency: number;
-  readonly #waiting: ((isServed: boolean) => void)[] = [];
-  #inside = 0;
-  #onIdle: (() => void) | undefined;
-
-  constructor(app: ApplicationLike, options: ToFetchOptions) {
-    const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
-    this.app = application(app);
-    this.errors = errors;
-    this.maxBodySize = maxBodySize;
-    this.#concurrency = concurrency;
-    for (const [name, value] of Object.entries(environ)) {
-      if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
-    }
-    this.variables = {
-      "wsgi.multithread": false,
-      "wsgi.multiprocess": false,
-      ...environ,
-      REQUEST_METHOD: "",
-      SCRIPT_NAME: percentDecode(percentEncode(scriptName)),
-      PATH_INFO: "",
-      QUERY_STRING: "",
-      REQUEST_URI: "",
-      SERVER_NAME: "",
-      SERVER_PORT: "",
-      SERVER_PROTOCOL: "HTTP/1.1",
-      SERVER_SOFTWARE: SOFTWARE,
-      "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
-      "wsgi.url_scheme": "",
-      "wsgi.run_once": false,
-      "wsgi.input_terminated": true,
-      "wsgi.file_wrapper": wrapFile,
-      ...PLACEHOLDERS,
-    };
-  }
-
-  handle(request: Request, info: unknown): Response | Promise<Response> {
-    const exchange = new Exchange(this, request);
-    let environ: Environ;
-    try {
-      if (this.isRefusing) throw serverStopping();
-      environ = buildEnviron(request, info, exchange);
-      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw bodyTooLarge(this.maxBodySize);
-    } catch (error) {
-      return exchange.refuse(error);
-    }
-    if (this.#inside < this.#concurrency) {
-      this.#inside++;
-      return exchange.run(environ);
-    }
-    this.addPending(exchange);
-    if (!DENO) exchange.observeSignal(); // or it would be called for a client that has left
-    return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
-      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(serverStopping()));
-  }
-
-  /** Has a stopping server wait for a request, and the runtime, too, however quiet it is. */
-  addPending(exchange: Exchange): void {
-    this.pending.add(exchange);
-    this.setIdleTimeout?.(exchange.request, 0);
-  }
-
-  /** Has the runtime no longer wait for it than for others, now that it has the whole response. */
-  restoreIdleTimeout(exchange: Exchange, size: number): void {
-    if (!this.setIdleTimeout || size <= LARGE_BODY && !this.pending.has(exchange)) return;
-    this.setIdleTimeout(exchange.request, size > LARGE_BODY ? LARGE_IDLE_TIMEOUT : IDLE_TIMEOUT);
-  }
-
-  /** Gives the place of a request that is done to one that waits. */
-  releaseSlot(exchange: Exchange): void {
-    const next = this.#waiting.shift();
-    if (next) next(true);
-    else this.#inside--;
-    this.removePending(exchange);
-  }
-
-  removePending(item: Exchange | Promise<unknown>): void {
-    this.pending.delete(item);
-    if (this.pending.size === 0) this.#onIdle?.();
-  }
-
-  /** Has a stopping server wait for work. */
-  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
-    const settled = Promise.resolve(work).catch(onError).finally(() => this.removePending(settled));
-    this.pending.add(settled);
-    return settled;
-  }
-
-  /** Waits no longer: neither for what is under way nor for what has not begun. */
-  abort(): void {
-    for (const next of this.#waiting.splice(0)) next(false);
-    for (const item of this.pending) if (item instanceof Exchange) item.abort();
-  }
-
-  whenIdle(): Promise<void> {
-    return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+export function isAbortError(error: unknown): boolean {
+  try {
+    const { name, code } = Object(error) as { name?: unknown; code?: unknown };
+    return name === "AbortError" || code === "ERR_STREAM_PREMATURE_CLOSE";
+  } catch {
+    return false; // looking at what was thrown can throw again
   }
 }
 
-// How long Bun waits for a connection that is quiet, in seconds: by default, and where it still sends what is so large
-// that a slow client takes it in bursts.
-const IDLE_TIMEOUT = 10;
-const LARGE_IDLE_TIMEOUT = 240;
-const LARGE_BODY = 65_536;
+function printError(text: string): void {
+  try {
+    console.error(text);
+  } catch {
+    // Standard error is closed or full: there is nowhere left to say so.
+  }
+}
+
+/** Writes to an error stream. One of the deployer's own may fail, too. */
+function writeError(errors: ErrorStream, text: string): void {
+  try {
+    errors.write(text);
+    errors.flush();
+  } catch {
+    printError(text.trimEnd());
+  }
+}
+
+/** Reports an error. */
+function logError(errors: ErrorStream, what: string, error: unknown): void {
+  writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
+}
+
+/**
+ * Text for a report, which may quote what a client has sent. What a terminal would obey, or what would show a line in
+ * another order, is escaped; lines after the first are indented, so that none looks like another report.
+ *
+ * @internal
+ *
+ * @param text The text.
+ * @returns The text, to be printed.
+ */
+export function printable(text: string): string {
+  return text.replace(/(?![\t\n])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
+    const code = character.charCodeAt(0).toString(16);
+    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
+  }).replace(/\n(?![ \t\n]|$)/g, "\n    ");
+}
+
+/** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
+function formatError(error: unknown, depth = 0): string {
+  try {
+    if (!(error instanceof Error)) return printable(`${inspect(error)} was thrown`);
+    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${formatError(error.cause, depth + 1)}`;
+    return `${printable(String(error.stack || error))}${cause}`;
+  } catch {
+    return "an error that cannot be read";
+  }
+}
+
+/** Describes a value in an error message: strings quoted and shortened, objects by their class. */
+function inspect(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
+  if (typeof value === "function") return `function ${value.name || "without a name"}`;
+  if (typeof value !== "object" || value === null) return String(value);
+  const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
+  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
+}
+
+// #endregion
+
+// #region Options
 
 /**
  * What the options of a function have to be: for each name a test, and what it expects in words.
@@ -440,81 +368,69 @@ function isScriptName(value: unknown): boolean {
     /^(?:\/[^?#]*[^?#/])?$/.test(percentDecode(percentEncode(value)));
 }
 
-// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
-// have it as a property, too, for an application or a middleware that catches them and answers instead.
-const REASONS: Record<number, string> = {
-  400: "Bad Request",
-  404: "Not Found",
-  413: "Content Too Large",
-  500: "Internal Server Error",
-  501: "Not Implemented",
-  503: "Service Unavailable",
-};
-const HTTP_ERRORS = new WeakMap<object, number>();
+// #endregion
 
-function httpError<Fault extends Error>(status: number, error: Fault): Fault {
-  HTTP_ERRORS.set(error, status);
-  return Object.assign(error, { status });
-}
+// #region Chunks and promises
 
-function serverStopping(): Error {
-  return httpError(503, new Error("Cannot serve the request: the server is stopping"));
-}
+type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
+type ChunkResult = IteratorResult<Uint8Array>;
 
-function bodyTooLarge(limit: number): RangeError {
-  return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
-}
-
-/**
- * Tells whether an error is that of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`.
- *
- * @internal
- *
- * @param error Anything that was thrown.
- * @returns Whether it is.
- */
-export function isAbortError(error: unknown): boolean {
-  try {
-    const { name, code } = Object(error) as { name?: unknown; code?: unknown };
-    return name === "AbortError" || code === "ERR_STREAM_PREMATURE_CLOSE";
-  } catch {
-    return false; // looking at what was thrown can throw again
+/** Opens what the application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`. */
+function openBody(body: ResponseBody): ChunkIterator {
+  if (body instanceof ReadableStream) {
+    const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
+    return {
+      next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
+      return: () => reader.cancel().then(() => ({ done: true, value: undefined })),
+    };
   }
+  if (typeof body !== "string" && !(body instanceof Uint8Array)) {
+    const iterable = Object(body) as Partial<AsyncIterable<Uint8Array>> & Partial<Iterable<Uint8Array>>;
+    const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
+    if (iterator) return iterator;
+  }
+  throw new TypeError(`Cannot send ${inspect(body)} as the body of a response, expected an iterable such as [bytes]`);
 }
 
-/** A client that left: one error, whatever the runtime says. */
-function clientDisconnected(cause?: unknown): DOMException {
-  return httpError(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
+/** Checks a chunk and gives its length. */
+function chunkLength(chunk: Uint8Array): number {
+  if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // and no Proxy of one
+  throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
 }
 
-/**
- * Makes an environ of a Fetch request.
- *
- * Its `fetch.context` stands alone: nothing waits for its work.
- *
- * @throws {TypeError} When an option does not exist or is not what it should be, the Host of the request is no host, or
- * the method is CONNECT.
- * @throws {RangeError} When the path of the request is outside `scriptName`.
- *
- * @param request The request.
- * @param options What the request does not say.
- * @returns The environ.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { toEnviron } from "./server.ts";
- *
- * const environ = toEnviron(new Request("http://example.com/app/a%20b?c=d"), { scriptName: "/app" });
- * assert.equal(environ.PATH_INFO, "/a b");
- * assert.equal(environ.QUERY_STRING, "c=d");
- * ```
- */
-export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
-  checkOptions(options, { ...ENVIRON_OPTIONS, info: [() => true, "anything"] });
-  const gateway = new Gateway(() => [], options);
-  return buildEnviron(request, options.info, new Exchange(gateway, request));
+/** The first bytes of a chunk. All of them are the chunk itself: a view of it would cost more than it does. */
+function prefix(chunk: Uint8Array, size: number): Uint8Array {
+  return size < chunk.length ? chunk.subarray(0, size) : chunk;
 }
+
+/** Makes one chunk of several. */
+function concat(chunks: readonly Uint8Array[]): Uint8Array {
+  let size = 0;
+  for (const chunk of chunks) size += chunkLength(chunk);
+  if (chunks.length === 1) return chunks[0]!;
+  const whole = new Uint8Array(size);
+  size = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, size);
+    size += chunk.length;
+  }
+  return whole;
+}
+
+function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
+  return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
+}
+
+/** Lets the runtime write to its sockets what it was given: it does so only between two turns of its event loop. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
+// #endregion
+
+// #region Request to environ
 
 const HOST_CACHE = new Map<string, boolean>();
 const ENVIRON_KEY_CACHE = new Map<string, string>();
@@ -534,11 +450,6 @@ function memoize<Value>(memory: Map<string, Value>, key: string, find: (key: str
     memory.set(key, value);
   }
   return value;
-}
-
-/** Whether a Host is a name or an address, and a port: nothing to be taken for a path (RFC 9110, section 7.2). */
-function isHost(host: string): boolean {
-  return host === "" || /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
 }
 
 /** The client's end of a connection: Deno says `hostname`, Bun says `address`. */
@@ -629,6 +540,11 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   return environ;
 }
 
+/** Whether a Host is a name or an address, and a port: nothing to be taken for a path (RFC 9110, section 7.2). */
+function isHost(host: string): boolean {
+  return host === "" || /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
+}
+
 /** Percent-encodes what is not ASCII, as UTF-8: Bun has done so already, Deno has decoded it. */
 function percentEncode(text: string): string {
   return /[\u0080-\uffff]/.test(text) ? text.replace(/[\u0080-\uffff]+/g, encodeURIComponent) : text;
@@ -661,6 +577,10 @@ function environKey(name: string): string {
 export function parseList(value: string): string[] {
   return value.match(/[^ \t,]+(?:[ \t]+[^ \t,]+)*/g) ?? [];
 }
+
+// #endregion
+
+// #region wsgi.input
 
 /** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
 class Input implements InputStream {
@@ -832,24 +752,9 @@ function parseSize(size: number | undefined): number {
   throw new RangeError(`Cannot read the request body: size ${inspect(size)} is not an integer`);
 }
 
-/** The first bytes of a chunk. All of them are the chunk itself: a view of it would cost more than it does. */
-function prefix(chunk: Uint8Array, size: number): Uint8Array {
-  return size < chunk.length ? chunk.subarray(0, size) : chunk;
-}
+// #endregion
 
-/** Makes one chunk of several. */
-function concat(chunks: readonly Uint8Array[]): Uint8Array {
-  let size = 0;
-  for (const chunk of chunks) size += chunkLength(chunk);
-  if (chunks.length === 1) return chunks[0]!;
-  const whole = new Uint8Array(size);
-  size = 0;
-  for (const chunk of chunks) {
-    whole.set(chunk, size);
-    size += chunk.length;
-  }
-  return whole;
-}
+// #region wsgi.errors
 
 /** `wsgi.errors`: whole lines on standard error, so that those of concurrent requests do not mix. */
 class StandardError implements ErrorStream {
@@ -875,64 +780,9 @@ class StandardError implements ErrorStream {
   }
 }
 
-function printError(text: string): void {
-  try {
-    console.error(text);
-  } catch {
-    // Standard error is closed or full: there is nowhere left to say so.
-  }
-}
+// #endregion
 
-/** Reports an error. */
-function logError(errors: ErrorStream, what: string, error: unknown): void {
-  writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
-}
-
-/** Writes to an error stream. One of the deployer's own may fail, too. */
-function writeError(errors: ErrorStream, text: string): void {
-  try {
-    errors.write(text);
-    errors.flush();
-  } catch {
-    printError(text.trimEnd());
-  }
-}
-
-/**
- * Text for a report, which may quote what a client has sent. What a terminal would obey, or what would show a line in
- * another order, is escaped; lines after the first are indented, so that none looks like another report.
- *
- * @internal
- *
- * @param text The text.
- * @returns The text, to be printed.
- */
-export function printable(text: string): string {
-  return text.replace(/(?![\t\n])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
-    const code = character.charCodeAt(0).toString(16);
-    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
-  }).replace(/\n(?![ \t\n]|$)/g, "\n    ");
-}
-
-/** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
-function formatError(error: unknown, depth = 0): string {
-  try {
-    if (!(error instanceof Error)) return printable(`${inspect(error)} was thrown`);
-    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${formatError(error.cause, depth + 1)}`;
-    return `${printable(String(error.stack || error))}${cause}`;
-  } catch {
-    return "an error that cannot be read";
-  }
-}
-
-/** Describes a value in an error message: strings quoted and shortened, objects by their class. */
-function inspect(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
-  if (typeof value === "function") return `function ${value.name || "without a name"}`;
-  if (typeof value !== "object" || value === null) return String(value);
-  const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
-  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
-}
+// #region wsgi.file_wrapper
 
 // More of a file is not read at a time, whatever is asked for: a block may be in memory for each client that is slow.
 const MAX_BLOCK_SIZE = 131_072;
@@ -1045,6 +895,10 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
     }
   }
 }
+
+// #endregion
+
+// #region startResponse
 
 /** What `startResponse` was given, checked, in the form that a `Response` takes. */
 interface ResponseHead {
@@ -1166,42 +1020,9 @@ class ResponseStart {
   }
 }
 
-type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
-type ChunkResult = IteratorResult<Uint8Array>;
+// #endregion
 
-/** Opens what the application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`. */
-function openBody(body: ResponseBody): ChunkIterator {
-  if (body instanceof ReadableStream) {
-    const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
-    return {
-      next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
-      return: () => reader.cancel().then(() => ({ done: true, value: undefined })),
-    };
-  }
-  if (typeof body !== "string" && !(body instanceof Uint8Array)) {
-    const iterable = Object(body) as Partial<AsyncIterable<Uint8Array>> & Partial<Iterable<Uint8Array>>;
-    const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
-    if (iterator) return iterator;
-  }
-  throw new TypeError(`Cannot send ${inspect(body)} as the body of a response, expected an iterable such as [bytes]`);
-}
-
-/** Checks a chunk and gives its length. */
-function chunkLength(chunk: Uint8Array): number {
-  if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // and no Proxy of one
-  throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
-}
-
-function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
-  return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
-}
-
-/** Lets the runtime write to its sockets what it was given: it does so only between two turns of its event loop. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
-}
+// #region Exchange: one request and its response
 
 // A Response with one of these must have no body (Fetch, section 2.2.3).
 const NULL_BODY_STATUSES = new Set([204, 205, 304]);
@@ -1209,61 +1030,6 @@ const NULL_BODY_STATUSES = new Set([204, 205, 304]);
 const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
 // What Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO && "The response was aborted";
-
-/** What an application writes, and then the chunks of the body that it returns. PEP 3333, "The write() Callable". */
-class WriteQueue implements AsyncIterator<Uint8Array> {
-  readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
-  #body: ChunkIterator | undefined;
-  #wake: (() => void) | undefined;
-
-  push(chunk: Uint8Array): Promise<void> {
-    const taken = new Promise<void>((resolve) => this.#queue.push({ chunk, taken: resolve }));
-    this.#wake?.();
-    return taken;
-  }
-
-  append(rest: ChunkIterator): void {
-    this.#body = rest;
-    this.#wake?.();
-  }
-
-  async next(): Promise<ChunkResult> {
-    while (this.#queue.length === 0 && !this.#body) await new Promise<void>((resolve) => this.#wake = resolve);
-    const first = this.#queue.shift();
-    if (!first) return this.#body!.next();
-    first.taken();
-    return { done: false, value: first.chunk };
-  }
-
-  async return(): Promise<ChunkResult> {
-    for (const { taken } of this.#queue.splice(0)) taken();
-    return await this.#body?.return?.() ?? { done: true, value: undefined };
-  }
-}
-
-/** `fetch.context`. */
-class Context implements FetchContext {
-  readonly request: Request;
-  readonly #exchange: Exchange;
-
-  constructor(request: Request, exchange: Exchange) {
-    this.request = request;
-    this.#exchange = exchange;
-  }
-
-  get signal(): AbortSignal {
-    return this.#exchange.observeSignal();
-  }
-
-  get draining(): boolean {
-    return this.#exchange.gateway.isDraining;
-  }
-
-  waitUntil(work: Promise<unknown>): void {
-    const { gateway, errors } = this.#exchange;
-    gateway.track(work, (error) => logError(errors, "Work after the response failed", error));
-  }
-}
 
 /**
  * One request and its response, from the call of the application to that of `close`.
@@ -1588,6 +1354,61 @@ class Exchange {
   }
 }
 
+/** What an application writes, and then the chunks of the body that it returns. PEP 3333, "The write() Callable". */
+class WriteQueue implements AsyncIterator<Uint8Array> {
+  readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
+  #body: ChunkIterator | undefined;
+  #wake: (() => void) | undefined;
+
+  push(chunk: Uint8Array): Promise<void> {
+    const taken = new Promise<void>((resolve) => this.#queue.push({ chunk, taken: resolve }));
+    this.#wake?.();
+    return taken;
+  }
+
+  append(rest: ChunkIterator): void {
+    this.#body = rest;
+    this.#wake?.();
+  }
+
+  async next(): Promise<ChunkResult> {
+    while (this.#queue.length === 0 && !this.#body) await new Promise<void>((resolve) => this.#wake = resolve);
+    const first = this.#queue.shift();
+    if (!first) return this.#body!.next();
+    first.taken();
+    return { done: false, value: first.chunk };
+  }
+
+  async return(): Promise<ChunkResult> {
+    for (const { taken } of this.#queue.splice(0)) taken();
+    return await this.#body?.return?.() ?? { done: true, value: undefined };
+  }
+}
+
+/** `fetch.context`. */
+class Context implements FetchContext {
+  readonly request: Request;
+  readonly #exchange: Exchange;
+
+  constructor(request: Request, exchange: Exchange) {
+    this.request = request;
+    this.#exchange = exchange;
+  }
+
+  get signal(): AbortSignal {
+    return this.#exchange.observeSignal();
+  }
+
+  get draining(): boolean {
+    return this.#exchange.gateway.isDraining;
+  }
+
+  waitUntil(work: Promise<unknown>): void {
+    const { gateway, errors } = this.#exchange;
+    gateway.track(work, (error) => logError(errors, "Work after the response failed", error));
+  }
+}
+
 /** A response of a stream, or of bytes that are all of its body. */
 function makeResponse(
   { status, headers, hasContentType: typed }: ResponseHead,
@@ -1638,6 +1459,288 @@ function closingErrorResponse(error: unknown): Response {
   }, { highWaterMark: 0 });
   return new Response(body, { status, headers });
 }
+
+// #endregion
+
+// #region Gateway: one application
+
+type Streams = Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
+// Of what each request has its own: with these places, too, an environ begins as one copy.
+const PLACEHOLDERS = {
+  "wsgi.input": undefined,
+  "wsgi.errors": undefined,
+  "fetch.context": undefined,
+} as unknown as Streams;
+
+// How long Bun waits for a connection that is quiet, in seconds: by default, and where it still sends what is so large
+// that a slow client takes it in bursts.
+const IDLE_TIMEOUT = 10;
+const LARGE_IDLE_TIMEOUT = 240;
+const LARGE_BODY = 65_536;
+
+/** One application, and what all its requests share. */
+class Gateway {
+  readonly app: Application;
+  readonly maxBodySize: number;
+  readonly errors: ErrorStream | undefined;
+  /** The variables that are the same for every request, and places for the others, so that all have one shape. */
+  readonly variables: Partial<Environ>;
+  /** The authority that Deno puts in the URL of a request that names none. */
+  defaultAuthority: string | undefined;
+  /** True from the moment the server is told to stop. */
+  isDraining = false;
+  /** Until when each response ends its connection, by `performance.now()`: the clock on the wall can be set back. */
+  closeConnectionsUntil = 0;
+  /** True from the moment it does: what still arrives is refused. */
+  isRefusing = false;
+  /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
+  readonly pending = new Set<Exchange | Promise<unknown>>();
+  /** Has the runtime close the connection of a request when it is quiet for so many seconds, or 0 for never. */
+  setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
+  readonly #concurrency: number;
+  readonly #waiting: ((isServed: boolean) => void)[] = [];
+  #inside = 0;
+  #onIdle: (() => void) | undefined;
+
+  constructor(app: ApplicationLike, options: ToFetchOptions) {
+    const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
+    this.app = application(app);
+    this.errors = errors;
+    this.maxBodySize = maxBodySize;
+    this.#concurrency = concurrency;
+    for (const [name, value] of Object.entries(environ)) {
+      if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
+    }
+    this.variables = {
+      "wsgi.multithread": false,
+      "wsgi.multiprocess": false,
+      ...environ,
+      REQUEST_METHOD: "",
+      SCRIPT_NAME: percentDecode(percentEncode(scriptName)),
+      PATH_INFO: "",
+      QUERY_STRING: "",
+      REQUEST_URI: "",
+      SERVER_NAME: "",
+      SERVER_PORT: "",
+      SERVER_PROTOCOL: "HTTP/1.1",
+      SERVER_SOFTWARE: SOFTWARE,
+      "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
+      "wsgi.url_scheme": "",
+      "wsgi.run_once": false,
+      "wsgi.input_terminated": true,
+      "wsgi.file_wrapper": wrapFile,
+      ...PLACEHOLDERS,
+    };
+  }
+
+  handle(request: Request, info: unknown): Response | Promise<Response> {
+    const exchange = new Exchange(this, request);
+    let environ: Environ;
+    try {
+      if (this.isRefusing) throw serverStopping();
+      environ = buildEnviron(request, info, exchange);
+      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw bodyTooLarge(this.maxBodySize);
+    } catch (error) {
+      return exchange.refuse(error);
+    }
+    if (this.#inside < this.#concurrency) {
+      this.#inside++;
+      return exchange.run(environ);
+    }
+    this.addPending(exchange);
+    if (!DENO) exchange.observeSignal(); // or it would be called for a client that has left
+    return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
+      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(serverStopping()));
+  }
+
+  /** Has a stopping server wait for a request, and the runtime, too, however quiet it is. */
+  addPending(exchange: Exchange): void {
+    this.pending.add(exchange);
+    this.setIdleTimeout?.(exchange.request, 0);
+  }
+
+  /** Has the runtime no longer wait for it than for others, now that it has the whole response. */
+  restoreIdleTimeout(exchange: Exchange, size: number): void {
+    if (!this.setIdleTimeout || size <= LARGE_BODY && !this.pending.has(exchange)) return;
+    this.setIdleTimeout(exchange.request, size > LARGE_BODY ? LARGE_IDLE_TIMEOUT : IDLE_TIMEOUT);
+  }
+
+  /** Gives the place of a request that is done to one that waits. */
+  releaseSlot(exchange: Exchange): void {
+    const next = this.#waiting.shift();
+    if (next) next(true);
+    else this.#inside--;
+    this.removePending(exchange);
+  }
+
+  removePending(item: Exchange | Promise<unknown>): void {
+    this.pending.delete(item);
+    if (this.pending.size === 0) this.#onIdle?.();
+  }
+
+  /** Has a stopping server wait for work. */
+  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
+    const settled = Promise.resolve(work).catch(onError).finally(() => this.removePending(settled));
+    this.pending.add(settled);
+    return settled;
+  }
+
+  /** Waits no longer: neither for what is under way nor for what has not begun. */
+  abort(): void {
+    for (const next of this.#waiting.splice(0)) next(false);
+    for (const item of this.pending) if (item instanceof Exchange) item.abort();
+  }
+
+  whenIdle(): Promise<void> {
+    return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+  }
+}
+
+/**
+ * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
+ *
+ * A class is known by its `prototype`, which cannot be written. PEP 3333, "The Application/Framework Side".
+ *
+ * @throws {TypeError} When it is none of these.
+ *
+ * @param like The application object.
+ * @returns The application as a function.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { application } from "./server.ts";
+ *
+ * assert.equal(typeof application({ handle: () => [] }), "function");
+ * ```
+ */
+export function application(like: ApplicationLike): Application {
+  if (typeof like === "function") {
+    if (Object.getOwnPropertyDescriptor(like, "prototype")?.writable !== false) return like as Application;
+    return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
+  }
+  if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
+  throw new TypeError(`Cannot call ${inspect(like)}, expected a function, a class or an object with a method "handle"`);
+}
+
+/**
+ * Makes a Fetch handler of an application: for `export default { fetch }`, for any runtime, for tests without a socket.
+ *
+ * The handler never throws: what fails inside is reported on `wsgi.errors` and answered with a plain 500.
+ *
+ * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ *
+ * @param app The application.
+ * @param options What surrounds it.
+ * @returns The handler.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toFetch } from "./server.ts";
+ *
+ * const handler = toFetch((environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(environ.PATH_INFO)];
+ * });
+ * assert.equal(await (await handler(new Request("http://localhost/path"))).text(), "/path");
+ * ```
+ */
+export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): FetchHandler {
+  checkOptions(options, FETCH_OPTIONS);
+  const gateway = new Gateway(app, options);
+  return (request, info) => gateway.handle(request, info);
+}
+
+/**
+ * Makes an environ of a Fetch request.
+ *
+ * Its `fetch.context` stands alone: nothing waits for its work.
+ *
+ * @throws {TypeError} When an option does not exist or is not what it should be, the Host of the request is no host, or
+ * the method is CONNECT.
+ * @throws {RangeError} When the path of the request is outside `scriptName`.
+ *
+ * @param request The request.
+ * @param options What the request does not say.
+ * @returns The environ.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toEnviron } from "./server.ts";
+ *
+ * const environ = toEnviron(new Request("http://example.com/app/a%20b?c=d"), { scriptName: "/app" });
+ * assert.equal(environ.PATH_INFO, "/a b");
+ * assert.equal(environ.QUERY_STRING, "c=d");
+ * ```
+ */
+export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
+  checkOptions(options, { ...ENVIRON_OPTIONS, info: [() => true, "anything"] });
+  const gateway = new Gateway(() => [], options);
+  return buildEnviron(request, options.info, new Exchange(gateway, request));
+}
+
+/**
+ * Calls an application once, as a server would, and collects what it gives: for tests.
+ *
+ * `startResponse` checks and behaves as that of a server; `close` is called at the end, whatever happened. The
+ * application gets a copy of the environ, with a `wsgi.errors` that collects.
+ *
+ * @throws {Error} What the application throws, or when it breaks a rule of the interface.
+ *
+ * @param app The application.
+ * @param environ The request.
+ * @returns Status, headers and body exactly as the application gave them, and what it reported.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import type { StartResponse } from "./mod.ts";
+ * import { runApplication, toEnviron } from "./server.ts";
+ *
+ * const app = (_environ: unknown, startResponse: StartResponse) => (startResponse("200 Fine", []), []);
+ * const { status } = await runApplication(app, toEnviron(new Request("http://localhost/")));
+ * assert.equal(status, "200 Fine");
+ * ```
+ */
+export async function runApplication(app: ApplicationLike, environ: Environ): Promise<ApplicationResult> {
+  const start = new ResponseStart();
+  const result: ApplicationResult = { status: "", headers: [], body: EMPTY, errors: "" };
+  const sent: Uint8Array[] = [];
+  const send = (chunk: Uint8Array) => {
+    if (chunkLength(chunk) > 0) start.commit();
+    sent.push(chunk.slice());
+  };
+  const errors: ErrorStream = {
+    write: (text) => void (result.errors += text),
+    writelines: (lines) => void (result.errors += [...lines].join("")),
+    flush: () => {},
+  };
+  const call = application(app);
+  let hasReturned = false;
+  const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
+    start.start(status, headers, error);
+    Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
+    return (chunk) => {
+      if (hasReturned) throw new Error(WRITE_AFTER_RETURN);
+      return Promise.resolve(send(chunk));
+    };
+  });
+  hasReturned = true;
+  try {
+    const chunks = { [Symbol.asyncIterator]: () => openBody(body) } as AsyncIterable<Uint8Array>;
+    for await (const chunk of chunks) send(chunk);
+    start.commit();
+  } finally {
+    await body?.close?.();
+  }
+  return { ...result, body: concat(sent) };
+}
+
+// #endregion
+
+// #region Fetch bridge
 
 /**
  * Makes an application of a Fetch handler: mounts Hono and the like, streaming both ways.
@@ -1749,62 +1852,191 @@ function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"]
   }, { highWaterMark: 0 });
 }
 
-/**
- * Calls an application once, as a server would, and collects what it gives: for tests.
- *
- * `startResponse` checks and behaves as that of a server; `close` is called at the end, whatever happened. The
- * application gets a copy of the environ, with a `wsgi.errors` that collects.
- *
- * @throws {Error} What the application throws, or when it breaks a rule of the interface.
- *
- * @param app The application.
- * @param environ The request.
- * @returns Status, headers and body exactly as the application gave them, and what it reported.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import type { StartResponse } from "./mod.ts";
- * import { runApplication, toEnviron } from "./server.ts";
- *
- * const app = (_environ: unknown, startResponse: StartResponse) => (startResponse("200 Fine", []), []);
- * const { status } = await runApplication(app, toEnviron(new Request("http://localhost/")));
- * assert.equal(status, "200 Fine");
- * ```
- */
-export async function runApplication(app: ApplicationLike, environ: Environ): Promise<ApplicationResult> {
-  const start = new ResponseStart();
-  const result: ApplicationResult = { status: "", headers: [], body: EMPTY, errors: "" };
-  const sent: Uint8Array[] = [];
-  const send = (chunk: Uint8Array) => {
-    if (chunkLength(chunk) > 0) start.commit();
-    sent.push(chunk.slice());
-  };
-  const errors: ErrorStream = {
-    write: (text) => void (result.errors += text),
-    writelines: (lines) => void (result.errors += [...lines].join("")),
-    flush: () => {},
-  };
-  const call = application(app);
-  let hasReturned = false;
-  const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
-    start.start(status, headers, error);
-    Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
-    return (chunk) => {
-      if (hasReturned) throw new Error(WRITE_AFTER_RETURN);
-      return Promise.resolve(send(chunk));
-    };
-  });
-  hasReturned = true;
-  try {
-    const chunks = { [Symbol.asyncIterator]: () => openBody(body) } as AsyncIterable<Uint8Array>;
-    for await (const chunk of chunks) send(chunk);
-    start.commit();
-  } finally {
-    await body?.close?.();
-  }
-  return { ...result, body: concat(sent) };
+// #endregion
+
+// #region Listening
+
+/** What the two adapters have in common. */
+interface Listener {
+  hostname: string;
+  port: number;
+  setIdleTimeout?: Gateway["setIdleTimeout"];
+  /** Stops: lets what is under way finish, or not. */
+  stop(force?: boolean): Promise<void>;
 }
+
+/** Listens. The socket of a server that has died is replaced. */
+function listen(options: ServeOptions, handler: FetchHandler): Listener {
+  const { unix } = options;
+  const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
+  if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
+  if (options.deno?.reusePort ?? options.reusePort) requireUnstableNet("reusePort");
+  try {
+    if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
+    const listener = adapter(options, handler);
+    setUnixMode(options);
+    return listener;
+  } catch (cause) {
+    const error = new Error(`Cannot listen on ${formatAddress(options)}: ${listenErrorReason(cause, options)}`, {
+      cause,
+    });
+    throw Object.assign(error, { code: (cause as { code?: unknown }).code });
+  }
+}
+
+function setUnixMode({ unix, unixMode }: ServeOptions): void {
+  if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
+}
+
+/** Sees to it that Deno can share a port: it would end the process otherwise. */
+function requireUnstableNet(option: string, otherWay = ""): void {
+  if (!DENO || typeof DENO.listenDatagram === "function") return;
+  throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
+}
+
+function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
+  if (unix !== undefined) return inspect(unix);
+  return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
+}
+
+/** Says in one line why a runtime does not listen, and what to do. */
+function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
+  const { code, name, message } = cause as { code?: string; name: string; message: string };
+  const isSocket = unix !== undefined;
+  const found = `${code} ${name} ${message}`;
+  if (name === "NotCapable") return `Deno ${message.replace(/^R/, "r")}`;
+  if (code === "EADDRINUSE") {
+    return isSocket
+      ? "another server has the socket, or it is no socket, expected a path that is free"
+      : "another server has the port, expected one that is free, or 0 for any";
+  }
+  if (/^(?:EACCES|EPERM)/.test(found)) {
+    return `this user may not, expected ${isSocket ? "a folder to write to" : "a port from 1024 on"}`;
+  }
+  if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
+  if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
+  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND|EAGAIN|EAI_AGAIN)|URI|lookup|host/i.test(found)) {
+    return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
+  }
+  if (key.includes("ENCRYPTED")) return 'option "key" needs a passphrase, expected a private key that needs none';
+  if (key !== "" && /InvalidData|ERR_|PEM|certificate|key/i.test(found)) {
+    return 'options "cert" and "key" are no certificate and its private key';
+  }
+  return message.split("\n")[0]!.replace(/^Error: /, "");
+}
+
+/**
+ * Whether a socket belongs to nobody any more. Only connecting to it tells, for which there is no synchronous way: a
+ * thread of its own does so.
+ */
+function isStaleSocket(path: string): boolean {
+  const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
+  const found = read();
+  if (!found?.isSocket()) return false;
+  const state = new Int32Array(new SharedArrayBuffer(4));
+  const source = `onmessage = ({ data: [path, state] }) => {
+    const settle = (value) => {
+      Atomics.store(state, 0, value);
+      Atomics.notify(state, 0);
+    };
+    const socket = process.getBuiltinModule("node:net").connect(path);
+    socket.on("connect", () => settle(1));
+    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? 2 : 1));
+  };`;
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  const worker = new Worker(url, { type: "module" });
+  worker.postMessage([path, state]);
+  Atomics.wait(state, 0, 0, 5000);
+  worker.terminate();
+  URL.revokeObjectURL(url);
+  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // or another server has replaced it just now
+}
+
+// How long a server waits before it listens again, in milliseconds.
+const LISTEN_PAUSE = 1000;
+
+function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
+  const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
+  const servers = new Set<DenoServer>();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let isStopping = false;
+  const add = (port: number): DenoServer => {
+    const server = DENO!.serve({
+      ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
+      ...(cert === undefined ? {} : { cert, key }),
+      onListen() {},
+      onError: errorResponse,
+      ...options.deno,
+    }, handler);
+    servers.add(server);
+    server.finished.catch((error) => isStopping || listenAgain(error));
+    return server;
+  };
+  const first = add(port);
+  const address = { ...options, port: first.addr.port ?? 0 };
+  // Where there are no descriptors left, Deno 2.9.6 closes its port. What is under way goes on.
+  const listenAgain = (error: unknown) => {
+    const reason = listenErrorReason(error, options);
+    printError(
+      `Cannot accept connections on ${formatAddress(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`,
+    );
+    timer = setTimeout(() => {
+      try {
+        add(address.port);
+        setUnixMode(options);
+      } catch (error) {
+        listenAgain(error);
+      }
+    }, LISTEN_PAUSE);
+  };
+  return {
+    hostname: first.addr.hostname ?? "",
+    port: address.port,
+    async stop(force = false) {
+      isStopping = true;
+      clearTimeout(timer);
+      // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
+      // clients that neither read nor leave.
+      if (!force) await Promise.all(Array.from(servers, (server) => server.shutdown()));
+    },
+  };
+}
+
+function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
+  const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
+  const server = BUN!.serve({
+    ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
+    ...(cert === undefined ? {} : { tls: { cert, key } }),
+    idleTimeout: IDLE_TIMEOUT,
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
+    development: false, // or Bun answers errors with their source
+    error: errorResponse,
+    ...options.bun,
+    fetch: handler,
+  });
+  return {
+    hostname: server.address?.address ?? "",
+    port: server.port ?? 0,
+    // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
+    setIdleTimeout: options.bun?.idleTimeout === undefined
+      ? (request, seconds) => server.timeout(request, seconds)
+      : undefined,
+    // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
+    async stop(force = false) {
+      const stopped = server.stop(force);
+      const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
+      const requestsEnd = async () => {
+        while (server.pendingRequests > 0) await pause(50);
+        await pause(1000);
+      };
+      await (force ? stopped : Promise.race([stopped, requestsEnd()]));
+    },
+  };
+}
+
+// #endregion
+
+// #region Serve and signals
 
 /**
  * Serves an application on `Deno.serve` or `Bun.serve`, whichever runtime this is.
@@ -1893,10 +2125,6 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   if (signal?.aborted) shutdown(0);
   else signal?.addEventListener("abort", abort);
   return server;
-}
-
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** What serves: this thread by itself, or a crew of others. */
@@ -2000,6 +2228,48 @@ class LocalServer implements ServerBackend {
     await this.#listener.stop(true);
   }
 }
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+type SignalListener = (name: string, status: number) => void;
+
+const SIGNAL_LISTENERS = new Set<SignalListener>();
+// The signals that end a server, and the exit status of a process that they have ended.
+const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
+  return [name, () => SIGNAL_LISTENERS.forEach((listener) => listener(name, status))] as const;
+});
+
+/** Has a server told of the signals to end. All of a process share one listener for each. */
+function onSignal(listener: SignalListener): () => void {
+  // To load `process` takes Deno longer than to start a server.
+  const [add, remove] = DENO
+    ? [DENO.addSignalListener, DENO.removeSignalListener]
+    : [process.on.bind(process), process.off.bind(process)];
+  if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
+  SIGNAL_LISTENERS.add(listener);
+  return () => {
+    SIGNAL_LISTENERS.delete(listener);
+    if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
+  };
+}
+
+// How long a program may tidy up after its last server has stopped by a signal, in milliseconds.
+const EXIT_DELAY = 900;
+
+/** Ends a process that a signal has stopped, when the last of its servers has. */
+function exitAfterSignal(status: number): void {
+  if (status !== 0) process.exitCode = status;
+  if (SIGNAL_LISTENERS.size > 0) return;
+  // Timers and connections of the program would keep the process alive, and so would, on Deno, clients that neither
+  // read nor leave. Where nothing does, the process ends before this timer.
+  setTimeout(() => process.exit(), EXIT_DELAY).unref();
+}
+
+// #endregion
+
+// #region Workers
 
 // What a thread of a crew finds its task by, in the module that it begins with.
 const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.task");
@@ -2483,218 +2753,8 @@ async function runWorker(
   }
 }
 
-type SignalListener = (name: string, status: number) => void;
-
-const SIGNAL_LISTENERS = new Set<SignalListener>();
-// The signals that end a server, and the exit status of a process that they have ended.
-const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
-  return [name, () => SIGNAL_LISTENERS.forEach((listener) => listener(name, status))] as const;
-});
-
-/** Has a server told of the signals to end. All of a process share one listener for each. */
-function onSignal(listener: SignalListener): () => void {
-  // To load `process` takes Deno longer than to start a server.
-  const [add, remove] = DENO
-    ? [DENO.addSignalListener, DENO.removeSignalListener]
-    : [process.on.bind(process), process.off.bind(process)];
-  if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
-  SIGNAL_LISTENERS.add(listener);
-  return () => {
-    SIGNAL_LISTENERS.delete(listener);
-    if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
-  };
-}
-
-// How long a program may tidy up after its last server has stopped by a signal, in milliseconds.
-const EXIT_DELAY = 900;
-
-/** Ends a process that a signal has stopped, when the last of its servers has. */
-function exitAfterSignal(status: number): void {
-  if (status !== 0) process.exitCode = status;
-  if (SIGNAL_LISTENERS.size > 0) return;
-  // Timers and connections of the program would keep the process alive, and so would, on Deno, clients that neither
-  // read nor leave. Where nothing does, the process ends before this timer.
-  setTimeout(() => process.exit(), EXIT_DELAY).unref();
-}
-
-/** Listens. The socket of a server that has died is replaced. */
-function listen(options: ServeOptions, handler: FetchHandler): Listener {
-  const { unix } = options;
-  const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
-  if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
-  if (options.deno?.reusePort ?? options.reusePort) requireUnstableNet("reusePort");
-  try {
-    if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
-    const listener = adapter(options, handler);
-    setUnixMode(options);
-    return listener;
-  } catch (cause) {
-    const error = new Error(`Cannot listen on ${formatAddress(options)}: ${listenErrorReason(cause, options)}`, {
-      cause,
-    });
-    throw Object.assign(error, { code: (cause as { code?: unknown }).code });
-  }
-}
-
-function setUnixMode({ unix, unixMode }: ServeOptions): void {
-  if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
-}
-
-/** Sees to it that Deno can share a port: it would end the process otherwise. */
-function requireUnstableNet(option: string, otherWay = ""): void {
-  if (!DENO || typeof DENO.listenDatagram === "function") return;
-  throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
-}
-
-function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
-  if (unix !== undefined) return inspect(unix);
-  return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
-}
-
-/** Says in one line why a runtime does not listen, and what to do. */
-function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
-  const { code, name, message } = cause as { code?: string; name: string; message: string };
-  const isSocket = unix !== undefined;
-  const found = `${code} ${name} ${message}`;
-  if (name === "NotCapable") return `Deno ${message.replace(/^R/, "r")}`;
-  if (code === "EADDRINUSE") {
-    return isSocket
-      ? "another server has the socket, or it is no socket, expected a path that is free"
-      : "another server has the port, expected one that is free, or 0 for any";
-  }
-  if (/^(?:EACCES|EPERM)/.test(found)) {
-    return `this user may not, expected ${isSocket ? "a folder to write to" : "a port from 1024 on"}`;
-  }
-  if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
-  if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
-  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND|EAGAIN|EAI_AGAIN)|URI|lookup|host/i.test(found)) {
-    return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
-  }
-  if (key.includes("ENCRYPTED")) return 'option "key" needs a passphrase, expected a private key that needs none';
-  if (key !== "" && /InvalidData|ERR_|PEM|certificate|key/i.test(found)) {
-    return 'options "cert" and "key" are no certificate and its private key';
-  }
-  return message.split("\n")[0]!.replace(/^Error: /, "");
-}
-
-/**
- * Whether a socket belongs to nobody any more. Only connecting to it tells, for which there is no synchronous way: a
- * thread of its own does so.
- */
-function isStaleSocket(path: string): boolean {
-  const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
-  const found = read();
-  if (!found?.isSocket()) return false;
-  const state = new Int32Array(new SharedArrayBuffer(4));
-  const source = `onmessage = ({ data: [path, state] }) => {
-    const settle = (value) => {
-      Atomics.store(state, 0, value);
-      Atomics.notify(state, 0);
-    };
-    const socket = process.getBuiltinModule("node:net").connect(path);
-    socket.on("connect", () => settle(1));
-    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? 2 : 1));
-  };`;
-  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: "module" });
-  worker.postMessage([path, state]);
-  Atomics.wait(state, 0, 0, 5000);
-  worker.terminate();
-  URL.revokeObjectURL(url);
-  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // or another server has replaced it just now
-}
-
-/** What the two adapters have in common. */
-interface Listener {
-  hostname: string;
-  port: number;
-  setIdleTimeout?: Gateway["setIdleTimeout"];
-  /** Stops: lets what is under way finish, or not. */
-  stop(force?: boolean): Promise<void>;
-}
-
-// How long a server waits before it listens again, in milliseconds.
-const LISTEN_PAUSE = 1000;
-
-function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
-  const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
-  const servers = new Set<DenoServer>();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  let isStopping = false;
-  const add = (port: number): DenoServer => {
-    const server = DENO!.serve({
-      ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
-      ...(cert === undefined ? {} : { cert, key }),
-      onListen() {},
-      onError: errorResponse,
-      ...options.deno,
-    }, handler);
-    servers.add(server);
-    server.finished.catch((error) => isStopping || listenAgain(error));
-    return server;
-  };
-  const first = add(port);
-  const address = { ...options, port: first.addr.port ?? 0 };
-  // Where there are no descriptors left, Deno 2.9.6 closes its port. What is under way goes on.
-  const listenAgain = (error: unknown) => {
-    const reason = listenErrorReason(error, options);
-    printError(
-      `Cannot accept connections on ${formatAddress(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`,
-    );
-    timer = setTimeout(() => {
-      try {
-        add(address.port);
-        setUnixMode(options);
-      } catch (error) {
-        listenAgain(error);
-      }
-    }, LISTEN_PAUSE);
-  };
-  return {
-    hostname: first.addr.hostname ?? "",
-    port: address.port,
-    async stop(force = false) {
-      isStopping = true;
-      clearTimeout(timer);
-      // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
-      // clients that neither read nor leave.
-      if (!force) await Promise.all(Array.from(servers, (server) => server.shutdown()));
-    },
-  };
-}
-
-function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
-  const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
-  const server = BUN!.serve({
-    ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
-    ...(cert === undefined ? {} : { tls: { cert, key } }),
-    idleTimeout: IDLE_TIMEOUT,
-    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
-    development: false, // or Bun answers errors with their source
-    error: errorResponse,
-    ...options.bun,
-    fetch: handler,
-  });
-  return {
-    hostname: server.address?.address ?? "",
-    port: server.port ?? 0,
-    // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
-    setIdleTimeout: options.bun?.idleTimeout === undefined
-      ? (request, seconds) => server.timeout(request, seconds)
-      : undefined,
-    // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
-    async stop(force = false) {
-      const stopped = server.stop(force);
-      const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
-      const requestsEnd = async () => {
-        while (server.pendingRequests > 0) await pause(50);
-        await pause(1000);
-      };
-      await (force ? stopped : Promise.race([stopped, requestsEnd()]));
-    },
-  };
-}
-
 const thread = globalThis as { [WORKER_CONFIG]?: WorkerConfig | undefined };
 if (thread[WORKER_CONFIG]) runWorker(thread[WORKER_CONFIG]);
 if (WORKER_CONFIG in thread) thread[WORKER_CONFIG] = undefined; // another copy of this module has nothing to do
+
+// #endregion
