@@ -71,12 +71,13 @@ const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; 
 
 const VERSION = "0.1.0";
 const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
-const EMPTY = new Uint8Array(0);
 
 // What a middleware that wraps a body or an input passes on: the mark of a file, which may be longer than declared, and
 // the method of an input that reads what is there, up to a size.
-const FILE: unique symbol = Symbol.for("wsgi.file");
-const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
+/** @internal */
+export const FILE: unique symbol = Symbol.for("wsgi.file");
+/** @internal */
+export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
 // #endregion
 
@@ -103,7 +104,8 @@ function serverStopping(): Error {
   return httpError(503, new Error("Cannot serve the request: the server is stopping"));
 }
 
-function bodyTooLarge(limit: number): RangeError {
+/** @internal */
+export function bodyTooLarge(limit: number): RangeError {
   return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
 }
 
@@ -147,8 +149,12 @@ function writeError(errors: ErrorStream, text: string): void {
   }
 }
 
-/** Reports an error. */
-function logError(errors: ErrorStream, what: string, error: unknown): void {
+/**
+ * Writes a line about an error to an error stream, and its stack.
+ *
+ * @internal
+ */
+export function logError(errors: ErrorStream, what: string, error: unknown): void {
   writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
 }
 
@@ -179,8 +185,12 @@ function formatError(error: unknown, depth = 0): string {
   }
 }
 
-/** Describes a value in an error message: strings quoted and shortened, objects by their class. */
-function inspect(value: unknown): string {
+/**
+ * Describes a value in an error message: strings quoted and shortened, objects by their class.
+ *
+ * @internal
+ */
+export function inspect(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
   if (typeof value === "function") return `function ${value.name || "without a name"}`;
   if (typeof value !== "object" || value === null) return String(value);
@@ -372,11 +382,22 @@ function isScriptName(value: unknown): boolean {
 
 // #region Chunks and promises
 
-type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
+/** @internal */
+export const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+
+/** The longest delay that a timer takes, in milliseconds. @internal */
+export const MAX_DELAY: number = 2 ** 31 - 1;
+
+/** @internal */
+export type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
 type ChunkResult = IteratorResult<Uint8Array>;
 
-/** Opens what the application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`. */
-function openBody(body: ResponseBody): ChunkIterator {
+/**
+ * Opens what an application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`.
+ *
+ * @internal
+ */
+export function openBody(body: ResponseBody): ChunkIterator {
   if (body instanceof ReadableStream) {
     const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
     return {
@@ -417,7 +438,8 @@ function concat(chunks: readonly Uint8Array[]): Uint8Array {
   return whole;
 }
 
-function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
+/** @internal */
+export function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
   return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
 }
 
@@ -550,10 +572,23 @@ function percentEncode(text: string): string {
   return /[\u0080-\uffff]/.test(text) ? text.replace(/[\u0080-\uffff]+/g, encodeURIComponent) : text;
 }
 
-/** Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues". */
-function percentDecode(path: string): string {
+/**
+ * Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues".
+ *
+ * @internal
+ */
+export function percentDecode(path: string): string {
   if (!path.includes("%")) return path;
   return path.replace(/%[\da-f]{2}/gi, (escape) => String.fromCharCode(parseInt(escape.slice(1), 16)));
+}
+
+/**
+ * Percent-encodes one byte, which a character stands for.
+ *
+ * @internal
+ */
+export function escapeByte(byte: string): string {
+  return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
 }
 
 /** The variable of a header, or "" for a header that an application must not see. */
@@ -900,8 +935,8 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
 
 // #region startResponse
 
-/** What `startResponse` was given, checked, in the form that a `Response` takes. */
-interface ResponseHead {
+/** What `startResponse` was given, checked, in the form that a `Response` takes. @internal */
+export interface ResponseHead {
   status: number;
   /** All but Content-Length. */
   headers: Record<string, string> | HeaderList;
@@ -909,13 +944,18 @@ interface ResponseHead {
   hasContentType: boolean;
 }
 
-// RFC 9112, section 4, but with a reason phrase, as PEP 3333 has it, and with the numbers that a Response takes.
-const STATUS_PATTERN = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
-// RFC 9110, sections 5.1 and 5.5. Other control characters in a value end the process of Deno 2.9.6.
-const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
-const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
-// RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
-const HOP_BY_HOP =
+/**
+ * A status: RFC 9112, section 4, but with a reason phrase, as PEP 3333 has it, and with the numbers that a Response takes.
+ *
+ * @internal
+ */
+export const STATUS_PATTERN = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
+/** A token, as the name of a header is one: RFC 9110, sections 5.1 and 5.6.2. @internal */
+export const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
+/** The value of a header: RFC 9110, section 5.5. Control characters end the process of Deno 2.9.6. @internal */
+export const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+/** The headers of a connection, not of a message: RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features". @internal */
+export const HOP_BY_HOP =
   /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
 
 /** Checks a header name and gives it back in lower case. */
@@ -943,8 +983,12 @@ function parseStatus(status: string): number {
   return Number(status.slice(0, 3));
 }
 
-/** Checks what `startResponse` is given. PEP 3333, "The start_response() Callable". */
-function parseHead(status: string, headers: HeaderList): ResponseHead {
+/**
+ * Checks what `startResponse` is given. PEP 3333, "The start_response() Callable".
+ *
+ * @internal
+ */
+export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const code = memoize(STATUS_CACHE, status, parseStatus);
   if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
@@ -980,6 +1024,11 @@ function startError(found: string): TypeError {
   return new TypeError(`Cannot start the response: ${found}`);
 }
 
+/** @internal */
+export function startedTwice(status: unknown): Error {
+  return new Error(`Cannot start the response again, with ${inspect(status)}: expected the error that requires it`);
+}
+
 /** The state of one `startResponse`. */
 class ResponseStart {
   /** True once the first bytes are on their way. */
@@ -991,9 +1040,7 @@ class ResponseStart {
   start(status: string, headers: HeaderList, error: unknown): void {
     try {
       if (error === undefined && this.#wasCalled) {
-        throw new Error(
-          `Cannot start the response again, with ${inspect(status)}: expected the error that requires it`,
-        );
+        throw startedTwice(status);
       }
       if (this.isCommitted && error !== undefined) throw error;
       // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
@@ -1025,7 +1072,8 @@ class ResponseStart {
 // #region Exchange: one request and its response
 
 // A Response with one of these must have no body (Fetch, section 2.2.3).
-const NULL_BODY_STATUSES = new Set([204, 205, 304]);
+/** @internal */
+export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
 // PEP 3333, "The write() Callable".
 const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
 // What Deno prints when a stream fails. The report itself goes to wsgi.errors.
@@ -1829,10 +1877,7 @@ export function toRequest(environ: Environ): Request {
   }
   const host = environ.HTTP_HOST || `${SERVER_NAME}:${SERVER_PORT}`;
   // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.
-  const path = PATH_INFO.replace(
-    /[^\w/:@!$&'()*+,;=~.-]/g,
-    (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
-  );
+  const path = PATH_INFO.replace(/[^\w/:@!$&'()*+,;=~.-]/g, escapeByte);
   const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
   const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ["wsgi.input"]);
   const init = { method, headers, body, duplex: "half" };
@@ -2072,7 +2117,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   const stop = async (delay: number) => {
     const expired = Promise.withResolvers<boolean>();
     // Idle connections take the runtimes a moment, too; and a timer takes no more than 31 bits.
-    const patience = Math.min(delay + Math.max(shutdownTimeout, 100), 2 ** 31 - 1);
+    const patience = Math.min(delay + Math.max(shutdownTimeout, 100), MAX_DELAY);
     const timer = setTimeout(() => expired.resolve(false), patience);
     const isDone = await Promise.race([backend.drain(delay), expired.promise]);
     clearTimeout(timer);
@@ -2197,7 +2242,7 @@ class LocalServer implements ServerBackend {
     const { gateway } = this;
     gateway.isDraining = true;
     gateway.closeConnectionsUntil = Infinity; // who sends the next request on a connection could find it closed
-    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, 2 ** 31 - 1)));
+    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, MAX_DELAY)));
     gateway.isRefusing = true;
     await this.#close();
     return true;
