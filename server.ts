@@ -1071,20 +1071,33 @@ class ResponseStart {
 
 // #region Exchange: one request and its response
 
-// A Response with one of these must have no body (Fetch, section 2.2.3).
-/** @internal */
+/** A `Response` with this status must not have a body (Fetch, "null body status"). @internal */
 export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
+
 // PEP 3333, "The write() Callable".
 const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
-// What Deno prints when a stream fails. The report itself goes to wsgi.errors.
+// The error that Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO && "The response was aborted";
 
 /**
- * One request and its response, from the call of the application to that of `close`.
+ * One request and its response, from the call of the application to the call of `close`.
  *
- * The application is run, and has returned or thrown. The first chunk begins the response: `#commit` decides it. Each
- * other follows when the runtime wants it, by `#next`, `#take` and `#send`. After the last, `#finish` sees that nothing
- * is left over. Every way ends in `#stop`, also that of `#fail` and of a client that has to `leave`.
+ * Two states say how far it is. Each changes in the order of its table and never back.
+ *
+ * | state of the response | meaning                                                                 | ends with               |
+ * | --------------------- | ----------------------------------------------------------------------- | ----------------------- |
+ * | `pending`             | status and headers can still change                                     | `#commit`, `#fail`      |
+ * | `streaming`           | the runtime has the first chunk and asks for more                       | `#onAllSent`, `#fail`   |
+ * | `complete`            | the runtime has everything, or the response failed, or the client left  |                         |
+ *
+ * | state of the application | meaning                                                              | ends with               |
+ * | ------------------------ | -------------------------------------------------------------------- | ----------------------- |
+ * | `running`                | it has neither returned nor thrown                                   | `#onReturn`, `#onThrow` |
+ * | `returned`               | it has returned its body, whose chunks are read                      | `#close`                |
+ * | `closing`                | `close` was called while a chunk was awaited                         | a turn after `close`    |
+ * | `closed`                 | `close` was called                                                   |                         |
+ *
+ * The response can be complete while the application is still running: it wrote everything, or its client left.
  */
 class Exchange {
   readonly gateway: Gateway;
@@ -1094,27 +1107,21 @@ class Exchange {
   readonly errors: ErrorStream;
   readonly context: FetchContext;
   readonly #start = new ResponseStart();
-  /** The application has neither returned nor thrown. */
-  #isRunning = true;
+  #responseState: "pending" | "streaming" | "complete" = "pending";
+  #applicationState: "running" | "returned" | "closing" | "closed" = "running";
+  /** True when the client left before the response was complete, or the server gave up. */
+  #disconnected = false;
   #body: ResponseBody | undefined;
-  /** What is still to be asked for chunks, if anything is. */
+  /** The source of the next chunks; undefined before the body is opened and after its end. */
   #iterator: ChunkIterator | undefined;
   #response: Response | undefined;
-  /** Gives the answer to a runtime that waits for it. */
-  #resolveResponse: ((answer: Response) => void) | undefined;
+  /** Resolves the promise of the response, where the response was not there at once. */
+  #resolveResponse: ((response: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
-  /** How many bytes of a body are to be sent, if that is known. */
+  /** The number of bytes that the body must have, if it is known. */
   #length = Infinity;
   #sent = 0;
-  /** Nothing more is to be sent: the runtime has the whole response, or it has failed, or the client has left. */
-  #isComplete = false;
-  /** The client has left before that. */
-  #disconnected = false;
-  /** Also `close` has been called. */
-  #isClosed = false;
-  /** It is at work, or has just been, while a chunk was still awaited. */
-  #isClosing = false;
-  /** What the application still does after that. */
+  /** Fulfilled when the iterator's `return` and `close` have settled. */
   #cleanup: Promise<unknown> | undefined;
   #abortController: AbortController | undefined;
   #reported: unknown = EMPTY;
@@ -1122,7 +1129,7 @@ class Exchange {
   constructor(gateway: Gateway, request: Request) {
     this.gateway = gateway;
     this.request = request;
-    this.method = request.method; // once: to a runtime it is a call
+    this.method = request.method; // once: each read is a call of the runtime
     this.input = new Input(this);
     this.errors = gateway.errors ?? new StandardError();
     this.context = new Context(request, this);
@@ -1132,15 +1139,15 @@ class Exchange {
   refuse(error: unknown): Response {
     this.#report(error);
     Input.cancel(this.input);
-    this.gateway.removePending(this);
+    this.gateway.pending.delete(this);
     return this.#respond(this.method === "CONNECT" ? closingErrorResponse(error) : errorResponse(error));
   }
 
-  /** Calls the application. The answer is there at once if the first chunk is. */
+  /** Calls the application. The response is there at once if its first chunk is. */
   run(environ: Environ): Response | Promise<Response> {
     const { gateway } = this;
     try {
-      if (this.#disconnected) throw clientDisconnected(); // while it waited for its turn
+      if (this.#disconnected) throw clientDisconnected(); // while it waited for a slot
       const result = gateway.app(environ, this.#startResponse);
       if (isPromise(result)) {
         Promise.resolve(result).then((body) => this.#onReturn(body), (error) => this.#onThrow(error));
@@ -1148,10 +1155,11 @@ class Exchange {
     } catch (error) {
       this.#onThrow(error);
     }
-    if (!this.#isComplete) gateway.addPending(this);
-    else if (!this.#isClosed || this.#cleanup) gateway.pending.add(this);
-    // Deno charges for the request's signal and prints a warning, so there it is left alone until somebody asks.
-    if (!this.#response && !DENO) this.observeSignal();
+    const isClosed = this.#applicationState === "closed" || this.#applicationState === "closing";
+    if (this.#responseState !== "complete") gateway.addPending(this);
+    else if (!isClosed || this.#cleanup) gateway.pending.add(this);
+    // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
+    if (this.#responseState === "pending" && !DENO) this.observeSignal();
     return this.#response ?? new Promise((resolve) => this.#resolveResponse = resolve);
   }
 
@@ -1161,126 +1169,137 @@ class Exchange {
   };
 
   #write: Write = (chunk) => {
-    if (!this.#isRunning) throw new Error(WRITE_AFTER_RETURN);
+    if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
     let taken = Promise.resolve();
     if (chunkLength(chunk) > 0) {
       this.#start.commit();
-      if (!this.#isComplete) taken = this.#push(chunk);
+      if (this.#responseState !== "complete") taken = this.#enqueue(chunk);
       else if (this.#sent >= this.#length) throw this.#wrongLength();
     }
     const sent = taken.then(nextTurn).then(() => {
-      if (this.#isComplete && this.#sent < this.#length) throw clientDisconnected(); // or nobody wants a body
+      // The client left, or the response has no body: HEAD, 204, 304, a failure.
+      if (this.#responseState === "complete" && this.#sent < this.#length) throw clientDisconnected();
     });
-    sent.catch(() => {}); // an application may ignore it
+    sent.catch(() => {}); // an application may ignore the promise
     return sent;
   };
 
-  #push(chunk: Uint8Array): Promise<void> {
+  #enqueue(chunk: Uint8Array): Promise<void> {
     if (this.#iterator instanceof WriteQueue) return this.#iterator.push(chunk);
-    const written = this.#iterator = new WriteQueue();
-    const taken = written.push(chunk);
+    const queue = this.#iterator = new WriteQueue();
+    const taken = queue.push(chunk);
     this.#readFirst();
     return taken;
   }
 
   #onReturn(body: ResponseBody): void {
-    this.#isRunning = false;
+    this.#applicationState = "returned";
     this.#body = body;
     try {
-      // What was written is being sent, or it is all that was declared and the end is looked for.
       if (this.#iterator instanceof WriteQueue) return this.#iterator.append(openBody(body));
-      if (Array.isArray(body) && !this.#isComplete) return this.#commit(concat(body));
+      if (Array.isArray(body) && this.#responseState === "pending") return this.#commit(concat(body));
       this.#iterator = openBody(body);
-      if (this.#isComplete) this.#close();
+      if (this.#responseState === "complete") this.#close();
       else this.#readFirst();
     } catch (error) {
       this.#fail(error);
     }
   }
 
-  /** What was written before an application threw leaves before the response is aborted. */
+  /** Fails the response, but only after the chunks that were written before have left. */
   #onThrow(error: unknown): void {
-    this.#isRunning = false;
-    if (this.#iterator instanceof WriteQueue && !this.#isComplete) {
+    this.#applicationState = "returned";
+    if (this.#iterator instanceof WriteQueue && this.#responseState !== "complete") {
       this.#iterator.append({ next: () => Promise.reject(error) });
     } else this.#fail(error);
   }
 
-  /** Asks for the first chunk. Until there is one that is not empty, nothing is decided. */
+  /** Asks for the first chunk, which is handled without a promise where it is there at once. */
   #readFirst(): void {
-    let step: ChunkResult | Promise<ChunkResult>;
+    let result: ChunkResult | Promise<ChunkResult>;
     try {
-      step = this.#iterator!.next();
+      result = this.#iterator!.next();
     } catch (error) {
       this.#iterator = undefined;
       throw error;
     }
-    if (!isPromise(step) && !this.#disconnected && (step.done || chunkLength(step.value) > 0)) this.#handleChunk(step);
-    else this.#pump(step);
+    if (!isPromise(result) && !this.#disconnected && (result.done || chunkLength(result.value) > 0)) {
+      this.#handleChunk(result);
+    } else this.#receive(() => result).then((isEmpty) => isEmpty ? this.#pump() : undefined);
   }
 
-  /** Takes the next chunk that is not empty, or the end, unless nobody wants it any more. */
-  async #pump(pending?: ChunkResult | Promise<ChunkResult>): Promise<void> {
-    let step: ChunkResult | undefined;
-    try {
-      for (;; pending = step = undefined) {
-        // While a block of a file is read the runtime has its turn.
-        if (!pending && !(this.#iterator instanceof FileBlocks)) {
-          await nextTurn();
-          if (DENO && this.#response && this.#resolveResponse) {
-            this.#resolveResponse = undefined;
-            await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
-          }
+  /** Asks for chunks until one of them is not empty, or the body ends. */
+  async #pump(): Promise<void> {
+    for (;;) {
+      // A chunk leaves between two turns of the event loop. While a block of a file is read there are some.
+      if (!(this.#iterator instanceof FileBlocks)) {
+        await nextTurn();
+        if (DENO && this.#responseState === "streaming" && this.#resolveResponse) {
+          this.#resolveResponse = undefined;
+          await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
         }
-        if (!this.#iterator) return;
-        step = await (pending ?? this.#iterator.next());
-        if (!this.#iterator || this.#disconnected) return;
-        if (this.#response) this.#start.throwIfFailed();
-        if (step.done || chunkLength(step.value) > 0) return this.#handleChunk(step);
-        if (!this.#response && !pending) this.observeSignal();
       }
-    } catch (error) {
-      if (!step && this.#isClosing) return; // close() has destroyed what next() was waiting for
-      if (!step) this.#iterator = undefined; // what has thrown has ended, and is not told to return
-      this.#fail(error);
+      if (!this.#iterator || !await this.#receive(() => this.#iterator!.next())) return;
+      if (this.#responseState === "pending") this.observeSignal();
     }
   }
 
-  /** Uses what the application gave: to begin the response, to go on with it, or to see that it ends where it should. */
-  #handleChunk(step: ChunkResult): void {
-    if (step.done) this.#iterator = undefined;
-    if (!this.#response) this.#commit(step.done ? EMPTY : step.value);
-    else if (!this.#isComplete) this.#send(step);
-    else if (step.done) this.#close();
+  /** Waits for one chunk and handles it. Returns true for an empty chunk, after which the next one is due. */
+  async #receive(ask: () => ChunkResult | Promise<ChunkResult>): Promise<boolean> {
+    let result: ChunkResult | undefined;
+    try {
+      result = await ask();
+      if (!this.#iterator || this.#disconnected) return false;
+      if (this.#responseState !== "pending") this.#start.throwIfFailed();
+      if (!result.done && chunkLength(result.value) === 0) return true;
+      this.#handleChunk(result);
+    } catch (error) {
+      // What next() was waiting for has been destroyed by close().
+      if (!result && this.#applicationState === "closing") return false;
+      if (!result) this.#iterator = undefined; // an iterator that has thrown has ended: no return()
+      this.#fail(error);
+    }
+    return false;
+  }
+
+  #handleChunk(result: ChunkResult): void {
+    if (result.done) this.#iterator = undefined;
+    if (this.#responseState === "pending") this.#commit(result.done ? EMPTY : result.value);
+    else if (this.#responseState === "streaming") this.#send(result);
+    else if (result.done) this.#close();
     else throw this.#wrongLength();
   }
 
-  /** Decides the response, with its first bytes at hand, or all of them. */
+  /** Makes the response, with its first bytes at hand, or all of them. */
   #commit(bytes: Uint8Array): void {
     const head = this.#start.commit();
     const isAll = !this.#iterator;
     if (this.method === "HEAD" || NULL_BODY_STATUSES.has(head.status)) {
       this.#respond(emptyResponse(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
-    } else {
-      this.#sent = bytes.length;
-      this.#length = head.length ?? (isAll ? bytes.length : Infinity);
-      const whole = head.length === undefined ? bytes : bytes.subarray(0, head.length);
-      if (this.#sent >= this.#length) this.#respond(makeResponse(head, whole, head.length));
-      else if (isAll) throw this.#wrongLength();
-      else return void this.#respond(makeResponse(head, this.#stream(bytes), head.length));
+      return this.#onAllSent(bytes.length);
     }
-    this.#onAllSent(bytes.length);
+    this.#sent = bytes.length;
+    this.#length = head.length ?? (isAll ? bytes.length : Infinity);
+    if (this.#sent >= this.#length) {
+      this.#respond(makeResponse(head, prefix(bytes, this.#length), head.length));
+      return this.#onAllSent(bytes.length);
+    }
+    if (isAll) throw this.#wrongLength();
+    this.#responseState = "streaming";
+    this.#respond(makeResponse(head, this.#stream(bytes), head.length));
   }
 
-  #respond(answer: Response): Response {
-    const { closeConnectionsUntil: partsUntil } = this.gateway;
-    if (partsUntil > 0 && performance.now() < partsUntil) answer.headers.set("Connection", "close");
-    this.#response = answer;
-    this.#resolveResponse?.(answer);
-    return answer;
+  #respond(response: Response): Response {
+    const { closeConnectionsUntil } = this.gateway;
+    if (closeConnectionsUntil > 0 && performance.now() < closeConnectionsUntil) {
+      response.headers.set("Connection", "close");
+    }
+    this.#response = response;
+    this.#resolveResponse?.(response);
+    return response;
   }
 
-  /** A stream that begins with a chunk and asks for the next when that has left. */
+  /** A stream that begins with a chunk, and asks for the next one when that has left. */
   #stream(first: Uint8Array): ReadableStream<Uint8Array> {
     return new ReadableStream({
       start: (controller) => {
@@ -1295,7 +1314,7 @@ class Exchange {
   #send({ done, value }: ChunkResult): void {
     if (done && this.#length < Infinity) throw this.#wrongLength();
     if (!done) {
-      this.#controller!.enqueue(this.#length === Infinity ? value : value.subarray(0, this.#length - this.#sent));
+      this.#controller!.enqueue(prefix(value, this.#length - this.#sent));
       this.#sent += value.length;
       if (this.#sent < this.#length) return;
     }
@@ -1303,9 +1322,9 @@ class Exchange {
     this.#onAllSent(done ? 0 : value.length);
   }
 
-  /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
+  /** The runtime has all of the response. A body that has more than it declared is an error, unless it is a file. */
   #onAllSent(size: number): void {
-    this.#isComplete = true;
+    this.#responseState = "complete";
     this.gateway.restoreIdleTimeout(this, size);
     if (this.#length === Infinity || FILE in Object(this.#body)) return this.#close();
     if (this.#sent > this.#length) throw this.#wrongLength();
@@ -1314,67 +1333,59 @@ class Exchange {
   }
 
   #wrongLength(): Error {
-    const found = this.#isComplete ? "more" : this.#sent;
+    const found = this.#responseState === "complete" ? "more" : this.#sent;
     return new Error(`Cannot send the body: Content-Length declares ${this.#length} bytes, the body has ${found}`);
   }
 
-  /** The server waits no longer. */
+  /** Gives up, because the server stops. */
   abort(): void {
     this.disconnect(503);
     this.#close();
     Input.cancel(this.input);
   }
 
-  /** The client has left. An answer that is still to be given has nobody to read it. */
+  /** Ends the response, because the client has left. Nobody reads the status. */
   disconnect(status = 499): void {
-    if (this.#isComplete) return;
-    this.#isComplete = this.#disconnected = true;
+    if (this.#responseState === "complete") return;
+    const isPending = this.#responseState === "pending";
+    this.#responseState = "complete";
+    this.#disconnected = true;
     this.#abortController ??= new AbortController();
     this.#abortController.abort(clientDisconnected());
-    if (this.#response) this.#controller?.error(ABORTED);
-    else this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
-    queueMicrotask(() => this.#close()); // it may be a generator that has us know, and it cannot return while it runs
+    if (isPending) this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
+    else this.#controller?.error(ABORTED);
+    queueMicrotask(() => this.#close()); // a generator that is running now cannot return
   }
 
   #fail(error: unknown): void {
     this.#report(error);
     if (!this.#response) this.#respond(errorResponse(error));
-    else if (!this.#isComplete) this.#controller?.error(ABORTED);
-    this.#isComplete = true;
+    else if (this.#responseState === "streaming") this.#controller?.error(ABORTED);
+    this.#responseState = "complete";
     this.gateway.restoreIdleTimeout(this, 0);
     this.#close();
   }
 
-  /** Asks for no more chunks. An application that has returned as well has ended. */
+  /** Ends the iterator, and, when the application has returned, calls `close`. */
   #close(): void {
-    const chunks = this.#iterator;
+    const iterator = this.#iterator;
     this.#iterator = undefined;
-    if (chunks) this.#runCleanup(() => chunks.return?.());
-    if (this.#isRunning || this.#isClosed) return;
-    this.#isClosed = true;
+    if (iterator) this.#runCleanup(() => iterator.return?.());
+    if (this.#applicationState !== "returned") return;
+    this.#applicationState = iterator ? "closing" : "closed";
     const closed = this.#runCleanup(() => this.#body?.close?.());
-    if (chunks) {
-      this.#isClosing = true;
-      Promise.resolve(closed).then(nextTurn).then(() => this.#isClosing = false);
-    }
+    if (iterator) Promise.resolve(closed).then(nextTurn).then(() => this.#applicationState = "closed");
     this.#runCleanup(() => this.errors.flush());
     Input.cancel(this.input);
-    if (!this.#cleanup) return this.gateway.releaseSlot(this);
-    // Its place is not given away meanwhile, but clients that leave must not take all places away for ever.
-    const late = Promise.withResolvers<void>();
-    const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, 5000);
-    timer.unref?.(); // a process that has nothing else to do ends
-    Promise.race([this.#cleanup, late.promise]).finally(() => clearTimeout(timer)).then(() =>
-      this.gateway.releaseSlot(this)
-    );
+    this.gateway.onClosed(this, this.#cleanup);
   }
 
-  /** Does what tidies up, for which a stopping server waits. */
+  /** Calls what cleans up. A stopping server waits for it. */
   #runCleanup(action: () => unknown): Promise<unknown> | undefined {
     try {
       const result = action();
       if (!isPromise(result)) return;
-      const settled = this.gateway.track(result, (error) => this.#report(error));
+      const settled = this.gateway.pending.track(result, (error) => this.#report(error));
       this.#cleanup = Promise.all([this.#cleanup, settled]);
       return settled;
     } catch (error) {
@@ -1382,7 +1393,7 @@ class Exchange {
     }
   }
 
-  /** Reports a failure of the application, once. That a client left is none, nor is what it has aborted. */
+  /** Logs a failure of the application, once. A client that leaves, and what it aborts, is no failure. */
   #report(error: unknown): void {
     const isKnown = HTTP_ERRORS.has(error as object) || error === this.#reported ||
       this.#disconnected && (error === ABORTED || isAbortError(error));
@@ -1392,7 +1403,10 @@ class Exchange {
     }
   }
 
-  /** The signal of `fetch.context`. Until there is an answer, the request's own tells it; afterwards the stream. */
+  /**
+   * The signal of `fetch.context`: the request's own signal tells of a client that leaves before the response begins,
+   * the stream tells of one that leaves later.
+   */
   observeSignal(): AbortSignal {
     if (this.#abortController) return this.#abortController.signal;
     this.#abortController = new AbortController();
@@ -1402,20 +1416,21 @@ class Exchange {
   }
 }
 
-/** What an application writes, and then the chunks of the body that it returns. PEP 3333, "The write() Callable". */
+/** The chunks that an application writes, and then those of the body it returns. PEP 3333, "The write() Callable". */
 class WriteQueue implements AsyncIterator<Uint8Array> {
-  readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
+  readonly #queue: { chunk: Uint8Array; onTaken(): void }[] = [];
   #body: ChunkIterator | undefined;
   #wake: (() => void) | undefined;
 
+  /** Adds a chunk. The promise is fulfilled when the chunk is taken. */
   push(chunk: Uint8Array): Promise<void> {
-    const taken = new Promise<void>((resolve) => this.#queue.push({ chunk, taken: resolve }));
+    const taken = new Promise<void>((resolve) => this.#queue.push({ chunk, onTaken: resolve }));
     this.#wake?.();
     return taken;
   }
 
-  append(rest: ChunkIterator): void {
-    this.#body = rest;
+  append(body: ChunkIterator): void {
+    this.#body = body;
     this.#wake?.();
   }
 
@@ -1423,12 +1438,12 @@ class WriteQueue implements AsyncIterator<Uint8Array> {
     while (this.#queue.length === 0 && !this.#body) await new Promise<void>((resolve) => this.#wake = resolve);
     const first = this.#queue.shift();
     if (!first) return this.#body!.next();
-    first.taken();
+    first.onTaken();
     return { done: false, value: first.chunk };
   }
 
   async return(): Promise<ChunkResult> {
-    for (const { taken } of this.#queue.splice(0)) taken();
+    for (const { onTaken } of this.#queue.splice(0)) onTaken();
     return await this.#body?.return?.() ?? { done: true, value: undefined };
   }
 }
@@ -1453,16 +1468,14 @@ class Context implements FetchContext {
 
   waitUntil(work: Promise<unknown>): void {
     const { gateway, errors } = this.#exchange;
-    gateway.track(work, (error) => logError(errors, "Work after the response failed", error));
+    gateway.pending.track(work, (error) => logError(errors, "Work after the response failed", error));
   }
 }
 
-/** A response of a stream, or of bytes that are all of its body. */
-function makeResponse(
-  { status, headers, hasContentType: typed }: ResponseHead,
-  body: Uint8Array | ReadableStream,
-  length?: number,
-): Response {
+/** Makes a response of a stream, or of bytes that are all of its body. */
+function makeResponse(head: ResponseHead, body: Uint8Array | ReadableStream, length?: number): Response {
+  const { status, hasContentType } = head;
+  let { headers } = head;
   if (length !== undefined) {
     const value = String(length);
     headers = Array.isArray(headers)
@@ -1473,32 +1486,34 @@ function makeResponse(
   if (body instanceof ReadableStream) return new Response(body, init);
   if (body.length === 0) return new Response(null, init);
   // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
-  return new Response(BUN && !typed ? ReadableStream.from([body]) : body as Uint8Array<ArrayBuffer>, init);
+  return new Response(BUN && !hasContentType ? ReadableStream.from([body]) : body as Uint8Array<ArrayBuffer>, init);
 }
 
-/** A response without a body: to HEAD, or with a status that has none. */
+/** Makes a response without a body: to HEAD, or with a null body status. */
 function emptyResponse(head: ResponseHead, length: number | undefined): Response {
   if (NULL_BODY_STATUSES.has(head.status)) return makeResponse(head, EMPTY);
   if (length !== undefined) return makeResponse(head, EMPTY, length);
-  // Of no bytes both runtimes would declare a length of 0, which is not known.
+  // Without bytes both runtimes would declare a length of 0, while the length is not known.
   return makeResponse(head, new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) }));
 }
 
-/** What the client is told when there is no response of the application. */
+/** Makes the response to a request that the application does not answer. */
 function errorResponse(error: unknown): Response {
   const status = HTTP_ERRORS.get(error as object) ?? 500;
   return new Response(`${REASONS[status]}\n`, { status, headers: { "Content-Type": "text/plain; charset=utf-8" } });
 }
 
 /**
- * A refusal that ends the connection: what follows a refused CONNECT is not for HTTP (RFC 9931). Bun closes it when told
- * to. Deno does so only on a stream that fails short of its length, here by the line feed at its end.
+ * Makes an error response that ends the connection: what follows a refused CONNECT is not for HTTP (RFC 9931).
+ *
+ * Bun closes the connection when `Connection: close` tells it to. Deno does so only where a stream fails short of its
+ * Content-Length, here by the line feed at the end.
  */
 function closingErrorResponse(error: unknown): Response {
-  const answer = errorResponse(error);
-  answer.headers.set("Connection", "close");
-  if (!DENO) return answer;
-  const { status, headers } = answer;
+  const response = errorResponse(error);
+  response.headers.set("Connection", "close");
+  if (!DENO) return response;
+  const { status, headers } = response;
   const line = new TextEncoder().encode(REASONS[status]);
   headers.set("Content-Length", String(line.length + 1));
   const body = new ReadableStream({
@@ -1512,73 +1527,47 @@ function closingErrorResponse(error: unknown): Response {
 
 // #region Gateway: one application
 
-type Streams = Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
-// Of what each request has its own: with these places, too, an environ begins as one copy.
+// Bun's idle timeout of a connection, in seconds: the default, and the one for a body so large that a slow client takes
+// it in bursts.
+const IDLE_TIMEOUT = 10;
+const LARGE_IDLE_TIMEOUT = 240;
+const LARGE_BODY = 65_536;
+// How long an application that cleans up keeps its slot, in milliseconds. Clients that leave must not take all slots.
+const CLEANUP_TIMEOUT = 5000;
+
+// The keys whose values belong to one request.
 const PLACEHOLDERS = {
   "wsgi.input": undefined,
   "wsgi.errors": undefined,
   "fetch.context": undefined,
-} as unknown as Streams;
+} as unknown as Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
 
-// How long Bun waits for a connection that is quiet, in seconds: by default, and where it still sends what is so large
-// that a slow client takes it in bursts.
-const IDLE_TIMEOUT = 10;
-const LARGE_IDLE_TIMEOUT = 240;
-const LARGE_BODY = 65_536;
-
-/** One application, and what all its requests share. */
+/** One application, and the state that its requests share. */
 class Gateway {
   readonly app: Application;
   readonly maxBodySize: number;
   readonly errors: ErrorStream | undefined;
-  /** The variables that are the same for every request, and places for the others, so that all have one shape. */
+  /** A copy of it is the beginning of each environ. */
   readonly variables: Partial<Environ>;
+  readonly pending = new PendingWork();
   /** The authority that Deno puts in the URL of a request that names none. */
   defaultAuthority: string | undefined;
   /** True from the moment the server is told to stop. */
   isDraining = false;
-  /** Until when each response ends its connection, by `performance.now()`: the clock on the wall can be set back. */
-  closeConnectionsUntil = 0;
-  /** True from the moment it does: what still arrives is refused. */
+  /** True from the moment the server closes its port. A request that still arrives is refused. */
   isRefusing = false;
-  /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
-  readonly pending = new Set<Exchange | Promise<unknown>>();
-  /** Has the runtime close the connection of a request when it is quiet for so many seconds, or 0 for never. */
+  /** The time until which each response closes its connection, by `performance.now()`. */
+  closeConnectionsUntil = 0;
+  /** Sets a request's idle timeout, in seconds; 0 disables it. */
   setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
-  readonly #concurrency: number;
-  readonly #waiting: ((isServed: boolean) => void)[] = [];
-  #inside = 0;
-  #onIdle: (() => void) | undefined;
+  readonly #slots: Semaphore;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
-    const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
     this.app = application(app);
-    this.errors = errors;
-    this.maxBodySize = maxBodySize;
-    this.#concurrency = concurrency;
-    for (const [name, value] of Object.entries(environ)) {
-      if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
-    }
-    this.variables = {
-      "wsgi.multithread": false,
-      "wsgi.multiprocess": false,
-      ...environ,
-      REQUEST_METHOD: "",
-      SCRIPT_NAME: percentDecode(percentEncode(scriptName)),
-      PATH_INFO: "",
-      QUERY_STRING: "",
-      REQUEST_URI: "",
-      SERVER_NAME: "",
-      SERVER_PORT: "",
-      SERVER_PROTOCOL: "HTTP/1.1",
-      SERVER_SOFTWARE: SOFTWARE,
-      "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
-      "wsgi.url_scheme": "",
-      "wsgi.run_once": false,
-      "wsgi.input_terminated": true,
-      "wsgi.file_wrapper": wrapFile,
-      ...PLACEHOLDERS,
-    };
+    this.errors = options.errors;
+    this.maxBodySize = options.maxBodySize ?? Infinity;
+    this.variables = environTemplate(options);
+    this.#slots = new Semaphore(options.concurrency ?? Infinity);
   }
 
   handle(request: Request, info: unknown): Response | Promise<Response> {
@@ -1591,56 +1580,127 @@ class Gateway {
     } catch (error) {
       return exchange.refuse(error);
     }
-    if (this.#inside < this.#concurrency) {
-      this.#inside++;
-      return exchange.run(environ);
-    }
+    if (this.#slots.tryAcquire()) return exchange.run(environ);
     this.addPending(exchange);
-    if (!DENO) exchange.observeSignal(); // or it would be called for a client that has left
-    return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
-      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(serverStopping()));
+    if (!DENO) exchange.observeSignal(); // so that the application is not called for a client that has left
+    return this.#slots.acquire().then((isAcquired) =>
+      isAcquired ? exchange.run(environ) : exchange.refuse(serverStopping())
+    );
   }
 
-  /** Has a stopping server wait for a request, and the runtime, too, however quiet it is. */
+  /** Makes a stopping server wait for a request, and disables the request's idle timeout. */
   addPending(exchange: Exchange): void {
     this.pending.add(exchange);
     this.setIdleTimeout?.(exchange.request, 0);
   }
 
-  /** Has the runtime no longer wait for it than for others, now that it has the whole response. */
+  /** Enables the idle timeout again when the runtime has the whole response, whose last chunk has so many bytes. */
   restoreIdleTimeout(exchange: Exchange, size: number): void {
     if (!this.setIdleTimeout || size <= LARGE_BODY && !this.pending.has(exchange)) return;
     this.setIdleTimeout(exchange.request, size > LARGE_BODY ? LARGE_IDLE_TIMEOUT : IDLE_TIMEOUT);
   }
 
-  /** Gives the place of a request that is done to one that waits. */
-  releaseSlot(exchange: Exchange): void {
-    const next = this.#waiting.shift();
-    if (next) next(true);
-    else this.#inside--;
-    this.removePending(exchange);
+  /** Frees the slot of an exchange when its cleanup has settled, or takes too long. */
+  onClosed(exchange: Exchange, cleanup: Promise<unknown> | undefined): void {
+    const release = () => {
+      this.#slots.release();
+      this.pending.delete(exchange);
+    };
+    if (!cleanup) return release();
+    const late = Promise.withResolvers<void>();
+    const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, CLEANUP_TIMEOUT);
+    timer.unref?.(); // the timer must not keep the process alive
+    Promise.race([cleanup, late.promise]).finally(() => clearTimeout(timer)).then(release);
   }
 
-  removePending(item: Exchange | Promise<unknown>): void {
-    this.pending.delete(item);
-    if (this.pending.size === 0) this.#onIdle?.();
+  /** Aborts the exchanges under way, and refuses those that wait for a slot. */
+  abort(): void {
+    this.#slots.cancel();
+    for (const item of this.pending) if (item instanceof Exchange) item.abort();
+  }
+}
+
+/** Makes what the environs of all requests have in common, with a place for everything else, so that all have one shape. */
+function environTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions): Partial<Environ> {
+  for (const [name, value] of Object.entries(environ)) {
+    if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
+  }
+  return {
+    "wsgi.multithread": false,
+    "wsgi.multiprocess": false,
+    ...environ,
+    REQUEST_METHOD: "",
+    SCRIPT_NAME: percentDecode(percentEncode(scriptName)),
+    PATH_INFO: "",
+    QUERY_STRING: "",
+    REQUEST_URI: "",
+    SERVER_NAME: "",
+    SERVER_PORT: "",
+    SERVER_PROTOCOL: "HTTP/1.1",
+    SERVER_SOFTWARE: SOFTWARE,
+    "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
+    "wsgi.url_scheme": "",
+    "wsgi.run_once": false,
+    "wsgi.input_terminated": true,
+    "wsgi.file_wrapper": wrapFile,
+    ...PLACEHOLDERS,
+  };
+}
+
+/** The exchanges under way, and the work that goes on after them: what a stopping server waits for. */
+class PendingWork extends Set<Exchange | Promise<unknown>> {
+  #onIdle: (() => void) | undefined;
+
+  override delete(item: Exchange | Promise<unknown>): boolean {
+    const wasPending = super.delete(item);
+    if (this.size === 0) this.#onIdle?.();
+    return wasPending;
   }
 
-  /** Has a stopping server wait for work. */
+  /** Adds work until it settles. */
   track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
-    const settled = Promise.resolve(work).catch(onError).finally(() => this.removePending(settled));
-    this.pending.add(settled);
+    const settled = Promise.resolve(work).catch(onError).finally(() => this.delete(settled));
+    this.add(settled);
     return settled;
   }
 
-  /** Waits no longer: neither for what is under way nor for what has not begun. */
-  abort(): void {
-    for (const next of this.#waiting.splice(0)) next(false);
-    for (const item of this.pending) if (item instanceof Exchange) item.abort();
+  whenIdle(): Promise<void> {
+    return this.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+  }
+}
+
+/** Slots, of which so many can be taken at a time. Who waits for one gets it in order. */
+class Semaphore {
+  readonly #max: number;
+  readonly #queue: ((isAcquired: boolean) => void)[] = [];
+  #active = 0;
+
+  constructor(max: number) {
+    this.#max = max;
   }
 
-  whenIdle(): Promise<void> {
-    return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+  /** Takes a slot that is free. */
+  tryAcquire(): boolean {
+    if (this.#active >= this.#max) return false;
+    this.#active++;
+    return true;
+  }
+
+  /** Waits for a slot. The promise is fulfilled with false when the wait is cancelled. */
+  acquire(): Promise<boolean> {
+    return new Promise((resolve) => this.#queue.push(resolve));
+  }
+
+  /** Frees a slot for the next in the queue. */
+  release(): void {
+    const next = this.#queue.shift();
+    if (next) next(true);
+    else this.#active--;
+  }
+
+  /** Cancels all waits. */
+  cancel(): void {
+    for (const resolve of this.#queue.splice(0)) resolve(false);
   }
 }
 
@@ -2251,7 +2311,7 @@ class LocalServer implements ServerBackend {
   /** Closes the port while other threads serve it, so that nothing is refused: what still comes is served. */
   async retire(): Promise<void> {
     await this.#close();
-    await this.gateway.whenIdle(); // of what came in the meantime
+    await this.gateway.pending.whenIdle(); // of what came in the meantime
   }
 
   async #close(): Promise<void> {
@@ -2264,7 +2324,7 @@ class LocalServer implements ServerBackend {
     for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
       await Promise.all(inputs.map(Input.whenArrived));
     }
-    await Promise.all([this.#listener.stop(), gateway.whenIdle()]);
+    await Promise.all([this.#listener.stop(), gateway.pending.whenIdle()]);
   }
 
   async abort(): Promise<void> {
