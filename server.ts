@@ -72,19 +72,16 @@ const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; 
 const VERSION = "0.1.0";
 const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
 
-// What a middleware that wraps a body or an input passes on: the mark of a file, which may be longer than declared, and
-// the method of an input that reads what is there, up to a size.
-/** @internal */
+/** The mark of a body that is a file, which may be longer than declared. Middleware passes the mark on. @internal */
 export const FILE: unique symbol = Symbol.for("wsgi.file");
-/** @internal */
+/** The method of an input that reads the bytes at hand, up to a size. Middleware passes the method on. @internal */
 export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
 // #endregion
 
 // #region Errors and their text
 
-// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
-// have it as a property, too, for an application or a middleware that catches them and answers instead.
+// The reason phrases of the server's own responses.
 const REASONS: Record<number, string> = {
   400: "Bad Request",
   404: "Not Found",
@@ -93,8 +90,10 @@ const REASONS: Record<number, string> = {
   501: "Not Implemented",
   503: "Service Unavailable",
 };
+// The errors that decide the status of a response, which are the client's affair: they are not logged.
 const HTTP_ERRORS = new WeakMap<object, number>();
 
+/** Gives an error its status, also as a property, for an application or a middleware that catches it. */
 function httpError<Fault extends Error>(status: number, error: Fault): Fault {
   HTTP_ERRORS.set(error, status);
   return Object.assign(error, { status });
@@ -104,30 +103,23 @@ function serverStopping(): Error {
   return httpError(503, new Error("Cannot serve the request: the server is stopping"));
 }
 
-/** @internal */
+/** The error for a request body above a limit, in bytes. @internal */
 export function bodyTooLarge(limit: number): RangeError {
   return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
 }
 
-/** A client that left: one error, whatever the runtime says. */
+/** The error for a client that left: the same one on both runtimes. */
 function clientDisconnected(cause?: unknown): DOMException {
   return httpError(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
 }
 
-/**
- * Tells whether an error is that of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`.
- *
- * @internal
- *
- * @param error Anything that was thrown.
- * @returns Whether it is.
- */
+/** Tests for the error of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`. @internal */
 export function isAbortError(error: unknown): boolean {
   try {
     const { name, code } = Object(error) as { name?: unknown; code?: unknown };
     return name === "AbortError" || code === "ERR_STREAM_PREMATURE_CLOSE";
   } catch {
-    return false; // looking at what was thrown can throw again
+    return false; // anything can be thrown, and reading its properties can throw
   }
 }
 
@@ -135,11 +127,11 @@ function printError(text: string): void {
   try {
     console.error(text);
   } catch {
-    // Standard error is closed or full: there is nowhere left to say so.
+    // Standard error is closed or full.
   }
 }
 
-/** Writes to an error stream. One of the deployer's own may fail, too. */
+/** Writes to an error stream, or to standard error where a stream of the deployer's own fails. */
 function writeError(errors: ErrorStream, text: string): void {
   try {
     errors.write(text);
@@ -149,23 +141,16 @@ function writeError(errors: ErrorStream, text: string): void {
   }
 }
 
-/**
- * Writes a line about an error to an error stream, and its stack.
- *
- * @internal
- */
+/** Writes a line about an error to an error stream, with its stack and its causes. @internal */
 export function logError(errors: ErrorStream, what: string, error: unknown): void {
   writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
 }
 
 /**
- * Text for a report, which may quote what a client has sent. What a terminal would obey, or what would show a line in
- * another order, is escaped; lines after the first are indented, so that none looks like another report.
+ * Makes text safe for a report, which may quote a client: characters that a terminal obeys, or that change the order of
+ * a line, are escaped. Lines after the first are indented, so that none of them passes for another report.
  *
  * @internal
- *
- * @param text The text.
- * @returns The text, to be printed.
  */
 export function printable(text: string): string {
   return text.replace(/(?![\t\n])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
@@ -174,7 +159,7 @@ export function printable(text: string): string {
   }).replace(/\n(?![ \t\n]|$)/g, "\n    ");
 }
 
-/** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
+/** Describes an error and its causes. Anything can be thrown, and reading its properties can throw. */
 function formatError(error: unknown, depth = 0): string {
   try {
     if (!(error instanceof Error)) return printable(`${inspect(error)} was thrown`);
@@ -185,11 +170,7 @@ function formatError(error: unknown, depth = 0): string {
   }
 }
 
-/**
- * Describes a value in an error message: strings quoted and shortened, objects by their class.
- *
- * @internal
- */
+/** Describes a value in an error message: strings quoted and shortened, objects by their class. @internal */
 export function inspect(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
   if (typeof value === "function") return `function ${value.name || "without a name"}`;
@@ -202,11 +183,7 @@ export function inspect(value: unknown): string {
 
 // #region Options
 
-/**
- * What the options of a function have to be: for each name a test, and what it expects in words.
- *
- * @internal
- */
+/** The checks of a function's options: for each name a test, and the expected value in words. @internal */
 export type OptionChecks<Options> = {
   readonly [Name in keyof Options]-?: readonly [test: (value: unknown) => boolean, expected: string];
 };
@@ -258,17 +235,13 @@ const WORKERS_OPTIONS: OptionChecks<WorkersOptions> = {
 };
 
 /**
- * Checks that options are an object, that each has a name that exists, and that each is what it has to be.
+ * Checks the options of a function: an object without unknown names, whose values pass their tests.
  *
- * An option that is `undefined` counts as not given.
+ * An option that is `undefined` counts as not given. Options that are nested in another one have it as their `parent`.
+ *
+ * @throws {TypeError} When a check fails. For an unknown name, the message has the most similar name that exists.
  *
  * @internal
- *
- * @throws {TypeError} When they are not. For a name that does not exist, it tells the nearest that does.
- *
- * @param options The options, as they were given.
- * @param checks What they have to be.
- * @param parent The option whose value they are, if they are nested in one.
  */
 export function checkOptions<Options extends object>(
   options: Options,
@@ -290,7 +263,7 @@ export function checkOptions<Options extends object>(
     const value = options[name];
     const [test, expected] = checks[name];
     if (value === undefined || test(value)) continue;
-    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
+    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // a path is shorter
     const found = isSecret ? `${value.length} characters` : inspect(value);
     throw new TypeError(`Cannot use option ${label(name)}: found ${found}, expected ${expected}`);
   }
@@ -318,7 +291,7 @@ function checkServeOptions(options: ServeOptions): void {
   }
 }
 
-/** Finds the name that is most like another: a part of it, or the other way round, or the one with the fewest edits. */
+/** Finds the most similar name: one that contains the other, or else the one with the fewest edits between them. */
 function closestName(name: string, names: string[]): string {
   const given = name.slice(0, 40).toLowerCase();
   const distance = (known: string) => {
@@ -328,7 +301,7 @@ function closestName(name: string, names: string[]): string {
   return names.reduce((best, known) => distance(known) < distance(best) ? known : best);
 }
 
-/** Counts the characters to insert, delete or replace until one text is another (Levenshtein). */
+/** The number of characters to insert, delete or replace to make one text the other (Levenshtein distance). */
 function editDistance(from: string, to: string): number {
   let distances = Array.from({ length: to.length + 1 }, (_, index) => index);
   for (const [row, character] of [...from].entries()) {
@@ -382,7 +355,7 @@ function isScriptName(value: unknown): boolean {
 
 // #region Chunks and promises
 
-/** @internal */
+/** No bytes. @internal */
 export const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
 /** The longest delay that a timer takes, in milliseconds. @internal */
@@ -392,11 +365,7 @@ export const MAX_DELAY: number = 2 ** 31 - 1;
 export type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
 type ChunkResult = IteratorResult<Uint8Array>;
 
-/**
- * Opens what an application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`.
- *
- * @internal
- */
+/** Opens a body. The iterator of a stream would wait for a pending `read` before it cancels; a reader does not. @internal */
 export function openBody(body: ResponseBody): ChunkIterator {
   if (body instanceof ReadableStream) {
     const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
@@ -413,18 +382,18 @@ export function openBody(body: ResponseBody): ChunkIterator {
   throw new TypeError(`Cannot send ${inspect(body)} as the body of a response, expected an iterable such as [bytes]`);
 }
 
-/** Checks a chunk and gives its length. */
+/** Checks a chunk and returns its length. */
 function chunkLength(chunk: Uint8Array): number {
-  if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // and no Proxy of one
+  if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // isView is false for a Proxy
   throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
 }
 
-/** The first bytes of a chunk. All of them are the chunk itself: a view of it would cost more than it does. */
+/** Returns the first bytes of a chunk: the chunk itself where that is all of it, since a view costs time. */
 function prefix(chunk: Uint8Array, size: number): Uint8Array {
   return size < chunk.length ? chunk.subarray(0, size) : chunk;
 }
 
-/** Makes one chunk of several. */
+/** Joins chunks to one. */
 function concat(chunks: readonly Uint8Array[]): Uint8Array {
   let size = 0;
   for (const chunk of chunks) size += chunkLength(chunk);
@@ -438,12 +407,12 @@ function concat(chunks: readonly Uint8Array[]): Uint8Array {
   return whole;
 }
 
-/** @internal */
+/** The one test of what a promise is. @internal */
 export function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
   return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
 }
 
-/** Lets the runtime write to its sockets what it was given: it does so only between two turns of its event loop. */
+/** Waits for the next turn of the event loop: the runtimes write to their sockets between two turns. */
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);
@@ -460,16 +429,18 @@ const HEADER_NAME_CACHE = new Map<string, string>();
 const STATUS_CACHE = new Map<string, number>();
 
 /**
- * Finds a value once for each key. Clients and applications choose the keys, so the memory has a bound. It is emptied
- * when it is full: nobody fills it for good, and those keys that are in use are back with the next request.
+ * Returns the cached value of a key, or computes it.
+ *
+ * Clients and applications choose the keys, so that the cache needs a limit. A full cache is cleared: junk cannot fill it
+ * for good, and the keys in use are back with the next request.
  */
-function memoize<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
-  let value = memory.get(key);
+function memoize<Value>(cache: Map<string, Value>, key: string, compute: (key: string) => Value): Value {
+  let value = cache.get(key);
   if (value === undefined) {
-    value = find(key);
+    value = compute(key);
     if (key.length > 64) return value;
-    if (memory.size === 256) memory.clear();
-    memory.set(key, value);
+    if (cache.size === 256) cache.clear();
+    cache.set(key, value);
   }
   return value;
 }
@@ -481,31 +452,17 @@ interface PeerAddress {
   port?: number;
 }
 
-/**
- * Reads a request into a new environ.
- *
- * The URL is cut and not parsed: on Deno it holds the target as it was sent, which `new URL` would change; on Bun a
- * request without a Host has the bare target, which `new URL` would refuse.
- */
+/** Makes the environ of a request. */
 function buildEnviron(request: Request, info: unknown, exchange: Exchange): Environ {
-  const { gateway: { variables, defaultAuthority: unnamed }, method, input, errors, context } = exchange;
-  const { url } = request;
+  const { gateway: { variables, defaultAuthority }, method } = exchange;
   if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
-  const start = url.startsWith("/") ? 0 : url.indexOf("://") + 3;
-  const slash = url.indexOf("/", start);
-  const mark = url.indexOf("?", start);
-  const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
-  const authority = url.slice(start, end === -1 ? undefined : end);
-  // On a unix socket Deno writes "http+unix://" and the Host, or the path of the socket, which is no authority.
-  const named = url.startsWith("http+") ? "" : authority;
-  let target = end !== -1 ? percentEncode(url.slice(end)) : url === "*" ? "/*" : "/";
-  if (!target.startsWith("/")) target = `/${target}`;
+  const { scheme, authority, target } = splitUrl(request.url);
   const question = target.indexOf("?");
 
   const environ = { ...variables } as Environ;
-  environ["wsgi.input"] = input;
-  environ["wsgi.errors"] = errors;
-  environ["fetch.context"] = context;
+  environ["wsgi.input"] = exchange.input;
+  environ["wsgi.errors"] = exchange.errors;
+  environ["fetch.context"] = exchange.context;
   environ.REQUEST_METHOD = method;
   environ.REQUEST_URI = target;
   environ.PATH_INFO = percentDecode(question === -1 ? target : target.slice(0, question));
@@ -520,36 +477,31 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
 
   request.headers.forEach((value, name) => {
     const key = memoize(ENVIRON_KEY_CACHE, name, environKey);
-    // Unlike any other, this header is given once for each line.
+    // forEach gives Set-Cookie once for each line, and all other headers joined.
     if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
     else if (key !== "") environ[key] = value;
   });
-  // A repeated length is joined. Over HTTP/2 Deno lets different ones pass, and one that is empty (RFC 9110, section 8.6).
-  if (environ.CONTENT_LENGTH !== undefined) {
-    const [, length] = /^(\d+)(?:, \1)*$/.exec(environ.CONTENT_LENGTH) ?? [];
-    if (length === undefined) {
-      const found = `Content-Length ${inspect(environ.CONTENT_LENGTH)}`;
-      throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
-    }
-    environ.CONTENT_LENGTH = length;
-  }
-  if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = url.startsWith("https:") ? "https" : "http";
+  if (environ.CONTENT_LENGTH !== undefined) environ.CONTENT_LENGTH = parseContentLength(environ.CONTENT_LENGTH, target);
+  if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = scheme === "https" ? "https" : "http";
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
+
   const { remoteAddr, requestIP } = (info ?? {}) as {
     remoteAddr?: PeerAddress;
     requestIP?(request: Request): PeerAddress | null;
   };
-  // That of HTTP/2 and of an absolute target wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2). Deno has
-  // it in the URL, where it also puts one for a client that sent none; Bun has the Host there, as `new URL` changes it.
+  // On a unix socket Deno puts the path of the socket where a request without a Host has no authority.
+  const named = scheme.startsWith("http+") ? "" : authority;
   const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
-  if (host === "" ? named !== "" && named !== unnamed : remoteAddr && host !== authority && isHost(host)) {
+  if (host === "") {
+    if (named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
+  } else if (remoteAddr && host !== authority && isHost(host)) {
+    // The authority of HTTP/2, and of an absolute target, wins over Host (RFC 9113, section 8.3.1; RFC 9112, section
+    // 3.2.2). Only Deno, whose `info` has a remoteAddr, shows it in the URL.
     environ.HTTP_HOST = authority;
   }
   if (environ.HTTP_HOST !== undefined && !memoize(HOST_CACHE, environ.HTTP_HOST, isHost)) {
-    throw httpError(
-      400,
-      new TypeError(`Cannot serve ${inspect(target)}: Host ${inspect(environ.HTTP_HOST)} is not a host`),
-    );
+    const found = `Host ${inspect(environ.HTTP_HOST)}`;
+    throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not a host`));
   }
   if (environ.SERVER_NAME === "") {
     const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(named)!;
@@ -562,36 +514,54 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   return environ;
 }
 
-/** Whether a Host is a name or an address, and a port: nothing to be taken for a path (RFC 9110, section 7.2). */
+/**
+ * Cuts a URL into scheme, authority and target.
+ *
+ * `new URL` would not do: Deno's URL has the target as it was sent, which `new URL` changes; Bun's has the bare target
+ * for a request without a Host, which `new URL` refuses.
+ */
+function splitUrl(url: string): { scheme: string; authority: string; target: string } {
+  const separator = url.startsWith("/") ? -1 : url.indexOf("://");
+  const start = separator === -1 ? 0 : separator + 3;
+  const slash = url.indexOf("/", start);
+  const mark = url.indexOf("?", start);
+  const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
+  const authority = url.slice(start, end === -1 ? undefined : end);
+  const target = end !== -1 ? percentEncode(url.slice(end)) : url === "*" ? "/*" : "/";
+  const scheme = separator === -1 ? "" : url.slice(0, separator);
+  return { scheme, authority, target: target.startsWith("/") ? target : `/${target}` };
+}
+
+/** Checks a Content-Length, which the runtimes join where it is repeated. Equal ones are one (RFC 9110, section 8.6). */
+function parseContentLength(value: string, target: string): string {
+  const [, length] = /^(\d+)(?:, \1)*$/.exec(value) ?? [];
+  if (length !== undefined) return length;
+  const found = `Content-Length ${inspect(value)}`;
+  throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
+}
+
+/** Tests for a host as RFC 9110, section 7.2 has it: a name or an address, and a port, but nothing like a path. */
 function isHost(host: string): boolean {
   return host === "" || /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
 }
 
-/** Percent-encodes what is not ASCII, as UTF-8: Bun has done so already, Deno has decoded it. */
+/** Percent-encodes characters beyond ASCII, as UTF-8. Deno decodes them in a URL; Bun does not. */
 function percentEncode(text: string): string {
   return /[\u0080-\uffff]/.test(text) ? text.replace(/[\u0080-\uffff]+/g, encodeURIComponent) : text;
 }
 
-/**
- * Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues".
- *
- * @internal
- */
+/** Percent-decodes to bytes, one character each. Bad escapes are kept. PEP 3333, "Unicode Issues". @internal */
 export function percentDecode(path: string): string {
   if (!path.includes("%")) return path;
   return path.replace(/%[\da-f]{2}/gi, (escape) => String.fromCharCode(parseInt(escape.slice(1), 16)));
 }
 
-/**
- * Percent-encodes one byte, which a character stands for.
- *
- * @internal
- */
+/** Percent-encodes one byte, given as a character. @internal */
 export function escapeByte(byte: string): string {
   return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
 }
 
-/** The variable of a header, or "" for a header that an application must not see. */
+/** Returns the environ key of a header, or "" for a header that an application must not see. */
 function environKey(name: string): string {
   // "x_a" would pose as "x-a"; "proxy" would become HTTP_PROXY, which CGI programs obey (https://httpoxy.org).
   if (name.includes("_") || name === "proxy") return "";
@@ -600,14 +570,11 @@ function environKey(name: string): string {
 }
 
 /**
- * The elements of a header whose value is a list, without those that are empty (RFC 9110, section 5.6.1).
+ * Returns the elements of a header whose value is a list, without empty ones (RFC 9110, section 5.6.1).
  *
- * It is matched and not split: to split by a pattern that begins with blanks takes the square of their number.
+ * To split by a pattern that begins with blanks would take the square of their number.
  *
  * @internal
- *
- * @param value The value of the header.
- * @returns The elements, without the blanks around them.
  */
 export function parseList(value: string): string[] {
   return value.match(/[^ \t,]+(?:[ \t]+[^ \t,]+)*/g) ?? [];
@@ -617,7 +584,7 @@ export function parseList(value: string): string[] {
 
 // #region wsgi.input
 
-/** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
+/** `wsgi.input`: the body of the request. Nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #exchange: Exchange;
   readonly #limit: number;
@@ -625,7 +592,7 @@ class Input implements InputStream {
   #chunk: Uint8Array = EMPTY;
   #received = 0;
   #length = Infinity;
-  /** Aborts when the client has left, where the end of the body does not tell. */
+  /** The signal that tells a cancelled body from a complete one, where nothing else does. */
   #signal: AbortSignal | undefined;
   #hasEnded: boolean;
   #isCancelled = false;
@@ -635,7 +602,7 @@ class Input implements InputStream {
   constructor(exchange: Exchange) {
     this.#exchange = exchange;
     this.#limit = exchange.gateway.maxBodySize;
-    this.#hasEnded = exchange.method === "GET" || exchange.method === "HEAD"; // which have no body for a runtime
+    this.#hasEnded = exchange.method === "GET" || exchange.method === "HEAD"; // the runtimes drop their bodies
   }
 
   read(size?: number): Promise<Uint8Array> {
@@ -666,7 +633,7 @@ class Input implements InputStream {
     return this.#serialize(async () => await this.#fill() ? this.#consume(most) : EMPTY);
   }
 
-  /** Fulfilled when nothing more of what is arriving is to come, or nobody to read it. */
+  /** Fulfilled when the whole body has arrived, or nobody wants the rest. */
   static whenArrived(input: Input): Promise<void> {
     return new Promise((resolve) => input.#onArrived = resolve);
   }
@@ -675,7 +642,7 @@ class Input implements InputStream {
     return !input.#hasEnded && !input.#isCancelled;
   }
 
-  /** Gives up what was not read: Deno closes the connection on an unread body, maybe before the response is read. */
+  /** Cancels the rest of the body, on which Deno closes the connection, maybe before the client has the response. */
   static cancel(input: Input): void {
     if (input.#hasEnded) return;
     input.#isCancelled = true;
@@ -684,11 +651,11 @@ class Input implements InputStream {
   }
 
   #cancelBody(): void {
-    // Deno may have closed the request with the connection, and have no body any more.
+    // On Deno, reading the body of a request whose connection was closed throws.
     Promise.try(() => (this.#reader ?? this.#exchange.request.body)?.cancel()).catch(() => {});
   }
 
-  /** Lets concurrent reads follow each other. A failed read that nobody waits for is not an unhandled rejection. */
+  /** Makes concurrent reads follow each other. A failed read that nobody awaits is no unhandled rejection. */
   #serialize<Result>(work: () => Promise<Result>): Promise<Result> {
     const result = this.#lastRead ? this.#lastRead.then(work) : work();
     this.#lastRead = result.catch(() => {});
@@ -699,13 +666,13 @@ class Input implements InputStream {
     const most = parseSize(size);
     const parts: Uint8Array[] = [];
     let taken = 0;
-    let small = 0; // how many of the last parts are
+    let small = 0; // the number of small parts at the end
     while (taken < most && await this.#fill()) {
       const end = line ? this.#chunk.indexOf(0x0a) + 1 : 0;
       const part = this.#consume(Math.min(end || Infinity, most - taken));
       parts.push(part);
       taken += part.length;
-      // An upload in tiny pieces would take more memory for its arrays than for its bytes.
+      // The arrays of an upload in tiny pieces would take more memory than its bytes.
       small = part.length < 1024 ? small + 1 : 0;
       if (small === 1024) {
         parts.push(concat(parts.splice(-small)));
@@ -716,7 +683,7 @@ class Input implements InputStream {
     return concat(parts);
   }
 
-  /** Takes bytes from the front of the chunk at hand. */
+  /** Takes bytes from the front of the buffered chunk. */
   #consume(size: number): Uint8Array {
     const part = prefix(this.#chunk, size);
     this.#chunk = part === this.#chunk ? EMPTY : this.#chunk.subarray(size);
@@ -730,26 +697,26 @@ class Input implements InputStream {
       body = request.body;
       const length = Number.parseInt(request.headers.get("Content-Length") ?? "");
       if (length >= 0) this.#length = length;
-      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were whole. Only the request's signal tells, if it
-      // was asked for before. Deno prints a warning about that, which HTTP/1.1 is spared: it has a Host.
+      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were complete. Only the request's signal tells, if
+      // it is read before, about which Deno prints a warning. HTTP/1.1 does not need it, and is told by its Host.
       else if (DENO && !request.headers.has("Host") && !request.headers.has("Transfer-Encoding")) {
         this.#signal = this.#exchange.observeSignal();
       }
     } catch (cause) {
-      throw clientDisconnected(cause); // Deno has closed the request with the connection
+      throw clientDisconnected(cause); // on Deno, of a request whose connection was closed
     }
     return body?.getReader();
   }
 
-  /** Whether the end of the body has come too early: the client has left. */
+  /** Tells a body that ended too early, because the client left, from a complete one. */
   async #isTruncated(): Promise<boolean> {
     if (this.#length < Infinity) return this.#received < this.#length;
-    // The signal follows the end of the body. Under load it came up to three turns later (Deno 2.9.6).
+    // The signal aborts after the end of the body: under load up to three turns later (Deno 2.9.6).
     for (let turn = 0; turn < 4 && this.#signal?.aborted === false; turn++) await nextTurn();
     return this.#signal?.aborted ?? false;
   }
 
-  /** Sees to it that there is a chunk at hand; tells whether there is one before the end. */
+  /** Buffers a chunk; false at the end of the body. */
   async #fill(): Promise<boolean> {
     while (this.#chunk.length === 0 && !this.#hasEnded) {
       this.#reader ??= this.#openBody();
@@ -765,7 +732,7 @@ class Input implements InputStream {
         throw new TypeError(`Cannot read the request body: found ${inspect(chunk)}, expected a Uint8Array`);
       }
       const part = prefix(chunk, this.#length - this.#received);
-      // Deno gives each chunk in 64 KiB of its own, which a part that is kept would keep.
+      // Deno allocates 64 KiB for each chunk, which a view of a few bytes would keep.
       this.#chunk = part.length < part.buffer.byteLength / 2 ? new Uint8Array(part) : part;
       this.#received += this.#chunk.length;
       const isDone = step?.done ?? true;
@@ -773,14 +740,14 @@ class Input implements InputStream {
       this.#hasEnded = isDone || this.#received >= this.#length;
       if (!this.#hasEnded) continue;
       this.#onArrived?.();
-      if (!step?.done) this.#cancelBody(); // or Deno would close the connection, for a body that was not read to its end
+      if (!step?.done) this.#cancelBody(); // Deno closes the connection of a body that is not read to its end
     }
     if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
     return this.#chunk.length > 0;
   }
 }
 
-/** Reads a size as Python does: none, or one below zero, is all. */
+/** Reads a size as Python does: undefined, or a number below zero, means all. */
 function parseSize(size: number | undefined): number {
   if (size === undefined || size < 0 || size === Infinity) return Infinity;
   if (Number.isInteger(size)) return size;
@@ -791,7 +758,7 @@ function parseSize(size: number | undefined): number {
 
 // #region wsgi.errors
 
-/** `wsgi.errors`: whole lines on standard error, so that those of concurrent requests do not mix. */
+/** `wsgi.errors`: writes whole lines to standard error, so that those of concurrent requests do not mix. */
 class StandardError implements ErrorStream {
   #line = "";
 
@@ -803,7 +770,7 @@ class StandardError implements ErrorStream {
     try {
       for (const line of lines) this.#line += String(line);
     } catch {
-      // Not text, but what reports errors must not be one more.
+      // The lines are not iterable, but the error stream must not throw.
     }
     const end = this.#line.lastIndexOf("\n");
     if (end !== -1) printError(this.#line.slice(0, end));
@@ -819,10 +786,10 @@ class StandardError implements ErrorStream {
 
 // #region wsgi.file_wrapper
 
-// More of a file is not read at a time, whatever is asked for: a block may be in memory for each client that is slow.
+// The largest block, in bytes. Each slow client keeps one in memory.
 const MAX_BLOCK_SIZE = 131_072;
 
-/** `wsgi.file_wrapper`. What streams itself also closes itself, at its end or when cancelled. */
+/** `wsgi.file_wrapper`. A file with a stream of its own closes itself, at its end or when the stream is cancelled. */
 function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_SIZE : 65_536): ResponseBody {
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new RangeError(`Cannot wrap the file: block size ${inspect(blockSize)} is not a positive integer`);
@@ -854,11 +821,13 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_S
 }
 
 /**
- * The blocks of a blob, each the stream of a slice: that of the whole has chunks of 512 KiB in Bun 1.4.5, and one chunk
- * in Deno 2.9.6. `bytes()` would begin where a descriptor of `Bun.file(descriptor)` stands, and not at the slice.
+ * Reads a blob in blocks, each as the stream of a slice.
+ *
+ * The stream of the whole blob has chunks of 512 KiB in Bun 1.4.5, and one chunk in Deno 2.9.6. `bytes()` of a slice of
+ * `Bun.file(descriptor)` ignores where the slice begins.
  */
 function blobBlocks(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }, size: number): ChunkIterator {
-  if (file.size === 0 || file.size === Infinity) return openBody(file.stream()); // Bun knows no size of a device or a pipe
+  if (file.size === 0 || file.size === Infinity) return openBody(file.stream()); // a device or a pipe on Bun
   let at = 0;
   let left = 0;
   let block: ChunkIterator | undefined;
@@ -876,7 +845,7 @@ function blobBlocks(file: Blob & { stat?(): Promise<{ ino: number } | undefined>
         return step;
       }
       block = undefined;
-      // Bun opens the path for each slice.
+      // Bun opens the path again for each slice.
       if (inode !== (await file.stat?.())?.ino) throw new Error("Cannot send the file: it was replaced meanwhile");
       if (left > 0) at = Infinity; // the slice has ended with the file
     }
@@ -891,7 +860,7 @@ function blobBlocks(file: Blob & { stat?(): Promise<{ ino: number } | undefined>
   };
 }
 
-/** The blocks of a file of Deno's, which are read sooner than by its own stream, and close it like that. */
+/** Reads a `Deno.FsFile` in blocks, which is faster than its own stream, and closes it as the stream would. */
 class FileBlocks implements AsyncIterator<Uint8Array> {
   readonly #file: DenoFile;
   readonly #size: number;
@@ -908,7 +877,7 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
     try {
       if (!this.#isClosed) length = await this.#file.read(block);
     } catch (error) {
-      if (!this.#isClosed) throw error; // or nobody wants the rest, and it is no failure
+      if (!this.#isClosed) throw error; // a read that close() has interrupted is no failure
     } finally {
       if (!length) this.#close();
     }
@@ -935,7 +904,7 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
 
 // #region startResponse
 
-/** What `startResponse` was given, checked, in the form that a `Response` takes. @internal */
+/** The arguments of `startResponse`, checked, in the form that a `Response` takes. @internal */
 export interface ResponseHead {
   status: number;
   /** All but Content-Length. */
@@ -944,11 +913,7 @@ export interface ResponseHead {
   hasContentType: boolean;
 }
 
-/**
- * A status: RFC 9112, section 4, but with a reason phrase, as PEP 3333 has it, and with the numbers that a Response takes.
- *
- * @internal
- */
+/** A status line without the version: RFC 9112, section 4, with a reason phrase and the numbers of a `Response`. @internal */
 export const STATUS_PATTERN = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
 /** A token, as the name of a header is one: RFC 9110, sections 5.1 and 5.6.2. @internal */
 export const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
@@ -958,7 +923,7 @@ export const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 export const HOP_BY_HOP =
   /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
 
-/** Checks a header name and gives it back in lower case. */
+/** Checks a header name and returns it in lower case. */
 function checkHeaderName(name: string): string {
   const lower = name.toLowerCase();
   if (!TOKEN.test(name)) {
@@ -970,24 +935,20 @@ function checkHeaderName(name: string): string {
   return lower;
 }
 
-/** Checks a status and gives its number. */
+/** Checks a status and returns its number. */
 function parseStatus(status: string): number {
   if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
-    const fault = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
-    throw startError(`status ${inspect(status)} ${fault}, expected "200 OK"`);
+    const reason = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
+    throw startError(`status ${inspect(status)} ${reason}, expected "200 OK"`);
   }
-  // Deno sends it without a length, and then waits for a next request, while the client waits for the end of this one.
+  // Deno sends a 205 without a length, and the client waits for the end of the response.
   if (DENO && status.startsWith("205")) {
     throw startError(`status ${inspect(status)} is one that Deno cannot send, expected 204`);
   }
   return Number(status.slice(0, 3));
 }
 
-/**
- * Checks what `startResponse` is given. PEP 3333, "The start_response() Callable".
- *
- * @internal
- */
+/** Checks the arguments of `startResponse`. PEP 3333, "The start_response() Callable". @internal */
 export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const code = memoize(STATUS_CACHE, status, parseStatus);
   if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
@@ -1013,7 +974,7 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
       continue;
     }
     typed ||= lower === "content-type" && value.trim() !== "";
-    repeated ||= name in record; // or in every object, as "__proto__" is, which a record cannot hold either
+    repeated ||= name in record; // also for "__proto__", which a record cannot hold
     record[name] = value;
     pairs.push([name, value]);
   }
@@ -1024,7 +985,7 @@ function startError(found: string): TypeError {
   return new TypeError(`Cannot start the response: ${found}`);
 }
 
-/** @internal */
+/** The error for a second call without the error that requires it. @internal */
 export function startedTwice(status: unknown): Error {
   return new Error(`Cannot start the response again, with ${inspect(status)}: expected the error that requires it`);
 }
@@ -1053,12 +1014,12 @@ class ResponseStart {
     }
   }
 
-  /** Throws what `startResponse` has thrown, if the application goes on as though nothing had happened. */
+  /** Throws what `startResponse` threw, for an application that ignored it. */
   throwIfFailed(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** Settles status and headers. */
+  /** Returns status and headers, which cannot change any more. */
   commit(): ResponseHead {
     this.throwIfFailed();
     if (!this.#head) throw new Error("Cannot send the response: startResponse was not called before the first chunk");
