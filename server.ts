@@ -1812,10 +1812,10 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
 // #region Fetch bridge
 
 /**
- * Makes an application of a Fetch handler: mounts Hono and the like, streaming both ways.
+ * Makes an application of a Fetch handler, such as Hono's `app.fetch`. Bodies stream in both directions.
  *
- * The handler gets the request of {@linkcode toRequest}, and the client's address where one of Deno or Bun looks for
- * it. Its response loses the hop-by-hop headers that one from elsewhere may have (RFC 9110, section 7.6.1).
+ * The handler gets the request of {@linkcode toRequest}, and, as its second argument, the client's address in the forms
+ * of Deno and of Bun. Hop-by-hop headers of its response are dropped (RFC 9110, section 7.6.1).
  *
  * @param handler The Fetch handler.
  * @returns The application.
@@ -1830,7 +1830,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * ```
  */
 export function fromFetch(handler: (request: Request, info: never) => Response | Promise<Response>): Application {
-  // Loaded when wanted: as an import it would double the time in which Deno starts.
+  // As an import, node:http would double the time that Deno takes to start.
   const { STATUS_CODES } = process.getBuiltinModule("node:http");
   return async (environ, startResponse) => {
     const response = await handler(toRequest(environ), handlerInfo(environ) as never);
@@ -1839,7 +1839,7 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
     }
     const { headers } = response;
     const dropped = new Set(parseList(headers.get("Connection")?.toLowerCase() ?? ""));
-    // What comes from fetch() has been decoded; its headers still say how it was encoded, and how long it was then.
+    // fetch() decodes a body, but leaves the headers that tell its coding and its coded length.
     if (response.url && headers.has("Content-Encoding")) dropped.add("content-encoding").add("content-length");
     try {
       const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
@@ -1853,7 +1853,7 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
   };
 }
 
-/** The second argument of a Fetch handler: `Deno.ServeHandlerInfo`, and what is asked of Bun's server most often. */
+/** Makes the second argument of a Fetch handler: `Deno.ServeHandlerInfo`, with the `requestIP` of Bun's server. */
 function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
   if (address === undefined) return undefined;
   const peer = { address, family: address.includes(":") ? "IPv6" : "IPv4", port: port && Number(port) };
@@ -1861,14 +1861,14 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
 }
 
 /**
- * Makes a Fetch request of an environ, as it now is: for applications that want `.json()` or `.formData()`.
+ * Makes a Fetch request of an environ as it is now: for applications that want `.json()` or `.formData()`.
  *
- * The path of its URL is PATH_INFO alone, so that a mounted handler routes by its own paths. Its body is what is left
- * of `wsgi.input`. Its signal is that of `fetch.context`, which is not asked for one before it is read: to hand it on,
- * say `fetch(request, { signal: request.signal })`.
+ * The path of the URL is PATH_INFO alone, so that a mounted handler routes by its own paths. The body is the rest of
+ * `wsgi.input`. The signal is that of `fetch.context`. Pass it on as `fetch(request, { signal: request.signal })`: it is
+ * not read before.
  *
- * @throws {TypeError} When the method is none that Fetch allows, which is CONNECT, TRACE and TRACK, or the path has dot
- * segments, which a URL cannot have: they could lead the handler past what a middleware has seen.
+ * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or the path has dot segments. A URL cannot
+ * hold these, and a middleware would have checked another path than the handler gets.
  *
  * @param environ The environ.
  * @returns The request.
@@ -1922,16 +1922,16 @@ function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"]
 
 // #region Listening
 
-/** What the two adapters have in common. */
+/** A server of the runtime, as both adapters give it. */
 interface Listener {
   hostname: string;
   port: number;
   setIdleTimeout?: Gateway["setIdleTimeout"];
-  /** Stops: lets what is under way finish, or not. */
+  /** Closes the port, and waits for what is under way unless the stop is forced. */
   stop(force?: boolean): Promise<void>;
 }
 
-/** Listens. The socket of a server that has died is replaced. */
+/** Listens with the adapter of this runtime. The unix socket of a server that has died is replaced. */
 function listen(options: ServeOptions, handler: FetchHandler): Listener {
   const { unix } = options;
   const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
@@ -1954,7 +1954,7 @@ function setUnixMode({ unix, unixMode }: ServeOptions): void {
   if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
 }
 
-/** Sees to it that Deno can share a port: it would end the process otherwise. */
+/** Throws where Deno cannot share a port, since Deno 2.9.6 ends the process then. */
 function requireUnstableNet(option: string, otherWay = ""): void {
   if (!DENO || typeof DENO.listenDatagram === "function") return;
   throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
@@ -1965,7 +1965,7 @@ function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptio
   return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
 }
 
-/** Says in one line why a runtime does not listen, and what to do. */
+/** Says in one line why the runtime cannot listen, and what to do. */
 function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
   const { code, name, message } = cause as { code?: string; name: string; message: string };
   const isSocket = unix !== undefined;
@@ -1977,7 +1977,7 @@ function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): st
       : "another server has the port, expected one that is free, or 0 for any";
   }
   if (/^(?:EACCES|EPERM)/.test(found)) {
-    return `this user may not, expected ${isSocket ? "a folder to write to" : "a port from 1024 on"}`;
+    return `permission denied, use ${isSocket ? "a folder that this user may write to" : "a port from 1024 on"}`;
   }
   if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
   if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
@@ -1992,8 +1992,8 @@ function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): st
 }
 
 /**
- * Whether a socket belongs to nobody any more. Only connecting to it tells, for which there is no synchronous way: a
- * thread of its own does so.
+ * Tests whether no server has a unix socket any more, by connecting to it. There is no synchronous way to connect, so
+ * that a worker does it.
  */
 function isStaleSocket(path: string): boolean {
   const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
@@ -2015,10 +2015,10 @@ function isStaleSocket(path: string): boolean {
   Atomics.wait(state, 0, 0, 5000);
   worker.terminate();
   URL.revokeObjectURL(url);
-  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // or another server has replaced it just now
+  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // no other server has replaced it meanwhile
 }
 
-// How long a server waits before it listens again, in milliseconds.
+// The pause before a server listens again, in milliseconds.
 const LISTEN_PAUSE = 1000;
 
 function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
@@ -2040,7 +2040,7 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   };
   const first = add(port);
   const address = { ...options, port: first.addr.port ?? 0 };
-  // Where there are no descriptors left, Deno 2.9.6 closes its port. What is under way goes on.
+  // Deno 2.9.6 closes its port when the process has no descriptors left. Requests under way go on.
   const listenAgain = (error: unknown) => {
     const reason = listenErrorReason(error, options);
     printError(
@@ -2061,8 +2061,8 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
     async stop(force = false) {
       isStopping = true;
       clearTimeout(timer);
-      // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
-      // clients that neither read nor leave.
+      // A stop that is forced must not abort a server that is shutting down: Deno 2.9.6 ends the process then. What is
+      // left are clients that neither read nor leave.
       if (!force) await Promise.all(Array.from(servers, (server) => server.shutdown()));
     },
   };
@@ -2074,8 +2074,8 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
     ...(cert === undefined ? {} : { tls: { cert, key } }),
     idleTimeout: IDLE_TIMEOUT,
-    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
-    development: false, // or Bun answers errors with their source
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the default is 128 MiB
+    development: false, // the default answers errors with their source
     error: errorResponse,
     ...options.bun,
     fetch: handler,
@@ -2083,11 +2083,11 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   return {
     hostname: server.address?.address ?? "",
     port: server.port ?? 0,
-    // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
+    // Bun counts the time that an application takes as idle. An idle timeout of the deployer's own stays as it is.
     setIdleTimeout: options.bun?.idleTimeout === undefined
       ? (request, seconds) => server.timeout(request, seconds)
       : undefined,
-    // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
+    // Bun also waits for half-sent heads, which get a second to become requests.
     async stop(force = false) {
       const stopped = server.stop(force);
       const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
@@ -2107,8 +2107,8 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
 /**
  * Serves an application on `Deno.serve` or `Bun.serve`, whichever runtime this is.
  *
- * Says where on standard error, unless `onListen` is given. It listens when it returns, or, with workers, when it says
- * so. PEP 3333, "The Server/Gateway Side".
+ * Prints the address to standard error, unless `onListen` is given. The server listens when `serve` returns; with
+ * workers, when it prints the address or calls `onListen`. PEP 3333, "The Server/Gateway Side".
  *
  * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
  * @throws {Error} When the runtime cannot listen, or is neither of the two.
@@ -2128,23 +2128,21 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   checkServeOptions(options);
   const { signal, signals = true, onListen, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
   const backend = options.workers === undefined ? new LocalServer(app, options) : new WorkerPool(app, options);
-  const { url, hostname, port, description: size } = backend;
+  const { url, hostname, port, description } = backend;
   const stopped = Promise.withResolvers<void>();
   let isStopping = false;
-  /** The exit status that goes with the signal that has stopped the server, if one has. */
-  let status = 0;
+  let signalStatus = 0; // the exit status of a process that the signal ends
 
-  /** Finishes what is under way, while there is time for it, and aborts what is left. */
+  /** Drains until the deadline, and aborts what is left. */
   const stop = async (delay: number) => {
     const expired = Promise.withResolvers<boolean>();
-    // Idle connections take the runtimes a moment, too; and a timer takes no more than 31 bits.
-    const patience = Math.min(delay + Math.max(shutdownTimeout, 100), MAX_DELAY);
-    const timer = setTimeout(() => expired.resolve(false), patience);
+    const deadline = delay + Math.max(shutdownTimeout, 100); // to close idle connections takes a moment
+    const timer = setTimeout(() => expired.resolve(false), Math.min(deadline, MAX_DELAY));
     const isDone = await Promise.race([backend.drain(delay), expired.promise]);
     clearTimeout(timer);
     await backend.abort();
     removeSignalListeners?.();
-    if (status !== 0) exitAfterSignal(isDone ? 0 : status);
+    if (signalStatus !== 0) exitAfterSignal(isDone ? 0 : signalStatus);
   };
   const shutdown = (delay = shutdownDelay) => {
     if (isStopping) return stopped.promise;
@@ -2153,18 +2151,18 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     stop(delay).then(stopped.resolve, stopped.reject);
     return stopped.promise;
   };
-  /** What a stopping server does next, in words. */
-  const plan = () => {
+  /** Says what a stopping server waits for. */
+  const describeStop = () => {
     const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
     if (shutdownDelay === 0) return backend.pending === "" ? "nothing is under way" : `${wait} for ${backend.pending}`;
     return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
   };
   const abort = () => void shutdown();
   const removeSignalListeners = signals
-    ? onSignal((name, number) => {
-      if (status !== 0) backend.abort().then(() => process.exit(number));
-      else if (!onListen) printError(`Stopping on ${name}: ${plan()}, another signal ends the process at once`);
-      status = number;
+    ? onSignal((name, status) => {
+      if (signalStatus !== 0) backend.abort().then(() => process.exit(status));
+      else if (!onListen) printError(`Stopping on ${name}: ${describeStop()}, another signal ends the process at once`);
+      signalStatus = status;
       shutdown();
     })
     : undefined;
@@ -2177,7 +2175,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     shutdown: () => shutdown(),
     [Symbol.asyncDispose]: () => shutdown(),
   };
-  const announce = onListen ?? (() => printError(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
+  const announce = onListen ?? (() => printError(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${description}`));
   try {
     backend.start(() => announce(server), (error) => {
       printError(error instanceof Error ? error.message : formatError(error));
@@ -2193,27 +2191,27 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   return server;
 }
 
-/** What serves: this thread by itself, or a crew of others. */
+/** The part of a server that serves: this thread, or a pool of workers. */
 interface ServerBackend {
   readonly url: string;
   readonly hostname: string;
   readonly port: number;
-  /** How many threads serve, in words. */
+  /** The number of threads, in words. */
   readonly description: string;
-  /** What a stopping server waits for, in words; nothing if it has nothing to wait for. */
+  /** The work under way, in words; empty if there is none. */
   readonly pending: string;
-  /** Tells when it serves, or why it never will. */
+  /** Starts, and calls one of both: when it serves, or with the reason why it cannot. */
   start(onReady: () => void, onFailure: (error: unknown) => void): void;
-  /** Goes on for a while, then takes on nothing more; tells, when nothing is under way any more, whether all was done. */
+  /** Serves on for a delay, then finishes what is under way. Fulfilled with whether all of it was done. */
   drain(delay: number): Promise<boolean>;
-  /** Aborts what is left. */
+  /** Aborts what is under way. */
   abort(): Promise<void>;
 }
 
-// Addresses that a person calls localhost: of this machine, or of all its interfaces.
+// The addresses that a browser reaches as localhost.
 const LOCAL_ADDRESSES = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
 
-/** One thread that serves. */
+/** A server in this thread. */
 class LocalServer implements ServerBackend {
   readonly url: string;
   readonly hostname: string;
@@ -2256,23 +2254,23 @@ class LocalServer implements ServerBackend {
   }
 
   start(onReady: () => void): void {
-    onReady(); // it has listened since it was made
+    onReady(); // it listens since the constructor
   }
 
   async drain(delay: number): Promise<boolean> {
     const { gateway } = this;
     gateway.isDraining = true;
-    gateway.closeConnectionsUntil = Infinity; // who sends the next request on a connection could find it closed
+    gateway.closeConnectionsUntil = Infinity; // so that clients send their next request elsewhere
     if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, MAX_DELAY)));
     gateway.isRefusing = true;
     await this.#close();
     return true;
   }
 
-  /** Closes the port while other threads serve it, so that nothing is refused: what still comes is served. */
+  /** Closes the port while other threads go on. Requests that still arrive are served. */
   async retire(): Promise<void> {
     await this.#close();
-    await this.gateway.pending.whenIdle(); // of what came in the meantime
+    await this.gateway.pending.whenIdle(); // with the requests that came meanwhile
   }
 
   async #close(): Promise<void> {
@@ -2281,7 +2279,7 @@ class LocalServer implements ServerBackend {
       const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
       return exchanges.map(({ input }) => input).filter(Input.isArriving);
     };
-    // Deno breaks off what still arrives, as soon as it is told to shut down. Meanwhile more may come.
+    // Deno's shutdown breaks off request bodies that still arrive. While they are waited for, others may begin.
     for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
       await Promise.all(inputs.map(Input.whenArrived));
     }
@@ -2290,7 +2288,7 @@ class LocalServer implements ServerBackend {
 
   async abort(): Promise<void> {
     this.gateway.abort();
-    await nextTurn(); // for what is left to leave
+    await nextTurn(); // the last chunks leave
     await this.#listener.stop(true);
   }
 }
@@ -2302,14 +2300,14 @@ function plural(count: number, noun: string): string {
 type SignalListener = (name: string, status: number) => void;
 
 const SIGNAL_LISTENERS = new Set<SignalListener>();
-// The signals that end a server, and the exit status of a process that they have ended.
+// The signals that stop a server, each with the exit status of a process that it ends.
 const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
   return [name, () => SIGNAL_LISTENERS.forEach((listener) => listener(name, status))] as const;
 });
 
-/** Has a server told of the signals to end. All of a process share one listener for each. */
+/** Calls a listener for each signal, and returns a function that removes it. All servers share one listener a signal. */
 function onSignal(listener: SignalListener): () => void {
-  // To load `process` takes Deno longer than to start a server.
+  // On Deno, loading `process` takes longer than starting a server.
   const [add, remove] = DENO
     ? [DENO.addSignalListener, DENO.removeSignalListener]
     : [process.on.bind(process), process.off.bind(process)];
@@ -2321,15 +2319,15 @@ function onSignal(listener: SignalListener): () => void {
   };
 }
 
-// How long a program may tidy up after its last server has stopped by a signal, in milliseconds.
+// The time in which a program can clean up after its last server was stopped by a signal, in milliseconds.
 const EXIT_DELAY = 900;
 
-/** Ends a process that a signal has stopped, when the last of its servers has. */
+/** Ends the process after a signal, when the last of its servers has stopped. */
 function exitAfterSignal(status: number): void {
   if (status !== 0) process.exitCode = status;
   if (SIGNAL_LISTENERS.size > 0) return;
-  // Timers and connections of the program would keep the process alive, and so would, on Deno, clients that neither
-  // read nor leave. Where nothing does, the process ends before this timer.
+  // Timers and connections of the program would keep the process alive. So would, on Deno, clients that neither read nor
+  // leave. Without them, the process ends before this timer.
   setTimeout(() => process.exit(), EXIT_DELAY).unref();
 }
 
@@ -2337,82 +2335,82 @@ function exitAfterSignal(status: number): void {
 
 // #region Workers
 
-// What a thread of a crew finds its task by, in the module that it begins with.
-const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.task");
+// The key under which a worker finds its configuration among the globals.
+const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.worker");
 
-/** What a thread of a crew is for. */
+/** The `workerData` of a worker. */
 interface WorkerConfig {
   port: TypedPort<WorkerMessage, WorkerCommand>;
-  /** How many requests it has begun, which the crew can see while it is too busy to say. */
+  /** The number of requests begun, in shared memory: the pool can read it while the worker is busy. */
   requestCount: Int32Array;
   module: string;
   exportName: string | undefined;
   options: ServeOptions;
-  /** Whether the errors are those of the option of this name, which another thread has. */
+  /** Whether errors go to the main thread, which has the option `errors`. */
   forwardErrors: boolean;
   multiprocess: boolean;
 }
 
-/** What a thread is told. */
+/** A message from the pool to a worker. */
 type WorkerCommand =
   | "sample"
   /**
-   * Each response ends its connection, for so many milliseconds: who comes back may find a thread that has less to do.
-   * No moment could be named, since `performance.now()` begins anew in each thread.
+   * Each response closes its connection for so many milliseconds, so that clients come back to any worker. The command
+   * has a duration, because each thread has another origin of `performance.now()`.
    */
   | { closeConnections: number }
-  /** Finish, after a delay. */
+  /** Serve on for a delay in milliseconds, then finish what is under way. */
   | { drain: number }
-  /** Finish at once, while other threads serve. */
+  /** Finish what is under way while other workers serve. */
   | "retire"
   | "abort";
 
-/** What a thread tells. */
+/** A message from a worker to the pool. */
 type WorkerMessage =
   | { ready: true }
-  /** Which part of the time it has computed, and how many requests it holds. */
+  /** The share of the time spent computing, from 0 to 1, and the number of requests under way. */
   | { load: number; active: number }
   | { errors: string }
   | { failure: string };
 
-/** What is used of the `MessagePort` of a thread. An application has one of its own, and cannot speak on this. */
+/** A `MessagePort`, as far as it is used. It is not `parentPort`, on which an application can post. */
 interface TypedPort<Sent, Received> {
   postMessage(message: Sent): void;
   on(event: "message", listener: (message: Received) => void): void;
   close(): void;
 }
 
-// How long clients get to come back on other connections, in milliseconds: more than the next request takes a busy one.
+// The time for clients to come back on other connections, in milliseconds.
 const RECONNECT_TIME = 1000;
 
-// How many times in a row a thread has to be asked in vain before standard error says so.
+// The number of samples in a row without an answer after which standard error names the worker.
 const MISSED_SAMPLES = 5;
 
-/** What a crew calls a thread, and wants to know of it. */
+/** The number of a worker, and the callbacks of its pool. */
 interface WorkerListeners {
   number: number;
   onReady(): void;
-  /** It has answered, having been asked so many times in vain that this was said. */
+  /** The worker answers again after so many samples that standard error named it. */
   onAnswer(missed: number): void;
   onErrors(text: string): void;
-  /** It has ended, for whatever reason, or is waited for no longer. */
+  /** The worker has ended, or the pool waits for it no longer. */
   onEnd(what: string, reason: string): void;
 }
 
-/** A thread of a crew, seen from the one that looks after it. */
+/** A worker, as its pool sees it. */
 class WorkerHandle {
   readonly number: number;
   readonly startedAt = performance.now();
   isReady = false;
-  /** It is not to stay. */
+  /** True when the worker is to end. */
   isStopping = false;
-  /** Which part of the time it has computed of late, from 0 to 1. */
+  /** The moving average of its load, from 0 to 1. */
   load = 0;
-  /** How many requests it holds. */
+  /** The number of requests under way. */
   active = 0;
-  /** How many times in a row it was asked in vain, and began no request meanwhile. */
+  /** The number of samples in a row without an answer and without a new request. */
   missed = 0;
-  /** Fulfilled when it has ended, with whether it had finished what it held. */
+  /** Fulfilled when the worker has ended, with whether its requests were finished. */
   readonly ended: Promise<boolean>;
   readonly #port: TypedPort<WorkerCommand, WorkerMessage>;
   readonly #worker: { terminate(): unknown };
@@ -2463,7 +2461,7 @@ class WorkerHandle {
     this.#listeners.onEnd(what, reason);
   }
 
-  /** Asks how busy it is. Who has not found the time to answer since the last time, is. */
+  /** Asks for the load. A worker that has not answered the last time counts as fully busy. */
   sampleLoad(): void {
     if (this.isReady && this.#sampledAt === undefined) {
       this.#sampledAt = performance.now();
@@ -2471,9 +2469,9 @@ class WorkerHandle {
       return;
     }
     const count = Atomics.load(this.#requestCount, 0);
-    // Under load Bun 1.4.5 has no turn for messages, nor for timers, as long as there are requests.
+    // Under load Bun 1.4.5 serves requests before messages, so that requests count as an answer.
     if (count !== this.#lastRequestCount) this.#onAnswer();
-    // Not the time is counted: this thread, too, may have stood still, and not have heard an answer that is there.
+    // Samples are counted, not time: where this thread was blocked, the answer may already wait.
     else this.missed++;
     this.#lastRequestCount = count;
     if (this.isReady) this.#smooth(1);
@@ -2487,31 +2485,31 @@ class WorkerHandle {
 
   #onSample({ load, active }: { load: number; active: number }): void {
     this.#onAnswer();
-    // Who needs a tenth of a second to answer has no time, however little of it the system has let it compute.
+    // A worker that takes 100 ms to answer is fully busy, also where the system gave it little CPU time.
     const wait = (performance.now() - this.#sampledAt!) / 100;
     this.#sampledAt = undefined;
     this.active = active;
     this.#smooth(Math.min(1, Math.max(load, wait)));
   }
 
-  /** Makes up a mean in which what is past fades. */
+  /** Exponential moving average. */
   #smooth(load: number): void {
     this.load = 0.6 * this.load + 0.4 * load;
   }
 
-  /** Has clients come back on other connections, for so many milliseconds: maybe to other threads. */
+  /** Makes responses close their connections for so many milliseconds. */
   closeConnections(duration: number): void {
     if (!this.isStopping) this.#port.postMessage({ closeConnections: duration });
   }
 
-  /** Has it finish while others serve, when clients that come back have found them: a second later. */
+  /** Makes the worker finish when its clients have come back on connections to other workers. */
   retire(): void {
-    this.closeConnections(Infinity); // who sends the next request on a connection could find it closed
+    this.closeConnections(Infinity);
     this.isStopping = true;
     this.#retirement = setTimeout(() => this.#port.postMessage("retire"), RECONNECT_TIME);
   }
 
-  /** Has it finish what it holds, after a delay; one that does not serve yet has nothing to finish. */
+  /** Makes the worker finish after a delay. A worker that does not serve yet is terminated. */
   drain(delay: number): void {
     clearTimeout(this.#retirement);
     this.isStopping = true;
@@ -2527,14 +2525,14 @@ class WorkerHandle {
     this.#worker.terminate();
   }
 
-  /** Ends it, and does not wait until it has: one that computes may take its time, and on Deno 2.9.6 all of it. */
+  /** Terminates the worker without waiting for its end: Deno 2.9.6 cannot end a worker that computes. */
   abandon(reason: string): void {
     this.#onEnd(false, "is given up", reason);
     this.terminate();
   }
 }
 
-/** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
+/** The workers that serve an application on one port, as many as the load needs. This thread only supervises them. */
 class WorkerPool implements ServerBackend {
   readonly url: string;
   readonly hostname: string;
@@ -2546,16 +2544,15 @@ class WorkerPool implements ServerBackend {
   readonly #config: Omit<WorkerConfig, "port" | "requestCount">;
   readonly #portHolder: LocalServer;
   readonly #handles = new Set<WorkerHandle>();
-  /** How many have been started, by which each has its number. */
+  /** The number of workers started so far, which is the number of the last one. */
   #started = 0;
-  /** The timers of threads that follow those that have died. */
   readonly #respawnTimers = new Set<ReturnType<typeof setTimeout>>();
   #sampleTimer: ReturnType<typeof setInterval> | undefined;
   #isReady = false;
   #isStopping = false;
   #onReady: () => void = () => {};
   #onFailure: (error: unknown) => void = () => {};
-  /** How long the others must have been able to do the work of one before that one retires. */
+  /** How long there must be spare capacity for one whole worker before an idle one retires, in milliseconds. */
   #scaleDownDelay: number;
   #lastBusy = -Infinity;
   #lastChange = -Infinity;
@@ -2566,8 +2563,8 @@ class WorkerPool implements ServerBackend {
       ? options.workers
       : { min: options.workers, max: options.workers! };
     const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
-    const task = workerConfig(options, workers);
-    this.#portHolder = new LocalServer(app, options); // which shares the port with nobody, unless the deployer says so
+    const config = workerConfig(options, workers);
+    this.#portHolder = new LocalServer(app, options); // fails where another server has the port
     const { url, hostname, port } = this.#portHolder;
     this.url = url;
     this.hostname = hostname;
@@ -2576,9 +2573,9 @@ class WorkerPool implements ServerBackend {
     this.#app = app;
     this.#errors = options.errors;
     this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
-    this.#config = { ...task, options: { ...task.options, port, reusePort: true } };
+    this.#config = { ...config, options: { ...config.options, port, reusePort: true } };
     this.#scaleDownDelay = scaleDownDelay;
-    // Bun prints here what the threads print. That nobody reads it any more is no reason to end.
+    // On Bun, the output of workers goes through these streams, whose errors (EPIPE) would end the process.
     for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
   }
 
@@ -2586,7 +2583,7 @@ class WorkerPool implements ServerBackend {
     return plural(this.#handles.size, "worker");
   }
 
-  /** Leaves the port to threads. */
+  /** Hands the port over to the workers. */
   async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
     const { min, interval, module: other } = this.#workers;
     this.#onReady = onReady;
@@ -2595,43 +2592,43 @@ class WorkerPool implements ServerBackend {
     if (this.#isStopping) return;
     for (let count = 0; count < min; count++) this.#add();
     this.#sampleTimer = setInterval(() => {
-      for (const thread of this.#handles) this.#checkWorker(thread);
+      for (const worker of this.#handles) this.#checkWorker(worker);
       this.#autoscale();
     }, interval);
     if (other !== undefined) return;
-    // A main module that does not end, because it waits for the server, is not waited for; one that fails says so itself.
-    const { module, exportName: exported } = this.#config;
-    const found = exportedApplication(await import(module).catch(() => ({})), exported);
-    if (this.#isStopping || found === undefined || found === this.#app) return; // what is missing, each thread tells
+    // The main module may export another application than it serves. A failure of the import is reported elsewhere: by
+    // the main module itself, or by each worker.
+    const { module, exportName } = this.#config;
+    const found = exportedApplication(await import(module).catch(() => ({})), exportName);
+    if (this.#isStopping || found === undefined || found === this.#app) return;
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
 
-  /** Starts a thread, after some that have died young in its place. */
-  #add(deaths = 0): void {
+  /** Starts a worker, in the place of some that have crashed soon after their start. */
+  #add(crashes = 0): void {
     const number = ++this.#started;
-    const thread = new WorkerHandle(this.#config, {
+    const worker = new WorkerHandle(this.#config, {
       number,
       onReady: () => this.#onWorkerReady(),
       onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#seconds(missed)}`),
       onErrors: (text) => writeError(this.#errors!, text),
       onEnd: (what, reason) => {
-        this.#handles.delete(thread);
-        if (thread.isStopping) return;
-        const count = performance.now() - thread.startedAt < 10_000 ? deaths + 1 : 0;
+        this.#handles.delete(worker);
+        if (worker.isStopping) return;
+        const count = performance.now() - worker.startedAt < 10_000 ? crashes + 1 : 0;
         if (this.#isReady) this.#respawn(`Worker ${number} ${what}`, reason, count);
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
     });
-    this.#handles.add(thread);
+    this.#handles.add(worker);
   }
 
-  /** Another thread is ready. */
   #onWorkerReady(): void {
     if (this.#isStopping) return;
-    const threads = [...this.#handles];
-    // All at the same time, or all clients would come to those that end it first.
-    if (this.#isReady) return threads.forEach((thread) => thread.closeConnections(RECONNECT_TIME));
-    this.#isReady = threads.every(({ isReady }) => isReady);
+    const workers = [...this.#handles];
+    // A new worker gets its share of clients: all workers close connections for the same time, so that none is preferred.
+    if (this.#isReady) return workers.forEach((worker) => worker.closeConnections(RECONNECT_TIME));
+    this.#isReady = workers.every(({ isReady }) => isReady);
     if (!this.#isReady) return;
     try {
       this.#onReady();
@@ -2640,52 +2637,52 @@ class WorkerPool implements ServerBackend {
     }
   }
 
-  /** So many intervals, in words. */
-  #seconds(count: number): string {
-    return `${count * this.#workers.interval / 1000} s`;
+  /** The time of so many samples, in words. */
+  #seconds(samples: number): string {
+    return `${samples * this.#workers.interval / 1000} s`;
   }
 
-  /** Asks a thread, and does what there is to do if it has not answered the last times. */
-  #checkWorker(thread: WorkerHandle): void {
-    thread.sampleLoad();
-    const { number, missed, isReady } = thread;
+  /** Samples the load of a worker, and reports or replaces one that does not answer. */
+  #checkWorker(worker: WorkerHandle): void {
+    worker.sampleLoad();
+    const { number, missed, isReady } = worker;
     const { interval, timeout } = this.#workers;
     const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#seconds(missed)}`;
     if (missed * interval >= timeout) {
       const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
-      thread.abandon(`it ${what}${remains}`);
+      worker.abandon(`it ${what}${remains}`);
     } else if (missed === MISSED_SAMPLES) printError(`Worker ${number} ${what}`);
   }
 
-  /** Has another thread follow one: at once, but the later the more have died young in its place. */
-  #respawn(what: string, reason: string, deaths: number): void {
-    const most = this.#handles.size > 0 ? 30_000 : 1000; // where nobody else serves, not that late
-    const pause = deaths === 0 ? 0 : Math.min(50 * 2 ** deaths, most);
+  /** Replaces a worker: at once, or after a pause that doubles with each crash soon after a start. */
+  #respawn(what: string, reason: string, crashes: number): void {
+    const longest = this.#handles.size > 0 ? 30_000 : 1000; // a server without workers does not wait that long
+    const pause = crashes === 0 ? 0 : Math.min(50 * 2 ** crashes, longest);
     printError(`${what}, another follows in ${pause} ms: ${reason}`);
     const timer = setTimeout(() => {
       this.#respawnTimers.delete(timer);
-      this.#add(deaths);
+      this.#add(crashes);
     }, pause);
     this.#respawnTimers.add(timer);
   }
 
-  /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
+  /** Adds a worker when all are busy, and retires one when the rest has had the capacity for its work for a while. */
   #autoscale(): void {
     const { min, max, interval, scaleDownDelay } = this.#workers;
-    const threads = [...this.#handles].filter(({ isStopping: isLeaving }) => !isLeaving);
-    if (min === max || this.#respawnTimers.size > 0 || threads.some(({ isReady }) => !isReady)) return;
+    const workers = [...this.#handles].filter(({ isStopping }) => !isStopping);
+    if (min === max || this.#respawnTimers.size > 0 || workers.some(({ isReady }) => !isReady)) return;
     const now = performance.now();
-    const load = threads.reduce((sum, { load: busy }) => sum + busy, 0);
-    if (threads.length === min || load > 0.5 * (threads.length - 1)) this.#lastBusy = now;
-    // Those that still finish what they hold count, so that there are never more than the most.
+    const load = workers.reduce((sum, worker) => sum + worker.load, 0);
+    if (workers.length === min || load > 0.5 * (workers.length - 1)) this.#lastBusy = now;
     const isFull = this.#handles.size >= max || now - this.#lastChange < 3 * interval;
-    if (!isFull && threads.every(({ load: busy }) => busy > 0.8)) {
-      // Who is missed soon was sent away too early: the next one stays for longer.
-      this.#scaleDownDelay = now - this.#lastRetired < this.#scaleDownDelay ? 2 * this.#scaleDownDelay : scaleDownDelay;
+    if (!isFull && workers.every((worker) => worker.load > 0.8)) {
+      // A worker that is missed soon was retired too early: the next one stays twice as long.
+      const isMissed = now - this.#lastRetired < this.#scaleDownDelay;
+      this.#scaleDownDelay = isMissed ? 2 * this.#scaleDownDelay : scaleDownDelay;
       this.#lastChange = now;
       this.#add();
     } else if (now - this.#lastBusy > this.#scaleDownDelay) {
-      const idle = threads.find(({ active: held }) => held === 0);
+      const idle = workers.find(({ active }) => active === 0);
       if (!idle) return;
       this.#lastBusy = this.#lastChange = this.#lastRetired = now;
       idle.retire();
@@ -2696,26 +2693,26 @@ class WorkerPool implements ServerBackend {
     this.#isStopping = true;
     clearInterval(this.#sampleTimer);
     for (const timer of this.#respawnTimers) clearTimeout(timer);
-    const threads = [...this.#handles];
-    for (const thread of threads) thread.drain(delay);
-    return (await Promise.all(threads.map(({ ended }) => ended))).every((isDone) => isDone);
+    const workers = [...this.#handles];
+    for (const worker of workers) worker.drain(delay);
+    return (await Promise.all(workers.map(({ ended }) => ended))).every((isDone) => isDone);
   }
 
   async abort(): Promise<void> {
-    const threads = [...this.#handles];
-    for (const thread of threads) thread.abort();
-    const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // for one that is stuck
-    await Promise.race([Promise.all(threads.map(({ ended }) => ended)), late]);
-    for (const thread of threads) thread.terminate();
+    const workers = [...this.#handles];
+    for (const worker of workers) worker.abort();
+    const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // a worker can be stuck
+    await Promise.race([Promise.all(workers.map(({ ended }) => ended)), late]);
+    for (const worker of workers) worker.terminate();
   }
 }
 
 function ignore(): void {}
 
-/** What the threads are told, or why they cannot do with it. */
+/** Makes the configuration of the workers, or throws where the options do not go with workers. */
 function workerConfig(
   options: ServeOptions,
-  { module, export: exported, max }: WorkersOptions,
+  { module, export: exportName, max }: WorkersOptions,
 ): Omit<WorkerConfig, "port" | "requestCount"> {
   const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
   if (WORKER_CONFIG in globalThis) {
@@ -2739,19 +2736,19 @@ function workerConfig(
   }
   return {
     module: imported,
-    exportName: exported,
+    exportName,
     options: rest,
     forwardErrors: errors !== undefined,
     multiprocess: max > 1 || options.reusePort === true,
   };
 }
 
-/** The application that a module exports. */
+/** Returns the application that a module exports. */
 function exportedApplication(exports: Record<string, unknown>, name: string | undefined): unknown {
   return name === undefined ? exports.application ?? exports.default : exports[name];
 }
 
-/** Makes a function that tells which part of the time since its last call this thread has computed. */
+/** Makes a function that returns the share of the time since its last call that this thread spent computing. */
 function loadMeter(): () => number {
   const { threadCpuUsage } = process as unknown as { threadCpuUsage(): { user: number; system: number } };
   const read = () => {
@@ -2766,16 +2763,16 @@ function loadMeter(): () => number {
   };
 }
 
-// The module that a thread begins with. The task has to be there before this module is.
+// The module that a worker begins with. It puts the configuration in place before it imports this module.
 const WORKER_ENTRY = `data:text/javascript,${
   encodeURIComponent(
     `import { workerData } from "node:worker_threads";
-    globalThis[Symbol.for("wsgi.task")] = workerData;
+    globalThis[Symbol.for("wsgi.worker")] = workerData;
     await import(${JSON.stringify(import.meta.url)});`,
   )
 }`;
 
-/** What a thread of a crew does. */
+/** Serves in a worker. */
 async function runWorker(
   { port, requestCount, module, exportName, options, forwardErrors, multiprocess }: WorkerConfig,
 ): Promise<void> {
@@ -2798,20 +2795,20 @@ async function runWorker(
       writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),
       flush() {},
     };
-    const post = new LocalServer(app, forwardErrors ? { ...options, errors } : options);
-    post.gateway.variables["wsgi.multiprocess"] = multiprocess;
+    const server = new LocalServer(app, forwardErrors ? { ...options, errors } : options);
+    server.gateway.variables["wsgi.multiprocess"] = multiprocess;
     const meter = loadMeter();
     port.on("message", async (command) => {
-      const { gateway } = post;
+      const { gateway } = server;
       if (command === "sample") return port.postMessage({ load: meter(), active: gateway.pending.size });
       if (typeof command === "object" && "closeConnections" in command) {
         gateway.closeConnectionsUntil = performance.now() + command.closeConnections;
         return;
       }
-      if (command === "abort") await post.abort();
-      else if (command === "retire") await post.retire();
-      else await post.drain(command.drain);
-      process.exit(command === "abort" ? 1 : 0); // which ends this thread
+      if (command === "abort") await server.abort();
+      else if (command === "retire") await server.retire();
+      else await server.drain(command.drain);
+      process.exit(command === "abort" ? 1 : 0); // ends this worker alone
     });
     port.postMessage({ ready: true });
   } catch (error) {
@@ -2819,8 +2816,8 @@ async function runWorker(
   }
 }
 
-const thread = globalThis as { [WORKER_CONFIG]?: WorkerConfig | undefined };
-if (thread[WORKER_CONFIG]) runWorker(thread[WORKER_CONFIG]);
-if (WORKER_CONFIG in thread) thread[WORKER_CONFIG] = undefined; // another copy of this module has nothing to do
+const globals = globalThis as { [WORKER_CONFIG]?: WorkerConfig | undefined };
+if (globals[WORKER_CONFIG]) runWorker(globals[WORKER_CONFIG]);
+if (WORKER_CONFIG in globals) globals[WORKER_CONFIG] = undefined; // another copy of this module must not serve as well
 
 // #endregion

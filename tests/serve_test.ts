@@ -539,7 +539,7 @@ for (const [what, isKept] of [["a port below 1024", UNPRIVILEGED > 1], ["a folde
       attempt(${JSON.stringify(options)});
     `);
     const [message, cause] = await failureOf(child);
-    assert.match(message, /: this user may not, expected a (?:port from 1024 on|folder to write to)$/);
+    assert.match(message, /: permission denied, use a (?:port from 1024 on|folder that this user may write to)$/);
     assert.match(cause, /permission denied/i);
   });
 }
