@@ -250,7 +250,7 @@ export function checkOptions<Options extends object>(
 ): void {
   const names = Object.keys(checks) as (keyof Options & string)[];
   const label = (name: string) => JSON.stringify(parent === undefined ? name : `${parent}.${name}`);
-  if (!isObject(options) || Symbol.iterator in options) {
+  if (!isObject(options)) {
     const example = `{ ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""} }`;
     throw new TypeError(`Cannot use ${inspect(options)} as options: expected an object such as ${example}`);
   }
@@ -317,9 +317,9 @@ function editDistance(from: string, to: string): number {
 
 // The tests that options have in common.
 
-/** @internal */
+/** Tests for an object that can have named properties: no array and no `Map`. @internal */
 export function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
+  return typeof value === "object" && value !== null && !(Symbol.iterator in value);
 }
 
 /** @internal */
@@ -494,9 +494,13 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
   if (host === "") {
     if (named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
-  } else if (remoteAddr && host !== authority && isHost(host)) {
+  } else if (
+    remoteAddr && host !== authority && isHost(host) &&
+    new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority
+  ) {
     // The authority of HTTP/2, and of an absolute target, wins over Host (RFC 9113, section 8.3.1; RFC 9112, section
-    // 3.2.2). Only Deno, whose `info` has a remoteAddr, shows it in the URL.
+    // 3.2.2). Only Deno, whose `info` has a remoteAddr, shows it in the URL. The URL of `toRequest` has the Host itself,
+    // as `new URL` writes it.
     environ.HTTP_HOST = authority;
   }
   if (environ.HTTP_HOST !== undefined && !memoize(HOST_CACHE, environ.HTTP_HOST, isHost)) {
@@ -820,41 +824,55 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_S
   return wrap({ next }, () => close?.call(file));
 }
 
+/** The stats of a `Bun.file`, as far as they are used. An object of S3 has none of them. */
+interface BunStats {
+  ino?: number;
+  isFile?(): boolean;
+}
+
 /**
  * Reads a blob in blocks, each as the stream of a slice.
  *
  * The stream of the whole blob has chunks of 512 KiB in Bun 1.4.5, and one chunk in Deno 2.9.6. `bytes()` of a slice of
  * `Bun.file(descriptor)` ignores where the slice begins.
  */
-function blobBlocks(file: Blob & { stat?(): Promise<{ ino: number } | undefined> }, size: number): ChunkIterator {
-  if (file.size === 0 || file.size === Infinity) return openBody(file.stream()); // a device or a pipe on Bun
-  let at = 0;
+function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): ChunkIterator {
+  let position = 0;
   let left = 0;
   let block: ChunkIterator | undefined;
   let inode: number | undefined;
   const next = async (): Promise<ChunkResult> => {
-    if (at === 0) inode = (await file.stat?.())?.ino;
-    while (at < Infinity) {
+    if (position === 0) {
+      const stats = await file.stat?.();
+      inode = stats?.ino;
+      // A slice of a pipe or a device ends too early. The size does not tell them apart: Bun 1.4.5 reads nothing of a file
+      // whose size was asked for and is 0, as in /proc.
+      if (position === 0 && stats && !stats.isFile?.()) {
+        block = openBody(file.stream());
+        position = Infinity;
+      }
+    }
+    for (;;) {
       if (!block) {
-        block = openBody(file.slice(at, at += size).stream());
+        if (position === Infinity) return { done: true, value: undefined };
+        block = openBody(file.slice(position, position += size).stream());
         left = size;
       }
-      const step = await block.next();
-      if (!step.done) {
-        left -= step.value.length;
-        return step;
+      const result = await block.next();
+      if (!result.done) {
+        left -= result.value.length;
+        return result;
       }
       block = undefined;
       // Bun opens the path again for each slice.
       if (inode !== (await file.stat?.())?.ino) throw new Error("Cannot send the file: it was replaced meanwhile");
-      if (left > 0) at = Infinity; // the slice has ended with the file
+      if (left > 0) position = Infinity; // the slice has ended with the file
     }
-    return { done: true, value: undefined };
   };
   return {
     next,
     async return() {
-      at = Infinity;
+      position = Infinity;
       return await block?.return?.() ?? { done: true, value: undefined };
     },
   };

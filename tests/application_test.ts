@@ -751,30 +751,34 @@ test(
     await writing;
     rmSync(folder, { recursive: true });
     await withFile("", async (path) => assert.equal((await taken(Bun.file(path))).body.length, 0));
+    assert.match(String((await taken(Bun.file("/proc/self/stat"))).body), /^\d/); // which is said to have no bytes
   },
 );
 
-test(
-  "a Bun.file that is replaced while it is sent is no mixture: the response is aborted, and that is reported",
-  { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
-  async () => {
-    const { Bun } = globalThis as unknown as { Bun: { file(path: string): Blob } };
-    await withFile(CONTENT, async (path) => {
-      const { response, errors } = await answer((environ, startResponse) => {
-        ok(startResponse);
-        return environ["wsgi.file_wrapper"](Bun.file(path));
+for (const what of ["replaced", "deleted"]) {
+  test(
+    `a Bun.file that is ${what} while it is sent is no mixture: the response is aborted, and that is reported`,
+    { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
+    async () => {
+      const { Bun } = globalThis as unknown as { Bun: { file(path: string): Blob } };
+      await withFile(CONTENT, async (path) => {
+        const { response, errors } = await answer((environ, startResponse) => {
+          ok(startResponse);
+          return environ["wsgi.file_wrapper"](Bun.file(path));
+        });
+        const reader = response.body!.getReader();
+        assert.ok((await reader.read()).value);
+        renameSync(path, `${path}.old`);
+        if (what === "replaced") writeFileSync(path, "another");
+        await assert.rejects(async () => {
+          while (!(await reader.read()).done);
+        });
+        assert.match(errors.text, what === "replaced" ? /Cannot send the file: it was replaced meanwhile/ : /ENOENT/);
+        renameSync(`${path}.old`, path);
       });
-      const reader = response.body!.getReader();
-      assert.ok((await reader.read()).value);
-      writeFileSync(`${path}.new`, "another");
-      renameSync(`${path}.new`, path);
-      await assert.rejects(async () => {
-        while (!(await reader.read()).done);
-      });
-      assert.match(errors.text, /Cannot send the file: it was replaced meanwhile/);
-    });
-  },
-);
+    },
+  );
+}
 
 test(
   "a missing Bun.file is an error like any other",

@@ -141,6 +141,18 @@ const echo: Application = async (environ, startResponse) => {
 
 // Through both: toFetch and fromFetch.
 
+test("through both, an application sees the Host as the client has sent it", async () => {
+  const hosts: (string | undefined)[] = [];
+  const app = through(({ HTTP_HOST }, startResponse) => {
+    hosts.push(HTTP_HOST);
+    ok(startResponse);
+    return [];
+  });
+  const sent = ["Example.COM", "example.com:80", "1.2.3", "example.com:8080"];
+  for (const host of sent) await runApplication(app, environWith({ HTTP_HOST: host, REMOTE_ADDR: "192.0.2.1" }));
+  assert.deepEqual(hosts, sent);
+});
+
 interface AlikeCase {
   name: string;
   /** Breaks a rule. */

@@ -1275,6 +1275,17 @@ for (
   });
 }
 
+test("a file is sent while others come into its folder all the time", async () => {
+  const { root } = swappable("/sub/data.txt");
+  let count = 0;
+  const change = () => {
+    writeFileSync(join(root, `sub/${count}`), "another file");
+    utimesSync(join(root, "sub"), ++count, count); // in one second all times are the same to Deno
+  };
+  const { status, body } = await whenOpened(change, () => run(files(root), { PATH_INFO: "/sub/data.txt" }));
+  assert.deepEqual([status, body], [200, "the file inside"]);
+});
+
 test("a pipe in the root is not there, and others are still served", async () => {
   const { root } = changeable("the file");
   execFileSync("mkfifo", [join(root, "pipe")]);

@@ -234,6 +234,7 @@ const MISTAKES: Record<string, [wrap: () => unknown, message: RegExp]> = {
   "a mount with a star": [() => mount({ "/api/*": hello }), /mount at "\/api\/\*"/],
   "a mount on any host": [() => mount({ "*.example.com/": hello }), /mount at "\*\.example\.com\/"/],
   "no mounts": [() => mount(JSON.parse("null")), /Cannot mount null, expected applications/],
+  "a Map of mounts": [() => mount(new Map([["/", () => []]]) as never), /Cannot mount .*, expected applications/],
   "any host": [() => trustedHosts(hello, { hosts: ["*"] }), /"hosts": found "\*", expected "example\.com"/],
   "a host with a star": [() => trustedHosts(hello, { hosts: ["*.a.example"] }), /"hosts": found "\*\.a\.example"/],
   "a host with a scheme": [() => trustedHosts(hello, { hosts: ["http://a.example"] }), /"hosts": found "http/],

@@ -187,6 +187,10 @@ for (
     ["health", "live", "livez", 'found "livez", expected a path such as "/livez"'],
     ["health", "ready", null, 'found null, expected a path such as "/readyz"'],
     ["health", "check", true, "found true, expected a function"],
+    ["toFetch", "environ", [["APP_MODE", "test"]], "found an Array, expected an object"],
+    ["serve", "workers", [2], "found an Array, expected a number of threads from 1 on, or { min, max }"],
+    ["serve", "deno", [], "found an Array, expected an object"],
+    ["serve", "bun", [], "found an Array, expected an object"],
     ["serve", "unixMode", "660", 'found "660", expected permissions such as 0o660'],
     ["serve", "unixMode", 0o1000, "found 512, expected permissions such as 0o660"],
   ] as const
