@@ -42,17 +42,38 @@ import type {
 } from "./mod.ts";
 import {
   application,
+  bodyTooLarge,
   checkOptions,
+  type ChunkIterator,
+  EMPTY,
+  escapeByte,
+  FILE,
+  HEADER_VALUE,
+  HOP_BY_HOP,
+  HOST,
+  inspect,
   integerFrom,
   isAbortError,
   isBoolean,
   isFunction,
+  isHost,
   isObject,
+  isPromise,
+  logError,
   matching,
+  MAX_DELAY,
+  NULL_BODY_STATUSES,
+  openBody,
   type OptionChecks,
+  parseHead,
   parseList,
-  printable,
+  percentDecode,
+  READ_CHUNK,
+  REASONS,
+  startedTwice,
+  STATUS_PATTERN,
   toEnviron,
+  TOKEN,
 } from "./server.ts";
 
 /**
@@ -136,8 +157,8 @@ function quote(bytes: string, kept = ""): string {
   return bytes.replace(
     /[^\w.~/-]/g,
     (byte) => {
-      if (byte > "\xff") throw new RangeError(`Cannot quote ${show(bytes)}: expected one character for each byte`);
-      return kept.includes(byte) ? byte : `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
+      if (byte > "\xff") throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
+      return kept.includes(byte) ? byte : escapeByte(byte);
     },
   );
 }
@@ -261,18 +282,12 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
 
 // What follows up to the validator is what the middleware are made of.
 
-// The statuses of responses that have no body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
-const BODILESS = /^(?:204|205|304)/;
-// What a method or the name of a header is made of (RFC 9110, section 5.6.2).
-const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
-
 /** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
 function mapMaybe<Value, Result>(
   value: Value | PromiseLike<Value>,
   use: (value: Value) => Result | PromiseLike<Result>,
 ): Result | Promise<Result> {
-  const isPromise = typeof (value as PromiseLike<Value> | undefined)?.then === "function";
-  return (isPromise ? Promise.resolve(value).then(use) : use(value as Value)) as Result | Promise<Result>;
+  return (isPromise(value) ? Promise.resolve(value).then(use) : use(value)) as Result | Promise<Result>;
 }
 
 /** Gives back a promise that may fail without anybody waiting for it. */
@@ -294,26 +309,8 @@ function catching<Result>(
   }
 }
 
-/** Opens a body. A stream is read by a reader, whose `cancel` does not wait for a `read` that is pending. */
-function open(body: ResponseBody): AsyncIterator<Uint8Array> | Iterator<Uint8Array> {
-  if (!(body instanceof ReadableStream)) {
-    return Symbol.asyncIterator in body ? body[Symbol.asyncIterator]() : body[Symbol.iterator]();
-  }
-  const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
-  return {
-    next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
-    return: () => reader.cancel().then(() => END),
-  };
-}
-
-// What server.ts has, too: the mark of a file, which may be longer than declared, and the method of an input that reads
-// what is there, up to a size.
-const FILE: unique symbol = Symbol.for("wsgi.file");
-const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
-
 const ENCODER = new TextEncoder();
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const NOTHING = new Uint8Array(0);
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /** What a middleware does with a body on its way. */
@@ -344,15 +341,15 @@ function withHooks(body: ResponseBody, handling: BodyHooks): ResponseBody {
   const close = () => handling.close ? handling.close(inner, () => isOpen) : inner();
   let isOpen = false;
   if (Array.isArray(body)) return Object.assign([...body], { close });
-  let chunks: AsyncIterator<Uint8Array> | Iterator<Uint8Array> | undefined;
+  let chunks: ChunkIterator | undefined;
   let { recover: failed } = handling;
   let ended = false;
   const ask = async () => {
     if (ended) return END;
     isOpen = true;
-    return await (chunks ??= open(body)).next();
+    return await (chunks ??= openBody(body)).next();
   };
-  const cancel = async () => void await (chunks ??= open(body)).return?.();
+  const cancel = async () => void await (chunks ??= openBody(body)).return?.();
   const stop = async () => {
     ended = true;
     isOpen = false;
@@ -365,7 +362,7 @@ function withHooks(body: ResponseBody, handling: BodyHooks): ResponseBody {
     } catch (error) {
       isOpen = false;
       if (!failed || ended) throw error;
-      chunks = open(failed(error));
+      chunks = openBody(failed(error));
       failed = undefined;
       return await chunks.next();
     }
@@ -407,7 +404,7 @@ function withChunks(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
 
 /** Ends a body that is not passed on, whatever it waits for. */
 async function cancelBody(body: ResponseBody): Promise<void> {
-  const end = async () => isIterableBody(body) ? await open(body).return?.() : undefined;
+  const end = async () => isIterableBody(body) ? await openBody(body).return?.() : undefined;
   await Promise.all([end(), (async () => await body?.close?.())()]);
 }
 
@@ -453,6 +450,11 @@ function setHeader(headers: HeaderList, name: string, value: string): HeaderList
   return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
 }
 
+/** Whether a response with this status has no body. */
+function hasNullBody(status: string): boolean {
+  return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
+}
+
 /** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
 function addVary(headers: HeaderList, ...names: string[]): HeaderList {
   const said = getHeader(headers, "vary") ?? "";
@@ -472,7 +474,7 @@ function deferStart(
 ): ResponseBody | Promise<ResponseBody> {
   let held: StartArguments | undefined;
   let write: Write | undefined;
-  let failure: Error | undefined;
+  let failure: unknown;
   let hasReturned = false;
   const begin = ({ status, headers, error }: StartArguments) => write = startResponse(status, headers, error);
   const result = call((status, headers, error) => {
@@ -480,14 +482,16 @@ function deferStart(
     if (hasReturned && isPairs(headers)) change(head);
     if (hasReturned || write) return begin(head);
     if ((held || failure) && error === undefined) {
-      failure = new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
+      failure = startedTwice(status);
       throw failure;
     }
     failure = undefined;
-    checkHead(status, headers, (_section, found, expected) => {
-      failure = new TypeError(`Cannot start the response: ${found}, expected ${expected}`);
-      throw failure;
-    });
+    try {
+      parseHead(status, headers);
+    } catch (error) {
+      failure = error;
+      throw error;
+    }
     held = head;
     return (chunk) => {
       if (held) begin(held);
@@ -542,14 +546,14 @@ function isDisconnect(error: unknown, context: FetchContext | undefined): boolea
   return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
 }
 
-/** Reports a failure of which the server does not get to know. */
-function report(environ: Environ, error: unknown, what = "Application"): void {
+/** Logs a failure that the server does not see. */
+function logFailure(environ: Environ, error: unknown, what = "Application"): void {
   const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
-  errors.write(`${printable(`${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}`)}\n`);
+  logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
 }
 
-/** Describes any value, an error with its stack and its causes. */
-function show(value: unknown, depth = 1): string {
+/** Describes a value with what is in it, an error with its stack and its causes. `inspect` names only its class. */
+function inspectDeep(value: unknown, depth = 1): string {
   if (typeof value === "string") return JSON.stringify(value);
   const { inspect } = process.getBuiltinModule("node:util");
   return safely(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
@@ -575,7 +579,7 @@ function isNotNegative(value: unknown): boolean {
 
 /** The error for an option that is not what it should be. */
 function optionError(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
-  return new TypeError(`Cannot use option "${name}": found ${show(found)}, expected ${expected}`, options);
+  return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
 }
 
 /** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
@@ -721,7 +725,7 @@ export function validator(app: ApplicationLike): Application {
         passage.closed = true;
         const { inner: below } = passage;
         if (below?.hasReturned && !below.closed && !below.failure) {
-          const found = `it failed with ${show(error)} and left the application inside open`;
+          const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
           passage.fail("inside", CLOSING, found, "a call of close");
         }
         throw error;
@@ -732,7 +736,7 @@ export function validator(app: ApplicationLike): Application {
 
 /** Arguments, as they were given. */
 function formatArguments(values: unknown[]): string {
-  return `(${values.map((value) => show(value)).join(", ")})`;
+  return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
 }
 
 /** One request on its way through a validator: what is known of it, and what has to hold for its response. */
@@ -778,21 +782,21 @@ class RequestCheck implements BodyHooks {
         this.fail("inside", STARTING, `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
       }
       if (this.#wasCalled && error === undefined) {
-        const found = `startResponse was called again with ${show(status)}`;
+        const found = `startResponse was called again with ${inspectDeep(status)}`;
         this.fail("inside", STARTING, found, "the error that requires it, too");
       }
       this.#wasCalled = true;
       checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
       const type = getHeader(headers, "content-type");
-      if (type !== undefined && BODILESS.test(status)) {
-        this.fail("inside", HTTP, `${show(status)} came with a Content-Type`, "none without a body");
+      if (type !== undefined && hasNullBody(status)) {
+        this.fail("inside", HTTP, `${inspectDeep(status)} came with a Content-Type`, "none without a body");
       }
       if (type === undefined && !/^(?:204|205|3)/.test(status)) {
-        this.fail("inside", HTTP, `${show(status)} came without a Content-Type`, "one");
+        this.fail("inside", HTTP, `${inspectDeep(status)} came without a Content-Type`, "one");
       }
       const write = startResponse(status, headers, error);
       if (typeof write !== "function") {
-        this.fail("outside", WRITING, `startResponse returned ${show(write)}`, "a function");
+        this.fail("outside", WRITING, `startResponse returned ${inspectDeep(write)}`, "a function");
       }
       this.#status = status;
       const declared = getHeader(headers, "content-length");
@@ -803,7 +807,7 @@ class RequestCheck implements BodyHooks {
         }
         const sending = write(this.#send(chunk));
         if (!(sending instanceof Promise)) {
-          this.fail("outside", WRITING, `write returned ${show(sending)}`, "a promise");
+          this.fail("outside", WRITING, `write returned ${inspectDeep(sending)}`, "a promise");
         }
         return sending;
       };
@@ -821,7 +825,7 @@ class RequestCheck implements BodyHooks {
       const isEcho = body instanceof CheckedInput;
       const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
       if (checked === body) {
-        this.fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
+        this.fail("inside", CALLING, `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
       }
       if (Array.isArray(body)) {
         for (const chunk of body) this.#send(chunk);
@@ -861,10 +865,10 @@ class RequestCheck implements BodyHooks {
     if (this.#status === "") {
       this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
     }
-    if (this.#sent < (this.#length ?? 0) && !this.isHead && !BODILESS.test(this.#status)) {
+    if (this.#sent < (this.#length ?? 0) && !this.isHead && !hasNullBody(this.#status)) {
       this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
     }
-    return NOTHING;
+    return EMPTY;
   }
 
   close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
@@ -882,11 +886,15 @@ class RequestCheck implements BodyHooks {
   }
 
   #send(chunk: Uint8Array): Uint8Array {
-    if (!(chunk instanceof Uint8Array)) this.fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
+    if (!(chunk instanceof Uint8Array)) {
+      this.fail("inside", BUFFERING, `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
+    }
     if (chunk.length === 0) return chunk;
     const status = this.#status;
     if (status === "") this.fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
-    if (BODILESS.test(status)) this.fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
+    if (hasNullBody(status)) {
+      this.fail("inside", HTTP, `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
+    }
     this.#sent += chunk.length;
     if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
       this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
@@ -934,7 +942,7 @@ function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
 function checkEnviron(environ: Environ, broken: ReportViolation): void {
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
-    broken(ENVIRON, `environ is ${show(environ)}`, "an ordinary object");
+    broken(ENVIRON, `environ is ${inspectDeep(environ)}`, "an ordinary object");
   }
   if (!Object.isExtensible(environ)) {
     broken(ENVIRON, `environ is closed to changes`, "one for the application to change");
@@ -946,7 +954,7 @@ function checkEnviron(environ: Environ, broken: ReportViolation): void {
     }
     const value = environ[name];
     const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
-    if (!isRight) broken(ENVIRON, `${name} is ${show(value)}`, expected);
+    if (!isRight) broken(ENVIRON, `${name} is ${inspectDeep(value)}`, expected);
   }
   if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
     broken(ENVIRON, 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
@@ -955,44 +963,41 @@ function checkEnviron(environ: Environ, broken: ReportViolation): void {
     if (get) broken(ENVIRON, `${name} is computed when it is read`, "a value");
     if (value === undefined) broken(ENVIRON, `${name} is undefined`, "what is not known to be absent");
     if (name.includes(".")) continue;
-    if (typeof value !== "string") broken(ENVIRON, `${name} is ${show(value)}`, "a string");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${show(value)}`, "one character for each byte");
+    if (typeof value !== "string") broken(ENVIRON, `${name} is ${inspectDeep(value)}`, "a string");
+    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${inspectDeep(value)}`, "one character for each byte");
   }
 }
 
 /** Checks what the application gives to `startResponse`. */
 function checkHead(status: string, headers: HeaderList, broken: ReportViolation): void {
-  if (typeof status !== "string" || !/^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/.test(status)) {
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
     broken(
       STARTING,
-      `the status is ${show(status)}`,
+      `the status is ${inspectDeep(status)}`,
       'three digits from 200 to 599, a space and a reason, such as "200 OK"',
     );
   }
-  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${show(headers)}`, "an array of pairs");
+  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${inspectDeep(headers)}`, "an array of pairs");
   const names: string[] = [];
   for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) broken(STARTING, `a header is ${show(pair)}`, '["Name", "value"]');
+    if (!isPairs([pair]) || pair.length !== 2) {
+      broken(STARTING, `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
+    }
     const [name, value] = pair;
     const lower = name.toLowerCase();
-    const shown = `header ${show(name)} has the value ${show(value)}`;
-    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${show(name)}`, "a token");
+    const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
+    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${inspectDeep(name)}`, "a token");
     if (lower === "status") broken(STARTING, shown, "the status as the first argument");
     if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
     if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
-    // deno-lint-ignore no-control-regex
-    if (/[\0-\x08\x0a-\x1f\x7f]/.test(value)) broken(STARTING, shown, "no control characters");
+    if (!HEADER_VALUE.test(value)) broken(STARTING, shown, "no control characters");
     if (lower === "content-length") {
       if (!/^\d+$/.test(value) || names.includes(lower)) broken(LENGTH, shown, "one number of bytes");
-      if (status.startsWith("204")) broken(LENGTH, `${show(status)} came with ${shown}`, "no Content-Length");
+      if (status.startsWith("204")) broken(LENGTH, `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
     }
     names.push(lower);
   }
 }
-
-// RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
-const HOP_BY_HOP =
-  /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
 
 /** `wsgi.input`, with both sides watched. */
 class CheckedInput implements InputStream {
@@ -1038,13 +1043,15 @@ class CheckedInput implements InputStream {
 
   async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
     const lines = await reading;
-    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${show(lines)}`, "an array");
+    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${inspectDeep(lines)}`, "an array");
     return await Promise.all(lines.map((line) => this.#bytes(line)));
   }
 
   async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
     const bytes = await reading;
-    if (!(bytes instanceof Uint8Array)) this.#fail("outside", STREAMS, `wsgi.input gave ${show(bytes)}`, "bytes");
+    if (!(bytes instanceof Uint8Array)) {
+      this.#fail("outside", STREAMS, `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
+    }
     if (size < 0 || bytes.length <= size) return bytes;
     return this.#fail("outside", STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
   }
@@ -1061,13 +1068,15 @@ class CheckedErrors implements ErrorStream {
   }
 
   write(text: string): void {
-    if (typeof text !== "string") this.#fail("inside", STREAMS, `wsgi.errors was given ${show(text)}`, "a string");
+    if (typeof text !== "string") {
+      this.#fail("inside", STREAMS, `wsgi.errors was given ${inspectDeep(text)}`, "a string");
+    }
     this.#errors.write(text);
   }
 
   writelines(lines: Iterable<string>): void {
     if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
-      this.#fail("inside", STREAMS, `writelines was given ${show(lines)}`, "strings");
+      this.#fail("inside", STREAMS, `writelines was given ${inspectDeep(lines)}`, "strings");
     }
     for (const line of lines) this.write(line);
   }
@@ -1110,12 +1119,12 @@ class CheckedErrors implements ErrorStream {
  */
 export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
   if (typeof apps !== "object" || apps === null) {
-    throw new TypeError(`Cannot mount ${show(apps)}, expected applications`);
+    throw new TypeError(`Cannot mount ${inspect(apps)}, expected applications`);
   }
   const routes = Object.entries(apps).map(([key, app]) => {
     const [, host = "", path] = /^([^/]*\.[^/]*|[^/]*(?=\/))(\/[^?#*]*|)$/.exec(key) ?? [];
     if (path === undefined || /[^/]\/$|\/\//.test(path) || host !== "" && !HOST.test(host.toLowerCase())) {
-      throw new TypeError(`Cannot mount at ${show(key)}: expected a path such as "/api", or "example.com/api"`);
+      throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
     }
     return {
       host: host.toLowerCase(),
@@ -1149,11 +1158,8 @@ function requestedHost(
 ): { named: string; bare: string; port: string | undefined } | undefined {
   const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
   const [, bare, port] = HOST.exec(named) ?? [];
-  return bare !== undefined && URL.canParse(`http://${named}`) ? { named, bare, port: port || undefined } : undefined;
+  return bare !== undefined && isHost(named) ? { named, bare, port: port || undefined } : undefined;
 }
-
-// RFC 9110, section 7.2: a name or an address, and a port, and nothing that could be taken for a path.
-const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/;
 
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
   return respondWith(startResponse, "404 Not Found");
@@ -1200,7 +1206,7 @@ export interface FilesOptions {
 
 const FILES_OPTIONS: OptionChecks<FilesOptions> = {
   index: [isString, 'the name of a file such as "index.html"'],
-  cacheControl: [matching(/^[\t\x20-\x7e\x80-\xff]*$/), 'a header value such as "no-cache"'],
+  cacheControl: [matching(HEADER_VALUE), 'a header value such as "no-cache"'],
   dotFiles: [isBoolean, "true or false"],
   precompressed: [isBoolean, "true or false"],
   types: [recordOf(isString), 'media types by extension, such as { gpx: "application/gpx+xml" }'],
@@ -1348,7 +1354,7 @@ function pathResolver(root: string | URL, dotFiles: boolean) {
     base = fs.realpathSync(root);
     fs.readdirSync(base);
   } catch (cause) {
-    throw new Error(`Cannot serve files from ${show(String(root))}: expected a folder that can be read`, { cause });
+    throw new Error(`Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`, { cause });
   }
   // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO.
   const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof fs.constants> = fs.constants; // not on Windows
@@ -1488,7 +1494,7 @@ class PartsReader {
 
   async read(size: number): Promise<Uint8Array> {
     const [piece] = this.#pieces;
-    if (!piece) return NOTHING;
+    if (!piece) return EMPTY;
     if (piece instanceof Uint8Array) {
       this.#pieces.splice(0, 1, ...piece.length > size ? [piece.subarray(size)] : []);
       return piece.subarray(0, size);
@@ -1595,7 +1601,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       if (aborted && bytes === 0) status = 499; // as nginx has it
       const entry = { time, method, target, status, bytes, duration: performance.now() - start, aborted };
       const line = format === "json" ? formatJson(environ, entry) : formatCombined(environ, entry);
-      catching<unknown>(() => print(line), (error) => report(environ, error, "Access log")); // the response has nothing to do with it
+      catching<unknown>(() => print(line), (error) => logFailure(environ, error, "Access log")); // the response has nothing to do with it
     };
     const isAborted = () => hasLeft || (context?.signal.aborted ?? false);
 
@@ -1603,7 +1609,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
       const write = startResponse(line, headers, error);
       hasLeft ||= isDisconnect(error, context);
       status = Number(line.slice(0, 3));
-      most = method === "HEAD" || BODILESS.test(line) ? 0 : Number(getHeader(headers, "content-length") ?? Infinity);
+      most = method === "HEAD" || hasNullBody(line) ? 0 : Number(getHeader(headers, "content-length") ?? Infinity);
       return (chunk) => {
         const sending = write(chunk);
         count(chunk);
@@ -1761,8 +1767,8 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
         ["Cache-Control", "no-store"],
         ["Vary", "Accept"],
       ], error);
-      if (code >= 500) report(environ, error);
-      const detail = development ? show(error, 16) : undefined;
+      if (code >= 500) logFailure(environ, error);
+      const detail = development ? inspectDeep(error, 16) : undefined;
       const page = type === "text/html"
         ? renderHtml(status, error, environ)
         : type === "text/plain"
@@ -1777,17 +1783,14 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   };
 }
 
-// RFC 9110 has other names for these than the runtimes.
-const REASONS: Record<number, string> = { 413: "Content Too Large", 422: "Unprocessable Content" };
-
 /** The page for a developer. */
 function renderHtml(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  const cell = (value: unknown) => escape(typeof value === "string" ? value : show(value));
+  const cell = (value: unknown) => escape(typeof value === "string" ? value : inspectDeep(value));
   const rows = Object.keys(environ).sort().map((name) => `<tr><th>${cell(name)}<td>${cell(environ[name])}\n`);
   const causes: string[] = [];
   for (let cause = error; cause !== undefined && causes.length < 10;) {
-    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : show(cause), show(cause))));
+    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : inspectDeep(cause), inspectDeep(cause))));
     cause = safely(() => (Object(cause) as { cause?: unknown }).cause, undefined);
   }
   return `<!doctype html>
@@ -1806,7 +1809,7 @@ th, td { vertical-align: top; }
 <h1>${escape(status)}</h1>
 <p>${causes.join("\n<p>Caused by ")}
 <h2>Stack</h2>
-<pre>${escape(show(error, 16))}</pre>
+<pre>${escape(inspectDeep(error, 16))}</pre>
 <h2>Environ</h2>
 <table>
 ${rows.join("")}</table>
@@ -1952,11 +1955,6 @@ function isPort(text: string): boolean {
 function isPrefix(prefix: string): boolean {
   return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
     !/\/\.{0,2}(?:\/|$)|\x7f/.test(percentDecode(prefix));
-}
-
-/** Percent-decodes to bytes, each a character. */
-function percentDecode(path: string): string {
-  return path.replace(/%([\da-f]{2})/gi, (_escape, hex) => String.fromCharCode(parseInt(hex, 16)));
 }
 
 /** What the proxies have said of one thing, each a value, the last proxy's last. */
@@ -2173,7 +2171,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
           return encoder.encode(chunk);
         },
         flush() {
-          if (!encoder) return NOTHING;
+          if (!encoder) return EMPTY;
           check(taken >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
           return encoder.encode();
         },
@@ -2194,7 +2192,7 @@ const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-
 /** Whether a response may be compressed, or has been asked for in place of one that may. */
 function isCompressible({ status, headers }: StartArguments): boolean {
   if (status.startsWith("304")) return true; // of what type it would be is not said
-  return !BODILESS.test(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
+  return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
     (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
     !/\bno-transform\b/i.test(getHeader(headers, "cache-control") ?? "") &&
     COMPRESSIBLE.test(getHeader(headers, "content-type") ?? "");
@@ -2406,8 +2404,7 @@ class LimitedInput implements InputStream {
     return handled(reading.then((bytes) => {
       this.#left -= bytes.length;
       if (this.#left > 0) return bytes;
-      const message = `Cannot read the request body: it has more than the ${this.#bytes} bytes allowed`;
-      throw this.error ??= Object.assign(new RangeError(message), { status: 413 });
+      throw this.error ??= bodyTooLarge(this.#bytes);
     }));
   }
 }
@@ -2484,7 +2481,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
     };
     const failedLate = (error: unknown) => {
       const isOwn = error === signal.reason || isAbortError(error);
-      if (signal.aborted && !isOwn && !isDestroyed) report(environ, error);
+      if (signal.aborted && !isOwn && !isDestroyed) logFailure(environ, error);
     };
     const inTime = async <Value>(value: Promise<Value>) => {
       value.catch(failedLate);
@@ -2499,7 +2496,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
         expired.reject(error); // first: what the application makes of the signal comes too late
         controller.abort(error);
         stop?.().catch(failedLate);
-      }, Math.min(milliseconds, 2 ** 31 - 1)); // the longest there is
+      }, Math.min(milliseconds, MAX_DELAY));
       const returned = Promise.resolve(result);
       returned.then((body) => void (signal.aborted && cancelBody(body).catch(failedLate)), () => {});
       return inTime(returned).then((body) => {
@@ -2971,7 +2968,7 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
     const isDraining = () => environ["fetch.context"]?.draining ?? false;
     const failed = (error: unknown) => {
-      report(environ, error, "Health check");
+      logFailure(environ, error, "Health check");
       return false;
     };
     const result = path === live || !isDraining() && catching(check, failed);

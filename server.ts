@@ -81,11 +81,12 @@ export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
 // #region Errors and their text
 
-// The reason phrases of the server's own responses.
-const REASONS: Record<number, string> = {
+/** Reason phrases as RFC 9110 has them, where the runtimes have others, and those of the server's own responses. @internal */
+export const REASONS: Record<number, string> = {
   400: "Bad Request",
   404: "Not Found",
   413: "Content Too Large",
+  422: "Unprocessable Content",
   500: "Internal Server Error",
   501: "Not Implemented",
   503: "Service Unavailable",
@@ -363,7 +364,8 @@ export const MAX_DELAY: number = 2 ** 31 - 1;
 
 /** @internal */
 export type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
-type ChunkResult = IteratorResult<Uint8Array>;
+/** @internal */
+export type ChunkResult = IteratorResult<Uint8Array>;
 
 /** Opens a body. The iterator of a stream would wait for a pending `read` before it cancels; a reader does not. @internal */
 export function openBody(body: ResponseBody): ChunkIterator {
@@ -544,9 +546,12 @@ function parseContentLength(value: string, target: string): string {
   throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
 }
 
-/** Tests for a host as RFC 9110, section 7.2 has it: a name or an address, and a port, but nothing like a path. */
-function isHost(host: string): boolean {
-  return host === "" || /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
+/** A host and its port: RFC 9110, section 7.2. @internal */
+export const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/i;
+
+/** Tests for a host: a name or an address, and a port, but nothing like a path. @internal */
+export function isHost(host: string): boolean {
+  return host === "" || HOST.test(host) && URL.canParse(`http://${host}`);
 }
 
 /** Percent-encodes characters beyond ASCII, as UTF-8. Deno decodes them in a URL; Bun does not. */
