@@ -76,6 +76,8 @@ import {
   TOKEN,
 } from "./server.ts";
 
+// #region Helpers of wsgiref.util
+
 /**
  * Options for {@linkcode requestUri}.
  *
@@ -146,21 +148,6 @@ export function applicationUri(environ: Environ): string {
   const { HTTP_HOST, SERVER_NAME, SERVER_PORT, SCRIPT_NAME, "wsgi.url_scheme": scheme } = environ;
   const host = HTTP_HOST || SERVER_NAME + (SERVER_PORT === defaultPort(scheme) ? "" : `:${SERVER_PORT}`);
   return `${scheme}://${host}${quote(SCRIPT_NAME || "/")}`;
-}
-
-function defaultPort(scheme: string): string {
-  return scheme === "https" ? "443" : "80";
-}
-
-/** Percent-encodes bytes, each a character, as Python's `quote`: all but letters, digits, `_.-~/` and what is kept. */
-function quote(bytes: string, kept = ""): string {
-  return bytes.replace(
-    /[^\w.~/-]/g,
-    (byte) => {
-      if (byte > "\xff") throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
-      return kept.includes(byte) ? byte : escapeByte(byte);
-    },
-  );
 }
 
 /**
@@ -250,6 +237,25 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
   };
 }
 
+function defaultPort(scheme: string): string {
+  return scheme === "https" ? "443" : "80";
+}
+
+/** Percent-encodes bytes, each a character, as Python's `quote`: all but letters, digits, `_.-~/` and what is kept. */
+function quote(bytes: string, kept = ""): string {
+  return bytes.replace(
+    /[^\w.~/-]/g,
+    (byte) => {
+      if (byte > "\xff") throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
+      return kept.includes(byte) ? byte : escapeByte(byte);
+    },
+  );
+}
+
+// #endregion
+
+// #region Pipeline
+
 /**
  * Puts an application into a stack of middleware, of which the first given is the outermost.
  *
@@ -280,7 +286,84 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
   return middleware.reduceRight((inner, wrap) => wrap(inner), application(app));
 }
 
-// What follows up to the validator is what the middleware are made of.
+// #endregion
+
+// #region Options, errors and text
+
+/** Makes a test of whether a value is an array of values that pass another test. */
+function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
+  return (value) => Array.isArray(value) && value.every(test);
+}
+
+/** The same for an object, whatever its names are. */
+function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
+  return (value) => isObject(value) && !(Symbol.iterator in value) && Object.values(value).every(test);
+}
+
+function isString(value: unknown): boolean {
+  return typeof value === "string";
+}
+
+function isNotNegative(value: unknown): boolean {
+  return typeof value === "number" && value >= 0;
+}
+
+/** The error for an option that is not what it should be. */
+function optionError(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
+  return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
+}
+
+/** Looks at what was thrown. It may be anything, and looking at it may throw again. */
+function safely<Value>(at: () => Value, otherwise: Value): Value {
+  try {
+    return at();
+  } catch {
+    return otherwise;
+  }
+}
+
+/** The status that an error asks for, which is 500 for most. */
+function errorStatus(error: unknown): number {
+  const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
+  return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
+}
+
+/** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
+function isDisconnect(error: unknown, context: FetchContext | undefined): boolean {
+  if (!isAbortError(error)) return false;
+  return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
+}
+
+/** Logs a failure that the server does not see. */
+function logFailure(environ: Environ, error: unknown, what = "Application"): void {
+  const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
+  logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
+}
+
+/** Describes a value with what is in it, an error with its stack and its causes. `inspect` names only its class. */
+function inspectDeep(value: unknown, depth = 1): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  const { inspect } = process.getBuiltinModule("node:util");
+  return safely(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
+}
+
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
+function toNative(text: string): string {
+  return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
+}
+
+/** A native string as text; nothing if its bytes are no UTF-8. */
+function fromNative(bytes: string): string | undefined {
+  return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
+}
+
+// #endregion
+
+// #region Promises and bodies
 
 /** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
 function mapMaybe<Value, Result>(
@@ -308,10 +391,6 @@ function catching<Result>(
     return failed(error);
   }
 }
-
-const ENCODER = new TextEncoder();
-const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /** What a middleware does with a body on its way. */
 interface BodyHooks {
@@ -416,6 +495,10 @@ function cancelOnError<Result>(body: ResponseBody, work: () => Result | Promise<
   });
 }
 
+// #endregion
+
+// #region Headers and negotiation
+
 /** What an application says with `startResponse`. */
 interface StartArguments {
   status: string;
@@ -427,40 +510,6 @@ interface StartArguments {
 function mapStart(startResponse: StartResponse, change: (head: StartArguments) => HeaderList): StartResponse {
   return (status, headers, error) =>
     startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
-}
-
-function isPairs(headers: unknown): headers is HeaderList {
-  const isPair = (pair: unknown) => Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
-  return Array.isArray(headers) && headers.every(isPair);
-}
-
-/** The value of a header, given in lower case, or all of its values. */
-function getHeader(headers: HeaderList, name: string): string | undefined {
-  const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
-  return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
-}
-
-/** Headers without some, given in lower case. */
-function omitHeaders(headers: HeaderList, ...names: string[]): HeaderList {
-  return headers.filter(([name]) => !names.includes(name.toLowerCase()));
-}
-
-/** Headers with one, in place of those of its name. */
-function setHeader(headers: HeaderList, name: string, value: string): HeaderList {
-  return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
-}
-
-/** Whether a response with this status has no body. */
-function hasNullBody(status: string): boolean {
-  return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
-}
-
-/** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
-function addVary(headers: HeaderList, ...names: string[]): HeaderList {
-  const said = getHeader(headers, "vary") ?? "";
-  const known = parseList(said.toLowerCase());
-  const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
-  return added.length === 0 ? headers : setHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
 }
 
 /**
@@ -525,71 +574,47 @@ function respondWith(
   return [ENCODER.encode(`${status.slice(4)}\n`)];
 }
 
-/** Looks at what was thrown. It may be anything, and looking at it may throw again. */
-function safely<Value>(at: () => Value, otherwise: Value): Value {
-  try {
-    return at();
-  } catch {
-    return otherwise;
-  }
+function isPairs(headers: unknown): headers is HeaderList {
+  const isPair = (pair: unknown) => Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
+  return Array.isArray(headers) && headers.every(isPair);
 }
 
-/** The status that an error asks for, which is 500 for most. */
-function errorStatus(error: unknown): number {
-  const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
-  return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
+/** The value of a header, given in lower case, or all of its values. */
+function getHeader(headers: HeaderList, name: string): string | undefined {
+  const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
+  return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
 }
 
-/** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
-function isDisconnect(error: unknown, context: FetchContext | undefined): boolean {
-  if (!isAbortError(error)) return false;
-  return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
+/** Headers without some, given in lower case. */
+function omitHeaders(headers: HeaderList, ...names: string[]): HeaderList {
+  return headers.filter(([name]) => !names.includes(name.toLowerCase()));
 }
 
-/** Logs a failure that the server does not see. */
-function logFailure(environ: Environ, error: unknown, what = "Application"): void {
-  const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
-  logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
+/** Headers with one, in place of those of its name. */
+function setHeader(headers: HeaderList, name: string, value: string): HeaderList {
+  return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
 }
 
-/** Describes a value with what is in it, an error with its stack and its causes. `inspect` names only its class. */
-function inspectDeep(value: unknown, depth = 1): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  const { inspect } = process.getBuiltinModule("node:util");
-  return safely(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
+/** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
+function addVary(headers: HeaderList, ...names: string[]): HeaderList {
+  const said = getHeader(headers, "vary") ?? "";
+  const known = parseList(said.toLowerCase());
+  const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
+  return added.length === 0 ? headers : setHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
 }
 
-/** Makes a test of whether a value is an array of values that pass another test. */
-function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
-  return (value) => Array.isArray(value) && value.every(test);
+/** Whether a response with this status has no body. */
+function hasNullBody(status: string): boolean {
+  return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
 }
 
-/** The same for an object, whatever its names are. */
-function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
-  return (value) => isObject(value) && !(Symbol.iterator in value) && Object.values(value).every(test);
-}
-
-function isString(value: unknown): boolean {
-  return typeof value === "string";
-}
-
-function isNotNegative(value: unknown): boolean {
-  return typeof value === "number" && value >= 0;
-}
-
-/** The error for an option that is not what it should be. */
-function optionError(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
-  return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
-}
-
-/** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
-function toNative(text: string): string {
-  return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
-}
-
-/** A native string as text; nothing if its bytes are no UTF-8. */
-function fromNative(bytes: string): string | undefined {
-  return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
+/** The host that the client asked for, with and without its port; nothing if it is none. */
+function requestedHost(
+  { HTTP_HOST, SERVER_NAME }: Environ,
+): { named: string; bare: string; port: string | undefined } | undefined {
+  const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
+  const [, bare, port] = HOST.exec(named) ?? [];
+  return bare !== undefined && isHost(named) ? { named, bare, port: port || undefined } : undefined;
 }
 
 /** The weights of what a client accepts: RFC 9110, section 12.4.2. */
@@ -639,456 +664,9 @@ function notModifiedHeaders(headers: HeaderList): HeaderList {
   return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
 }
 
-// Headings of PEP 3333.
-const CALLING = "The Application/Framework Side";
-const ENVIRON = "environ Variables";
-const STREAMS = "Input and Error Streams";
-const STARTING = "The start_response() Callable";
-const WRITING = "The write() Callable";
-const LENGTH = "Handling the Content-Length Header";
-const BLOCKS = "Middleware Handling of Block Boundaries";
-const BUFFERING = "Buffering and Streaming";
-const CLOSING = "Specification Details";
-const STRINGS = "Unicode Issues";
-const HTTP = "Other HTTP Features";
+// #endregion
 
-/** Raises the error that says what was found and what was expected. */
-type ReportViolation = (section: string, found: string, expected: string) => never;
-
-/** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
-type Fail = (side: "inside" | "outside", ...broken: Parameters<ReportViolation>) => never;
-
-/** Reads what is there, if the input knows how to. */
-function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
-  return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
-}
-
-/** An input that may know how to read what is there. */
-type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
-
-const REQUEST_CHECK = Symbol("validator"); // no string, so that the application does not see it among the variables
-
-/**
- * Raises an error on every rule of the interface that either side breaks: what `wsgiref.validate` is for Python.
- *
- * It tells which side it was, what was found and what would be right, and names the section of PEP 3333. With a second
- * one on the other side of a middleware, the middleware is checked as well: `validator(middleware(validator(app)))`.
- *
- * What an application does wrong fails where it does so, and once more at the server, should the application go on. A
- * middleware that does so before it has called what is inside is taken for an application.
- *
- * @throws {TypeError} When the application is none.
- *
- * @param app The application.
- * @returns The application, watched.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { runApplication, testEnviron, validator } from "./mod.ts";
- *
- * const app = validator((_environ, startResponse) => {
- *   startResponse("200", [["Content-Type", "text/plain"]]);
- *   return [];
- * });
- * await assert.rejects(async () => await runApplication(app, testEnviron()), {
- *   message: 'The application broke PEP 3333, "The start_response() Callable": ' +
- *     'the status is "200", expected three digits from 200 to 599, a space and a reason, such as "200 OK"',
- * });
- * ```
- */
-export function validator(app: ApplicationLike): Application {
-  const inner = application(app);
-  return (...call: Parameters<Application>) => {
-    const [environ, startResponse] = call as [Environ & { [REQUEST_CHECK]?: RequestCheck }, StartResponse];
-    let above = Object(environ)[REQUEST_CHECK] as RequestCheck | undefined;
-    // A middleware may call the application twice, or another one when it is done with this.
-    while (above && (above.application === inner || above.closed)) above = above.outer;
-    const passage = new RequestCheck(inner, above);
-    if (call.length !== 2 || typeof startResponse !== "function") {
-      passage.fail(
-        "outside",
-        CALLING,
-        `the application was called with ${formatArguments(call)}`,
-        "(environ, startResponse)",
-      );
-    }
-    checkEnviron(environ, (...broken) => passage.fail("outside", ...broken));
-    if (above) above.inner = passage;
-    environ[REQUEST_CHECK] = passage;
-    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], passage.fail);
-    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], passage.fail);
-    passage.isHead = environ.REQUEST_METHOD === "HEAD";
-    return catching(
-      () => mapMaybe(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
-      (error) => {
-        passage.closed = true;
-        const { inner: below } = passage;
-        if (below?.hasReturned && !below.closed && !below.failure) {
-          const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
-          passage.fail("inside", CLOSING, found, "a call of close");
-        }
-        throw error;
-      },
-    );
-  };
-}
-
-/** Arguments, as they were given. */
-function formatArguments(values: unknown[]): string {
-  return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
-}
-
-/** One request on its way through a validator: what is known of it, and what has to hold for its response. */
-class RequestCheck implements BodyHooks {
-  /** The application inside. */
-  readonly application: Application;
-  /** The passage through the next validator outside, of the same request. */
-  readonly outer: RequestCheck | undefined;
-  /** The passage through the next validator inside. */
-  inner: RequestCheck | undefined;
-  isHead = false;
-  hasReturned = false;
-  closed = false;
-  failure: Error | undefined;
-  #wasCalled = false;
-  #status = "";
-  #length: number | undefined;
-  #sent = 0;
-  #isFile = false;
-  /** How many chunks were asked for. */
-  #asked = 0;
-  #isAwaited = false;
-  /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
-  #unclosedInner: RequestCheck | undefined;
-
-  constructor(inner: Application, above: RequestCheck | undefined) {
-    this.application = inner;
-    this.outer = above;
-  }
-
-  readonly fail: Fail = (side, section, found, expected) => {
-    const [neighbour, last] = side === "inside" ? [this.inner, "application"] : [this.outer, "server"];
-    const who = neighbour ? "middleware" : last;
-    this.failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
-    throw this.failure;
-  };
-
-  /** Gives the application a `startResponse` that checks what it is given. */
-  start(startResponse: StartResponse): StartResponse {
-    return (...call) => {
-      const [status, headers, error] = call as Parameters<StartResponse>;
-      if (call.length < 2 || call.length > 3) {
-        this.fail("inside", STARTING, `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
-      }
-      if (this.#wasCalled && error === undefined) {
-        const found = `startResponse was called again with ${inspectDeep(status)}`;
-        this.fail("inside", STARTING, found, "the error that requires it, too");
-      }
-      this.#wasCalled = true;
-      checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
-      const type = getHeader(headers, "content-type");
-      if (type !== undefined && hasNullBody(status)) {
-        this.fail("inside", HTTP, `${inspectDeep(status)} came with a Content-Type`, "none without a body");
-      }
-      if (type === undefined && !/^(?:204|205|3)/.test(status)) {
-        this.fail("inside", HTTP, `${inspectDeep(status)} came without a Content-Type`, "one");
-      }
-      const write = startResponse(status, headers, error);
-      if (typeof write !== "function") {
-        this.fail("outside", WRITING, `startResponse returned ${inspectDeep(write)}`, "a function");
-      }
-      this.#status = status;
-      const declared = getHeader(headers, "content-length");
-      this.#length = declared === undefined ? undefined : Number(declared);
-      return (chunk) => {
-        if (this.hasReturned) {
-          this.fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
-        }
-        const sending = write(this.#send(chunk));
-        if (!(sending instanceof Promise)) {
-          this.fail("outside", WRITING, `write returned ${inspectDeep(sending)}`, "a promise");
-        }
-        return sending;
-      };
-    };
-  }
-
-  /** Passes the body on that the application has returned. */
-  watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
-    this.hasReturned = true;
-    this.#isFile = FILE in Object(body);
-    this.#noteInner();
-    return cancelOnError(body, () => {
-      if (this.failure) throw this.failure;
-      // An application may answer with what it was sent, but the input is not closed with the response.
-      const isEcho = body instanceof CheckedInput;
-      const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
-      if (checked === body) {
-        this.fail("inside", CALLING, `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
-      }
-      if (Array.isArray(body)) {
-        for (const chunk of body) this.#send(chunk);
-        this.flush();
-      }
-      return checked;
-    });
-  }
-
-  async pull(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
-    this.#asked++;
-    if (this.closed) this.fail("outside", CLOSING, "a chunk was asked for after close", "close to come last");
-    if (this.#isAwaited) {
-      this.fail("outside", BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
-    }
-    if (this.outer && this.#asked > this.outer.#asked) {
-      const found = `chunk ${this.#asked} was asked for ahead of its turn`;
-      this.fail("outside", BLOCKS, found, "each to be passed on first");
-    }
-    this.#isAwaited = true;
-    try {
-      return await ask();
-    } finally {
-      this.#isAwaited = false;
-    }
-  }
-
-  transform(chunk: Uint8Array): Uint8Array {
-    this.#noteInner();
-    if (this.failure) throw this.failure;
-    return this.#send(chunk);
-  }
-
-  flush(): Uint8Array {
-    this.#noteInner();
-    if (this.failure) throw this.failure;
-    if (this.#status === "") {
-      this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
-    }
-    if (this.#sent < (this.#length ?? 0) && !this.isHead && !hasNullBody(this.#status)) {
-      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
-    }
-    return EMPTY;
-  }
-
-  close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
-    if (this.closed) this.fail("outside", CLOSING, "close was called a second time", "one call");
-    this.closed = true;
-    const check = () => {
-      if (isOpen() && !this.outer?.failure) {
-        this.fail("outside", CLOSING, "close was called before the end without return of the iterator", "both");
-      }
-      if (!this.#unclosedInner || this.#unclosedInner.closed) return;
-      this.fail("inside", CLOSING, "close of the application inside was not called", "a call before this one ends");
-    };
-    // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
-    return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
-  }
-
-  #send(chunk: Uint8Array): Uint8Array {
-    if (!(chunk instanceof Uint8Array)) {
-      this.fail("inside", BUFFERING, `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
-    }
-    if (chunk.length === 0) return chunk;
-    const status = this.#status;
-    if (status === "") this.fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
-    if (hasNullBody(status)) {
-      this.fail("inside", HTTP, `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
-    }
-    this.#sent += chunk.length;
-    if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
-      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
-    }
-    return chunk;
-  }
-
-  #noteInner(): void {
-    if (this.inner?.hasReturned) this.#unclosedInner = this.inner;
-  }
-}
-
-/** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
-const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
-  REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
-  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
-  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
-  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
-  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
-  SERVER_NAME: [/^./, 'a host such as "localhost"'],
-  SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
-  SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
-  SERVER_SOFTWARE: [/^./, "a name"],
-  "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
-  "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
-  "wsgi.input": [hasMethods("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
-  "wsgi.errors": [hasMethods("write", "writelines", "flush"), "an error stream"],
-  "wsgi.multithread": [isBoolean, "true or false"],
-  "wsgi.multiprocess": [isBoolean, "true or false"],
-  "wsgi.run_once": [isBoolean, "true or false"],
-  "wsgi.input_terminated": [isBoolean, "true or false"],
-  "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
-};
-const OPTIONAL: typeof VARIABLES = {
-  CONTENT_LENGTH: [/^\d*$/, "a number of bytes"],
-  HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
-  HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
-};
-
-function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
-  return (value) => members.every((member) => typeof Object(value)[member] === "function");
-}
-
-/** Checks what the server gives. */
-function checkEnviron(environ: Environ, broken: ReportViolation): void {
-  const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
-  if (prototype !== Object.prototype && prototype !== null) {
-    broken(ENVIRON, `environ is ${inspectDeep(environ)}`, "an ordinary object");
-  }
-  if (!Object.isExtensible(environ)) {
-    broken(ENVIRON, `environ is closed to changes`, "one for the application to change");
-  }
-  for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
-    if (!(name in environ)) {
-      if (name in VARIABLES) broken(ENVIRON, `${name} is absent`, expected);
-      continue;
-    }
-    const value = environ[name];
-    const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
-    if (!isRight) broken(ENVIRON, `${name} is ${inspectDeep(value)}`, expected);
-  }
-  if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
-    broken(ENVIRON, 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
-  }
-  for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
-    if (get) broken(ENVIRON, `${name} is computed when it is read`, "a value");
-    if (value === undefined) broken(ENVIRON, `${name} is undefined`, "what is not known to be absent");
-    if (name.includes(".")) continue;
-    if (typeof value !== "string") broken(ENVIRON, `${name} is ${inspectDeep(value)}`, "a string");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${inspectDeep(value)}`, "one character for each byte");
-  }
-}
-
-/** Checks what the application gives to `startResponse`. */
-function checkHead(status: string, headers: HeaderList, broken: ReportViolation): void {
-  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
-    broken(
-      STARTING,
-      `the status is ${inspectDeep(status)}`,
-      'three digits from 200 to 599, a space and a reason, such as "200 OK"',
-    );
-  }
-  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${inspectDeep(headers)}`, "an array of pairs");
-  const names: string[] = [];
-  for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) {
-      broken(STARTING, `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
-    }
-    const [name, value] = pair;
-    const lower = name.toLowerCase();
-    const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
-    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${inspectDeep(name)}`, "a token");
-    if (lower === "status") broken(STARTING, shown, "the status as the first argument");
-    if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
-    if (!HEADER_VALUE.test(value)) broken(STARTING, shown, "no control characters");
-    if (lower === "content-length") {
-      if (!/^\d+$/.test(value) || names.includes(lower)) broken(LENGTH, shown, "one number of bytes");
-      if (status.startsWith("204")) broken(LENGTH, `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
-    }
-    names.push(lower);
-  }
-}
-
-/** `wsgi.input`, with both sides watched. */
-class CheckedInput implements InputStream {
-  readonly #input: ChunkedInput;
-  readonly #fail: Fail;
-
-  constructor(input: InputStream, fail: Fail) {
-    this.#input = input;
-    this.#fail = fail;
-  }
-
-  read(...sizes: [size?: number]): Promise<Uint8Array> {
-    return handled(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
-  }
-
-  readline(...sizes: [size?: number]): Promise<Uint8Array> {
-    return handled(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
-  }
-
-  readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
-    return handled(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
-  }
-
-  [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return handled(this.#bytes(readChunk(this.#input, most), most));
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
-    for await (const line of this.#input) yield await this.#bytes(line);
-  }
-
-  close(): void {
-    this.#fail("inside", STREAMS, "wsgi.input was closed", "it to be left open");
-  }
-
-  #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
-    const [size] = sizes;
-    if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
-      this.#fail("inside", STREAMS, `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
-    }
-    return sizes;
-  }
-
-  async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
-    const lines = await reading;
-    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${inspectDeep(lines)}`, "an array");
-    return await Promise.all(lines.map((line) => this.#bytes(line)));
-  }
-
-  async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
-    const bytes = await reading;
-    if (!(bytes instanceof Uint8Array)) {
-      this.#fail("outside", STREAMS, `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
-    }
-    if (size < 0 || bytes.length <= size) return bytes;
-    return this.#fail("outside", STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
-  }
-}
-
-/** `wsgi.errors`, with the application watched. */
-class CheckedErrors implements ErrorStream {
-  readonly #errors: ErrorStream;
-  readonly #fail: Fail;
-
-  constructor(errors: ErrorStream, fail: Fail) {
-    this.#errors = errors;
-    this.#fail = fail;
-  }
-
-  write(text: string): void {
-    if (typeof text !== "string") {
-      this.#fail("inside", STREAMS, `wsgi.errors was given ${inspectDeep(text)}`, "a string");
-    }
-    this.#errors.write(text);
-  }
-
-  writelines(lines: Iterable<string>): void {
-    if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
-      this.#fail("inside", STREAMS, `writelines was given ${inspectDeep(lines)}`, "strings");
-    }
-    for (const line of lines) this.write(line);
-  }
-
-  flush(): void {
-    this.#errors.flush();
-  }
-
-  close(): void {
-    this.#fail("inside", STREAMS, "wsgi.errors was closed", "it to be left open");
-  }
-}
+// #region mount
 
 /**
  * Dispatches by the path, and by the host where a key names one.
@@ -1152,18 +730,13 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   };
 }
 
-/** The host that the client asked for, with and without its port; nothing if it is none. */
-function requestedHost(
-  { HTTP_HOST, SERVER_NAME }: Environ,
-): { named: string; bare: string; port: string | undefined } | undefined {
-  const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
-  const [, bare, port] = HOST.exec(named) ?? [];
-  return bare !== undefined && isHost(named) ? { named, bare, port: port || undefined } : undefined;
-}
-
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
   return respondWith(startResponse, "404 Not Found");
 }
+
+// #endregion
+
+// #region files
 
 /**
  * Options for {@linkcode files}.
@@ -1307,18 +880,6 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   };
 }
 
-/** Gives what a promise comes to, or nothing where there is no file that can be read. */
-async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | undefined> {
-  try {
-    return await promise;
-  } catch (error) {
-    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test((error as { code?: string }).code ?? "")) {
-      return undefined;
-    }
-    throw error;
-  }
-}
-
 /** What a path of the root stands for. */
 interface Found {
   /** The path without links. */
@@ -1405,6 +966,18 @@ function pathResolver(root: string | URL, dotFiles: boolean) {
     return undefined;
   };
   return { find: (path: string) => orUndefined(find(path)), open };
+}
+
+/** Gives what a promise comes to, or nothing where there is no file that can be read. */
+async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test((error as { code?: string }).code ?? "")) {
+      return undefined;
+    }
+    throw error;
+  }
 }
 
 /** The path of a file below the root, or nothing if it could lead elsewhere. */
@@ -1510,6 +1083,10 @@ class PartsReader {
     return this.#handle.close();
   }
 }
+
+// #endregion
+
+// #region accessLog
 
 /**
  * Options for {@linkcode accessLog}.
@@ -1696,6 +1273,10 @@ function formatJson(environ: Environ, entry: LogEntry): string {
   return line.replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
 }
 
+// #endregion
+
+// #region errorPage
+
 /**
  * Options for {@linkcode errorPage}.
  *
@@ -1815,6 +1396,10 @@ th, td { vertical-align: top; }
 ${rows.join("")}</table>
 `;
 }
+
+// #endregion
+
+// #region proxyFix
 
 /**
  * Options for {@linkcode proxyFix}.
@@ -1947,16 +1532,6 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
   };
 }
 
-function isPort(text: string): boolean {
-  return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
-}
-
-/** Whether a prefix is a path that stays what it is when it is decoded. */
-function isPrefix(prefix: string): boolean {
-  return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
-    !/\/\.{0,2}(?:\/|$)|\x7f/.test(percentDecode(prefix));
-}
-
 /** What the proxies have said of one thing, each a value, the last proxy's last. */
 type ForwardedValues = (string | undefined)[];
 
@@ -1999,6 +1574,16 @@ function parseAddress(text = ""): { address: string; port: string | undefined } 
   return { address, port: isHidden ? undefined : port };
 }
 
+function isPort(text: string): boolean {
+  return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
+}
+
+/** Whether a prefix is a path that stays what it is when it is decoded. */
+function isPrefix(prefix: string): boolean {
+  return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
+    !/\/\.{0,2}(?:\/|$)|\x7f/.test(percentDecode(prefix));
+}
+
 /** Makes a test of whether a peer is trusted. */
 function trustCheck(list: string[]): (address: string | undefined) => boolean {
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
@@ -2016,6 +1601,10 @@ function trustCheck(list: string[]): (address: string | undefined) => boolean {
   }
   return (address) => address === undefined ? list.includes("unix") : networks.check(address, family(address));
 }
+
+// #endregion
+
+// #region trustedHosts
 
 /**
  * Options for {@linkcode trustedHosts}.
@@ -2075,6 +1664,10 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
   };
 }
 
+// #endregion
+
+// #region compress
+
 /**
  * Options for {@linkcode compress}.
  *
@@ -2095,6 +1688,12 @@ export interface CompressOptions {
 }
 
 const COMPRESS_OPTIONS: OptionChecks<CompressOptions> = { threshold: [isNotNegative, "a number of bytes"] };
+
+// Media types that are text of some kind; what is none has mostly been compressed by those who made it.
+const COMPRESSIBLE =
+  /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
+// What is not true any more of a body that has been compressed.
+const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
 
 /**
  * Compresses what a client accepts compressed, with `br`, `gzip` or `deflate`.
@@ -2183,12 +1782,6 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   };
 }
 
-// Media types that are text of some kind; what is none has mostly been compressed by those who made it.
-const COMPRESSIBLE =
-  /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
-// What is not true any more of a body that has been compressed.
-const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
-
 /** Whether a response may be compressed, or has been asked for in place of one that may. */
 function isCompressible({ status, headers }: StartArguments): boolean {
   if (status.startsWith("304")) return true; // of what type it would be is not said
@@ -2241,6 +1834,10 @@ class Encoder {
   }
 }
 
+// #endregion
+
+// #region conditional
+
 /**
  * Answers 304 when the client has already what would be sent, and gives an ETag to every body that exists whole.
  *
@@ -2288,6 +1885,10 @@ export function conditional(app: ApplicationLike): Application {
     });
   };
 }
+
+// #endregion
+
+// #region limitBody
 
 /**
  * Options for {@linkcode limitBody}.
@@ -2354,6 +1955,14 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
   };
 }
 
+/** An input that may know how to read what is there. */
+type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
+
+/** Reads what is there, if the input knows how to. */
+function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
+  return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
+}
+
 /** `wsgi.input`, of which only so much is read. */
 class LimitedInput implements InputStream {
   /** What was thrown because there was too much to read. */
@@ -2408,6 +2017,10 @@ class LimitedInput implements InputStream {
     }));
   }
 }
+
+// #endregion
+
+// #region timeout
 
 /**
  * Options for {@linkcode timeout}.
@@ -2535,6 +2148,10 @@ function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
   };
 }
 
+// #endregion
+
+// #region requestId
+
 /**
  * Options for {@linkcode requestId}.
  *
@@ -2605,6 +2222,10 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
     return inner(environ, mapStart(startResponse, ({ headers }) => setHeader(headers, header, id)));
   };
 }
+
+// #endregion
+
+// #region cors
 
 /**
  * Options for {@linkcode cors}.
@@ -2721,6 +2342,10 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   };
 }
 
+// #endregion
+
+// #region secureHeaders
+
 /**
  * Options for {@linkcode secureHeaders}.
  *
@@ -2798,6 +2423,10 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
     );
   };
 }
+
+// #endregion
+
+// #region basicAuth
 
 /**
  * Options for {@linkcode basicAuth}: either `users` or `check`.
@@ -2900,6 +2529,10 @@ function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOpti
   return (user, password) => timingSafeEqual(hash(password), hashes.get(user) ?? nobody);
 }
 
+// #endregion
+
+// #region health
+
 /**
  * Options for {@linkcode health}.
  *
@@ -2981,3 +2614,452 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
     });
   };
 }
+
+// #endregion
+
+// #region validator
+
+// Headings of PEP 3333.
+const CALLING = "The Application/Framework Side";
+const ENVIRON = "environ Variables";
+const STREAMS = "Input and Error Streams";
+const STARTING = "The start_response() Callable";
+const WRITING = "The write() Callable";
+const LENGTH = "Handling the Content-Length Header";
+const BLOCKS = "Middleware Handling of Block Boundaries";
+const BUFFERING = "Buffering and Streaming";
+const CLOSING = "Specification Details";
+const STRINGS = "Unicode Issues";
+const HTTP = "Other HTTP Features";
+
+/** Raises the error that says what was found and what was expected. */
+type ReportViolation = (section: string, found: string, expected: string) => never;
+
+/** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
+type Fail = (side: "inside" | "outside", ...broken: Parameters<ReportViolation>) => never;
+
+const REQUEST_CHECK = Symbol("validator"); // no string, so that the application does not see it among the variables
+
+/**
+ * Raises an error on every rule of the interface that either side breaks: what `wsgiref.validate` is for Python.
+ *
+ * It tells which side it was, what was found and what would be right, and names the section of PEP 3333. With a second
+ * one on the other side of a middleware, the middleware is checked as well: `validator(middleware(validator(app)))`.
+ *
+ * What an application does wrong fails where it does so, and once more at the server, should the application go on. A
+ * middleware that does so before it has called what is inside is taken for an application.
+ *
+ * @throws {TypeError} When the application is none.
+ *
+ * @param app The application.
+ * @returns The application, watched.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, testEnviron, validator } from "./mod.ts";
+ *
+ * const app = validator((_environ, startResponse) => {
+ *   startResponse("200", [["Content-Type", "text/plain"]]);
+ *   return [];
+ * });
+ * await assert.rejects(async () => await runApplication(app, testEnviron()), {
+ *   message: 'The application broke PEP 3333, "The start_response() Callable": ' +
+ *     'the status is "200", expected three digits from 200 to 599, a space and a reason, such as "200 OK"',
+ * });
+ * ```
+ */
+export function validator(app: ApplicationLike): Application {
+  const inner = application(app);
+  return (...call: Parameters<Application>) => {
+    const [environ, startResponse] = call as [Environ & { [REQUEST_CHECK]?: RequestCheck }, StartResponse];
+    let above = Object(environ)[REQUEST_CHECK] as RequestCheck | undefined;
+    // A middleware may call the application twice, or another one when it is done with this.
+    while (above && (above.application === inner || above.closed)) above = above.outer;
+    const passage = new RequestCheck(inner, above);
+    if (call.length !== 2 || typeof startResponse !== "function") {
+      passage.fail(
+        "outside",
+        CALLING,
+        `the application was called with ${formatArguments(call)}`,
+        "(environ, startResponse)",
+      );
+    }
+    checkEnviron(environ, (...broken) => passage.fail("outside", ...broken));
+    if (above) above.inner = passage;
+    environ[REQUEST_CHECK] = passage;
+    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], passage.fail);
+    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], passage.fail);
+    passage.isHead = environ.REQUEST_METHOD === "HEAD";
+    return catching(
+      () => mapMaybe(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
+      (error) => {
+        passage.closed = true;
+        const { inner: below } = passage;
+        if (below?.hasReturned && !below.closed && !below.failure) {
+          const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
+          passage.fail("inside", CLOSING, found, "a call of close");
+        }
+        throw error;
+      },
+    );
+  };
+}
+
+/** One request on its way through a validator: what is known of it, and what has to hold for its response. */
+class RequestCheck implements BodyHooks {
+  /** The application inside. */
+  readonly application: Application;
+  /** The passage through the next validator outside, of the same request. */
+  readonly outer: RequestCheck | undefined;
+  /** The passage through the next validator inside. */
+  inner: RequestCheck | undefined;
+  isHead = false;
+  hasReturned = false;
+  closed = false;
+  failure: Error | undefined;
+  #wasCalled = false;
+  #status = "";
+  #length: number | undefined;
+  #sent = 0;
+  #isFile = false;
+  /** How many chunks were asked for. */
+  #asked = 0;
+  #isAwaited = false;
+  /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
+  #unclosedInner: RequestCheck | undefined;
+
+  constructor(inner: Application, above: RequestCheck | undefined) {
+    this.application = inner;
+    this.outer = above;
+  }
+
+  readonly fail: Fail = (side, section, found, expected) => {
+    const [neighbour, last] = side === "inside" ? [this.inner, "application"] : [this.outer, "server"];
+    const who = neighbour ? "middleware" : last;
+    this.failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
+    throw this.failure;
+  };
+
+  /** Gives the application a `startResponse` that checks what it is given. */
+  start(startResponse: StartResponse): StartResponse {
+    return (...call) => {
+      const [status, headers, error] = call as Parameters<StartResponse>;
+      if (call.length < 2 || call.length > 3) {
+        this.fail("inside", STARTING, `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
+      }
+      if (this.#wasCalled && error === undefined) {
+        const found = `startResponse was called again with ${inspectDeep(status)}`;
+        this.fail("inside", STARTING, found, "the error that requires it, too");
+      }
+      this.#wasCalled = true;
+      checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
+      const type = getHeader(headers, "content-type");
+      if (type !== undefined && hasNullBody(status)) {
+        this.fail("inside", HTTP, `${inspectDeep(status)} came with a Content-Type`, "none without a body");
+      }
+      if (type === undefined && !/^(?:204|205|3)/.test(status)) {
+        this.fail("inside", HTTP, `${inspectDeep(status)} came without a Content-Type`, "one");
+      }
+      const write = startResponse(status, headers, error);
+      if (typeof write !== "function") {
+        this.fail("outside", WRITING, `startResponse returned ${inspectDeep(write)}`, "a function");
+      }
+      this.#status = status;
+      const declared = getHeader(headers, "content-length");
+      this.#length = declared === undefined ? undefined : Number(declared);
+      return (chunk) => {
+        if (this.hasReturned) {
+          this.fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
+        }
+        const sending = write(this.#send(chunk));
+        if (!(sending instanceof Promise)) {
+          this.fail("outside", WRITING, `write returned ${inspectDeep(sending)}`, "a promise");
+        }
+        return sending;
+      };
+    };
+  }
+
+  /** Passes the body on that the application has returned. */
+  watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+    this.hasReturned = true;
+    this.#isFile = FILE in Object(body);
+    this.#noteInner();
+    return cancelOnError(body, () => {
+      if (this.failure) throw this.failure;
+      // An application may answer with what it was sent, but the input is not closed with the response.
+      const isEcho = body instanceof CheckedInput;
+      const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
+      if (checked === body) {
+        this.fail("inside", CALLING, `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
+      }
+      if (Array.isArray(body)) {
+        for (const chunk of body) this.#send(chunk);
+        this.flush();
+      }
+      return checked;
+    });
+  }
+
+  async pull(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
+    this.#asked++;
+    if (this.closed) this.fail("outside", CLOSING, "a chunk was asked for after close", "close to come last");
+    if (this.#isAwaited) {
+      this.fail("outside", BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
+    }
+    if (this.outer && this.#asked > this.outer.#asked) {
+      const found = `chunk ${this.#asked} was asked for ahead of its turn`;
+      this.fail("outside", BLOCKS, found, "each to be passed on first");
+    }
+    this.#isAwaited = true;
+    try {
+      return await ask();
+    } finally {
+      this.#isAwaited = false;
+    }
+  }
+
+  transform(chunk: Uint8Array): Uint8Array {
+    this.#noteInner();
+    if (this.failure) throw this.failure;
+    return this.#send(chunk);
+  }
+
+  flush(): Uint8Array {
+    this.#noteInner();
+    if (this.failure) throw this.failure;
+    if (this.#status === "") {
+      this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
+    }
+    if (this.#sent < (this.#length ?? 0) && !this.isHead && !hasNullBody(this.#status)) {
+      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+    }
+    return EMPTY;
+  }
+
+  close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
+    if (this.closed) this.fail("outside", CLOSING, "close was called a second time", "one call");
+    this.closed = true;
+    const check = () => {
+      if (isOpen() && !this.outer?.failure) {
+        this.fail("outside", CLOSING, "close was called before the end without return of the iterator", "both");
+      }
+      if (!this.#unclosedInner || this.#unclosedInner.closed) return;
+      this.fail("inside", CLOSING, "close of the application inside was not called", "a call before this one ends");
+    };
+    // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
+    return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
+  }
+
+  #send(chunk: Uint8Array): Uint8Array {
+    if (!(chunk instanceof Uint8Array)) {
+      this.fail("inside", BUFFERING, `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
+    }
+    if (chunk.length === 0) return chunk;
+    const status = this.#status;
+    if (status === "") this.fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
+    if (hasNullBody(status)) {
+      this.fail("inside", HTTP, `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
+    }
+    this.#sent += chunk.length;
+    if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
+      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+    }
+    return chunk;
+  }
+
+  #noteInner(): void {
+    if (this.inner?.hasReturned) this.#unclosedInner = this.inner;
+  }
+}
+
+/** Arguments, as they were given. */
+function formatArguments(values: unknown[]): string {
+  return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
+}
+
+/** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
+const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
+  REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
+  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
+  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
+  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
+  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
+  SERVER_NAME: [/^./, 'a host such as "localhost"'],
+  SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
+  SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
+  SERVER_SOFTWARE: [/^./, "a name"],
+  "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
+  "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
+  "wsgi.input": [hasMethods("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
+  "wsgi.errors": [hasMethods("write", "writelines", "flush"), "an error stream"],
+  "wsgi.multithread": [isBoolean, "true or false"],
+  "wsgi.multiprocess": [isBoolean, "true or false"],
+  "wsgi.run_once": [isBoolean, "true or false"],
+  "wsgi.input_terminated": [isBoolean, "true or false"],
+  "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
+};
+const OPTIONAL: typeof VARIABLES = {
+  CONTENT_LENGTH: [/^\d*$/, "a number of bytes"],
+  HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
+  HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
+};
+
+function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
+  return (value) => members.every((member) => typeof Object(value)[member] === "function");
+}
+
+/** Checks what the server gives. */
+function checkEnviron(environ: Environ, broken: ReportViolation): void {
+  const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
+  if (prototype !== Object.prototype && prototype !== null) {
+    broken(ENVIRON, `environ is ${inspectDeep(environ)}`, "an ordinary object");
+  }
+  if (!Object.isExtensible(environ)) {
+    broken(ENVIRON, `environ is closed to changes`, "one for the application to change");
+  }
+  for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
+    if (!(name in environ)) {
+      if (name in VARIABLES) broken(ENVIRON, `${name} is absent`, expected);
+      continue;
+    }
+    const value = environ[name];
+    const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
+    if (!isRight) broken(ENVIRON, `${name} is ${inspectDeep(value)}`, expected);
+  }
+  if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
+    broken(ENVIRON, 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
+  }
+  for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
+    if (get) broken(ENVIRON, `${name} is computed when it is read`, "a value");
+    if (value === undefined) broken(ENVIRON, `${name} is undefined`, "what is not known to be absent");
+    if (name.includes(".")) continue;
+    if (typeof value !== "string") broken(ENVIRON, `${name} is ${inspectDeep(value)}`, "a string");
+    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${inspectDeep(value)}`, "one character for each byte");
+  }
+}
+
+/** Checks what the application gives to `startResponse`. */
+function checkHead(status: string, headers: HeaderList, broken: ReportViolation): void {
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
+    broken(
+      STARTING,
+      `the status is ${inspectDeep(status)}`,
+      'three digits from 200 to 599, a space and a reason, such as "200 OK"',
+    );
+  }
+  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${inspectDeep(headers)}`, "an array of pairs");
+  const names: string[] = [];
+  for (const pair of headers) {
+    if (!isPairs([pair]) || pair.length !== 2) {
+      broken(STARTING, `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
+    }
+    const [name, value] = pair;
+    const lower = name.toLowerCase();
+    const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
+    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${inspectDeep(name)}`, "a token");
+    if (lower === "status") broken(STARTING, shown, "the status as the first argument");
+    if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
+    if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
+    if (!HEADER_VALUE.test(value)) broken(STARTING, shown, "no control characters");
+    if (lower === "content-length") {
+      if (!/^\d+$/.test(value) || names.includes(lower)) broken(LENGTH, shown, "one number of bytes");
+      if (status.startsWith("204")) broken(LENGTH, `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
+    }
+    names.push(lower);
+  }
+}
+
+/** `wsgi.input`, with both sides watched. */
+class CheckedInput implements InputStream {
+  readonly #input: ChunkedInput;
+  readonly #fail: Fail;
+
+  constructor(input: InputStream, fail: Fail) {
+    this.#input = input;
+    this.#fail = fail;
+  }
+
+  read(...sizes: [size?: number]): Promise<Uint8Array> {
+    return handled(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
+  }
+
+  readline(...sizes: [size?: number]): Promise<Uint8Array> {
+    return handled(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
+  }
+
+  readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
+    return handled(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
+  }
+
+  [READ_CHUNK](most: number): Promise<Uint8Array> {
+    return handled(this.#bytes(readChunk(this.#input, most), most));
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for await (const line of this.#input) yield await this.#bytes(line);
+  }
+
+  close(): void {
+    this.#fail("inside", STREAMS, "wsgi.input was closed", "it to be left open");
+  }
+
+  #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
+    const [size] = sizes;
+    if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
+      this.#fail("inside", STREAMS, `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
+    }
+    return sizes;
+  }
+
+  async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
+    const lines = await reading;
+    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${inspectDeep(lines)}`, "an array");
+    return await Promise.all(lines.map((line) => this.#bytes(line)));
+  }
+
+  async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
+    const bytes = await reading;
+    if (!(bytes instanceof Uint8Array)) {
+      this.#fail("outside", STREAMS, `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
+    }
+    if (size < 0 || bytes.length <= size) return bytes;
+    return this.#fail("outside", STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
+  }
+}
+
+/** `wsgi.errors`, with the application watched. */
+class CheckedErrors implements ErrorStream {
+  readonly #errors: ErrorStream;
+  readonly #fail: Fail;
+
+  constructor(errors: ErrorStream, fail: Fail) {
+    this.#errors = errors;
+    this.#fail = fail;
+  }
+
+  write(text: string): void {
+    if (typeof text !== "string") {
+      this.#fail("inside", STREAMS, `wsgi.errors was given ${inspectDeep(text)}`, "a string");
+    }
+    this.#errors.write(text);
+  }
+
+  writelines(lines: Iterable<string>): void {
+    if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
+      this.#fail("inside", STREAMS, `writelines was given ${inspectDeep(lines)}`, "strings");
+    }
+    for (const line of lines) this.write(line);
+  }
+
+  flush(): void {
+    this.#errors.flush();
+  }
+
+  close(): void {
+    this.#fail("inside", STREAMS, "wsgi.errors was closed", "it to be left open");
+  }
+}
+
+// #endregion
