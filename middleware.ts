@@ -2620,20 +2620,24 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
 // #region validator
 
 // Headings of PEP 3333.
-const CALLING = "The Application/Framework Side";
-const ENVIRON = "environ Variables";
-const STREAMS = "Input and Error Streams";
-const STARTING = "The start_response() Callable";
-const WRITING = "The write() Callable";
-const LENGTH = "Handling the Content-Length Header";
-const BLOCKS = "Middleware Handling of Block Boundaries";
-const BUFFERING = "Buffering and Streaming";
-const CLOSING = "Specification Details";
-const STRINGS = "Unicode Issues";
-const HTTP = "Other HTTP Features";
+const SECTION = {
+  application: "The Application/Framework Side",
+  environ: "environ Variables",
+  streams: "Input and Error Streams",
+  start: "The start_response() Callable",
+  write: "The write() Callable",
+  length: "Handling the Content-Length Header",
+  blocks: "Middleware Handling of Block Boundaries",
+  buffering: "Buffering and Streaming",
+  details: "Specification Details",
+  strings: "Unicode Issues",
+  http: "Other HTTP Features",
+} as const;
+
+type Section = keyof typeof SECTION;
 
 /** Raises the error that says what was found and what was expected. */
-type ReportViolation = (section: string, found: string, expected: string) => never;
+type ReportViolation = (section: Section, found: string, expected: string) => never;
 
 /** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
 type Fail = (side: "inside" | "outside", ...broken: Parameters<ReportViolation>) => never;
@@ -2680,7 +2684,7 @@ export function validator(app: ApplicationLike): Application {
     if (call.length !== 2 || typeof startResponse !== "function") {
       passage.fail(
         "outside",
-        CALLING,
+        "application",
         `the application was called with ${formatArguments(call)}`,
         "(environ, startResponse)",
       );
@@ -2698,7 +2702,7 @@ export function validator(app: ApplicationLike): Application {
         const { inner: below } = passage;
         if (below?.hasReturned && !below.closed && !below.failure) {
           const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
-          passage.fail("inside", CLOSING, found, "a call of close");
+          passage.fail("inside", "details", found, "a call of close");
         }
         throw error;
       },
@@ -2737,7 +2741,7 @@ class RequestCheck implements BodyHooks {
   readonly fail: Fail = (side, section, found, expected) => {
     const [neighbour, last] = side === "inside" ? [this.inner, "application"] : [this.outer, "server"];
     const who = neighbour ? "middleware" : last;
-    this.failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
+    this.failure ??= new Error(`The ${who} broke PEP 3333, "${SECTION[section]}": ${found}, expected ${expected}`);
     throw this.failure;
   };
 
@@ -2746,35 +2750,35 @@ class RequestCheck implements BodyHooks {
     return (...call) => {
       const [status, headers, error] = call as Parameters<StartResponse>;
       if (call.length < 2 || call.length > 3) {
-        this.fail("inside", STARTING, `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
+        this.fail("inside", "start", `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
       }
       if (this.#wasCalled && error === undefined) {
         const found = `startResponse was called again with ${inspectDeep(status)}`;
-        this.fail("inside", STARTING, found, "the error that requires it, too");
+        this.fail("inside", "start", found, "the error that requires it, too");
       }
       this.#wasCalled = true;
       checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
       const type = getHeader(headers, "content-type");
       if (type !== undefined && hasNullBody(status)) {
-        this.fail("inside", HTTP, `${inspectDeep(status)} came with a Content-Type`, "none without a body");
+        this.fail("inside", "http", `${inspectDeep(status)} came with a Content-Type`, "none without a body");
       }
       if (type === undefined && !/^(?:204|205|3)/.test(status)) {
-        this.fail("inside", HTTP, `${inspectDeep(status)} came without a Content-Type`, "one");
+        this.fail("inside", "http", `${inspectDeep(status)} came without a Content-Type`, "one");
       }
       const write = startResponse(status, headers, error);
       if (typeof write !== "function") {
-        this.fail("outside", WRITING, `startResponse returned ${inspectDeep(write)}`, "a function");
+        this.fail("outside", "write", `startResponse returned ${inspectDeep(write)}`, "a function");
       }
       this.#status = status;
       const declared = getHeader(headers, "content-length");
       this.#length = declared === undefined ? undefined : Number(declared);
       return (chunk) => {
         if (this.hasReturned) {
-          this.fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
+          this.fail("inside", "write", "write was called after the body was returned", "a chunk of it");
         }
         const sending = write(this.#send(chunk));
         if (!(sending instanceof Promise)) {
-          this.fail("outside", WRITING, `write returned ${inspectDeep(sending)}`, "a promise");
+          this.fail("outside", "write", `write returned ${inspectDeep(sending)}`, "a promise");
         }
         return sending;
       };
@@ -2792,7 +2796,7 @@ class RequestCheck implements BodyHooks {
       const isEcho = body instanceof CheckedInput;
       const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
       if (checked === body) {
-        this.fail("inside", CALLING, `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
+        this.fail("inside", "application", `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
       }
       if (Array.isArray(body)) {
         for (const chunk of body) this.#send(chunk);
@@ -2804,13 +2808,13 @@ class RequestCheck implements BodyHooks {
 
   async pull(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
     this.#asked++;
-    if (this.closed) this.fail("outside", CLOSING, "a chunk was asked for after close", "close to come last");
+    if (this.closed) this.fail("outside", "details", "a chunk was asked for after close", "close to come last");
     if (this.#isAwaited) {
-      this.fail("outside", BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
+      this.fail("outside", "buffering", "a chunk was asked for while another was awaited", "one after the other");
     }
     if (this.outer && this.#asked > this.outer.#asked) {
       const found = `chunk ${this.#asked} was asked for ahead of its turn`;
-      this.fail("outside", BLOCKS, found, "each to be passed on first");
+      this.fail("outside", "blocks", found, "each to be passed on first");
     }
     this.#isAwaited = true;
     try {
@@ -2829,24 +2833,22 @@ class RequestCheck implements BodyHooks {
   flush(): Uint8Array {
     this.#noteInner();
     if (this.failure) throw this.failure;
-    if (this.#status === "") {
-      this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
-    }
+    if (this.#status === "") this.fail("inside", "start", "the body ended without a call of startResponse", "one");
     if (this.#sent < (this.#length ?? 0) && !this.isHead && !hasNullBody(this.#status)) {
-      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+      this.fail("inside", "length", `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
     }
     return EMPTY;
   }
 
   close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
-    if (this.closed) this.fail("outside", CLOSING, "close was called a second time", "one call");
+    if (this.closed) this.fail("outside", "details", "close was called a second time", "one call");
     this.closed = true;
     const check = () => {
       if (isOpen() && !this.outer?.failure) {
-        this.fail("outside", CLOSING, "close was called before the end without return of the iterator", "both");
+        this.fail("outside", "details", "close was called before the end without return of the iterator", "both");
       }
       if (!this.#unclosedInner || this.#unclosedInner.closed) return;
-      this.fail("inside", CLOSING, "close of the application inside was not called", "a call before this one ends");
+      this.fail("inside", "details", "close of the application inside was not called", "a call before this one ends");
     };
     // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
     return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
@@ -2854,17 +2856,17 @@ class RequestCheck implements BodyHooks {
 
   #send(chunk: Uint8Array): Uint8Array {
     if (!(chunk instanceof Uint8Array)) {
-      this.fail("inside", BUFFERING, `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
+      this.fail("inside", "buffering", `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
     }
     if (chunk.length === 0) return chunk;
     const status = this.#status;
-    if (status === "") this.fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
+    if (status === "") this.fail("inside", "start", "a chunk came before startResponse was called", "the call first");
     if (hasNullBody(status)) {
-      this.fail("inside", HTTP, `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
+      this.fail("inside", "http", `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
     }
     this.#sent += chunk.length;
     if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
-      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+      this.fail("inside", "length", `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
     }
     return chunk;
   }
@@ -2914,29 +2916,29 @@ function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
 function checkEnviron(environ: Environ, broken: ReportViolation): void {
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
-    broken(ENVIRON, `environ is ${inspectDeep(environ)}`, "an ordinary object");
+    broken("environ", `environ is ${inspectDeep(environ)}`, "an ordinary object");
   }
   if (!Object.isExtensible(environ)) {
-    broken(ENVIRON, `environ is closed to changes`, "one for the application to change");
+    broken("environ", `environ is closed to changes`, "one for the application to change");
   }
   for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
     if (!(name in environ)) {
-      if (name in VARIABLES) broken(ENVIRON, `${name} is absent`, expected);
+      if (name in VARIABLES) broken("environ", `${name} is absent`, expected);
       continue;
     }
     const value = environ[name];
     const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
-    if (!isRight) broken(ENVIRON, `${name} is ${inspectDeep(value)}`, expected);
+    if (!isRight) broken("environ", `${name} is ${inspectDeep(value)}`, expected);
   }
   if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
-    broken(ENVIRON, 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
+    broken("environ", 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
   }
   for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
-    if (get) broken(ENVIRON, `${name} is computed when it is read`, "a value");
-    if (value === undefined) broken(ENVIRON, `${name} is undefined`, "what is not known to be absent");
+    if (get) broken("environ", `${name} is computed when it is read`, "a value");
+    if (value === undefined) broken("environ", `${name} is undefined`, "what is not known to be absent");
     if (name.includes(".")) continue;
-    if (typeof value !== "string") broken(ENVIRON, `${name} is ${inspectDeep(value)}`, "a string");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${inspectDeep(value)}`, "one character for each byte");
+    if (typeof value !== "string") broken("environ", `${name} is ${inspectDeep(value)}`, "a string");
+    if (/[^\0-\xff]/.test(value)) broken("strings", `${name} is ${inspectDeep(value)}`, "one character for each byte");
   }
 }
 
@@ -2944,28 +2946,26 @@ function checkEnviron(environ: Environ, broken: ReportViolation): void {
 function checkHead(status: string, headers: HeaderList, broken: ReportViolation): void {
   if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
     broken(
-      STARTING,
+      "start",
       `the status is ${inspectDeep(status)}`,
       'three digits from 200 to 599, a space and a reason, such as "200 OK"',
     );
   }
-  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${inspectDeep(headers)}`, "an array of pairs");
+  if (!Array.isArray(headers)) broken("start", `the headers are ${inspectDeep(headers)}`, "an array of pairs");
   const names: string[] = [];
   for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) {
-      broken(STARTING, `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
-    }
+    if (!isPairs([pair]) || pair.length !== 2) broken("start", `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
     const [name, value] = pair;
     const lower = name.toLowerCase();
     const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
-    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${inspectDeep(name)}`, "a token");
-    if (lower === "status") broken(STARTING, shown, "the status as the first argument");
-    if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
-    if (!HEADER_VALUE.test(value)) broken(STARTING, shown, "no control characters");
+    if (!TOKEN.test(name)) broken("start", `a header has the name ${inspectDeep(name)}`, "a token");
+    if (lower === "status") broken("start", shown, "the status as the first argument");
+    if (HOP_BY_HOP.test(lower)) broken("http", shown, "what is hop-by-hop to be left to the server");
+    if (/[^\0-\xff]/.test(value)) broken("strings", shown, "one character for each byte");
+    if (!HEADER_VALUE.test(value)) broken("start", shown, "no control characters");
     if (lower === "content-length") {
-      if (!/^\d+$/.test(value) || names.includes(lower)) broken(LENGTH, shown, "one number of bytes");
-      if (status.startsWith("204")) broken(LENGTH, `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
+      if (!/^\d+$/.test(value) || names.includes(lower)) broken("length", shown, "one number of bytes");
+      if (status.startsWith("204")) broken("length", `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
     }
     names.push(lower);
   }
@@ -3002,30 +3002,30 @@ class CheckedInput implements InputStream {
   }
 
   close(): void {
-    this.#fail("inside", STREAMS, "wsgi.input was closed", "it to be left open");
+    this.#fail("inside", "streams", "wsgi.input was closed", "it to be left open");
   }
 
   #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
     const [size] = sizes;
     if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
-      this.#fail("inside", STREAMS, `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
+      this.#fail("inside", "streams", `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
     }
     return sizes;
   }
 
   async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
     const lines = await reading;
-    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${inspectDeep(lines)}`, "an array");
+    if (!Array.isArray(lines)) this.#fail("outside", "streams", `readlines gave ${inspectDeep(lines)}`, "an array");
     return await Promise.all(lines.map((line) => this.#bytes(line)));
   }
 
   async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
     const bytes = await reading;
     if (!(bytes instanceof Uint8Array)) {
-      this.#fail("outside", STREAMS, `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
+      this.#fail("outside", "streams", `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
     }
     if (size < 0 || bytes.length <= size) return bytes;
-    return this.#fail("outside", STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
+    return this.#fail("outside", "streams", `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
   }
 }
 
@@ -3041,14 +3041,14 @@ class CheckedErrors implements ErrorStream {
 
   write(text: string): void {
     if (typeof text !== "string") {
-      this.#fail("inside", STREAMS, `wsgi.errors was given ${inspectDeep(text)}`, "a string");
+      this.#fail("inside", "streams", `wsgi.errors was given ${inspectDeep(text)}`, "a string");
     }
     this.#errors.write(text);
   }
 
   writelines(lines: Iterable<string>): void {
     if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
-      this.#fail("inside", STREAMS, `writelines was given ${inspectDeep(lines)}`, "strings");
+      this.#fail("inside", "streams", `writelines was given ${inspectDeep(lines)}`, "strings");
     }
     for (const line of lines) this.write(line);
   }
@@ -3058,7 +3058,7 @@ class CheckedErrors implements ErrorStream {
   }
 
   close(): void {
-    this.#fail("inside", STREAMS, "wsgi.errors was closed", "it to be left open");
+    this.#fail("inside", "streams", "wsgi.errors was closed", "it to be left open");
   }
 }
 
