@@ -414,56 +414,57 @@ interface BodyHooks {
  *
  * It is no generator because a generator that waits for a chunk cannot be told that the client has left.
  */
-function withHooks(body: ResponseBody, handling: BodyHooks): ResponseBody {
-  if (!isIterableBody(body)) return body; // the server will say so
-  const inner = () => body.close?.();
-  const close = () => handling.close ? handling.close(inner, () => isOpen) : inner();
+function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
+  if (!isIterableBody(body)) return body; // the server refuses it
+  let iterator: ChunkIterator | undefined;
   let isOpen = false;
+  let hasEnded = false;
+  let hasRecovered = false;
+  const closeInner = () => body.close?.();
+  const close = () => hooks.close ? hooks.close(closeInner, () => isOpen) : closeInner();
   if (Array.isArray(body)) return Object.assign([...body], { close });
-  let chunks: ChunkIterator | undefined;
-  let { recover: failed } = handling;
-  let ended = false;
+
   const ask = async () => {
-    if (ended) return END;
+    if (hasEnded) return END;
     isOpen = true;
-    return await (chunks ??= openBody(body)).next();
+    return await (iterator ??= openBody(body)).next();
   };
-  const cancel = async () => void await (chunks ??= openBody(body)).return?.();
+  const cancel = async () => void await (iterator ??= openBody(body)).return?.();
   const stop = async () => {
-    ended = true;
+    hasEnded = true;
     isOpen = false;
     await cancel();
     return END;
   };
-  const take = async (): Promise<IteratorResult<Uint8Array>> => {
+  const pull = async (): Promise<IteratorResult<Uint8Array>> => {
     try {
-      return await (handling.pull ? handling.pull(ask, cancel) : ask());
+      return await (hooks.pull ? hooks.pull(ask, cancel) : ask());
     } catch (error) {
       isOpen = false;
-      if (!failed || ended) throw error;
-      chunks = openBody(failed(error));
-      failed = undefined;
-      return await chunks.next();
+      if (!hooks.recover || hasRecovered || hasEnded) throw error;
+      iterator = openBody(hooks.recover(error));
+      hasRecovered = true;
+      return await iterator.next();
     }
   };
   const next = async (): Promise<IteratorResult<Uint8Array>> => {
-    const step = await take();
-    if (ended) return END;
+    const step = await pull();
+    if (hasEnded) return END;
     try {
       if (!step.done) {
-        return { done: false, value: handling.transform ? await handling.transform(step.value) : step.value };
+        return { done: false, value: hooks.transform ? await hooks.transform(step.value) : step.value };
       }
-      ended = true;
+      hasEnded = true;
       isOpen = false;
-      const value = await handling.flush?.();
+      const value = await hooks.flush?.();
       return value?.length ? { done: false, value } : END;
     } catch (error) {
-      if (!step.done) await stop().catch(() => {}); // it does not know that it has failed
+      if (!step.done) await stop().catch(() => {}); // a hook has failed, of which the application does not know
       throw error;
     }
   };
-  const relayed = { [Symbol.asyncIterator]: () => ({ next: () => handled(next()), return: stop }), close };
-  return FILE in body ? Object.assign(relayed, { [FILE]: true }) : relayed;
+  const hooked = { [Symbol.asyncIterator]: () => ({ next: () => handled(next()), return: stop }), close };
+  return FILE in body ? Object.assign(hooked, { [FILE]: true }) : hooked;
 }
 
 /** Whether a body exists whole. What is in it besides bytes is left to whoever checks it. */
@@ -513,55 +514,69 @@ function mapStart(startResponse: StartResponse, change: (head: StartArguments) =
 }
 
 /**
- * Calls an application and holds back what it begins until it has returned its body, so that both can be changed
- * together. What it writes, or begins later, as a generator does, is not held back.
+ * A `startResponse` that waits for the body, so that a middleware can change both together.
+ *
+ * What the application writes, or starts later, as a generator does, is not deferred.
  */
-function deferStart(
-  call: (startResponse: StartResponse) => ResponseBody | Promise<ResponseBody>,
-  startResponse: StartResponse,
-  change: (head: StartArguments, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined,
-): ResponseBody | Promise<ResponseBody> {
-  let held: StartArguments | undefined;
-  let write: Write | undefined;
-  let failure: unknown;
-  let hasReturned = false;
-  const begin = ({ status, headers, error }: StartArguments) => write = startResponse(status, headers, error);
-  const result = call((status, headers, error) => {
+class DeferredStart {
+  readonly #startResponse: StartResponse;
+  readonly #change: ChangeResponse;
+  #deferred: StartArguments | undefined;
+  #write: Write | undefined;
+  #failure: unknown;
+  #hasReturned = false;
+
+  constructor(startResponse: StartResponse, change: ChangeResponse) {
+    this.#startResponse = startResponse;
+    this.#change = change;
+  }
+
+  readonly start: StartResponse = (status, headers, error) => {
     const head = { status, headers, error };
-    if (hasReturned && isPairs(headers)) change(head);
-    if (hasReturned || write) return begin(head);
-    if ((held || failure) && error === undefined) {
-      failure = startedTwice(status);
+    if (this.#hasReturned && isPairs(headers)) this.#change(head);
+    if (this.#hasReturned || this.#write) return this.#commit(head);
+    try {
+      if ((this.#deferred || this.#failure) && error === undefined) throw startedTwice(status);
+      parseHead(status, headers);
+    } catch (failure) {
+      this.#failure = failure;
       throw failure;
     }
-    failure = undefined;
-    try {
-      parseHead(status, headers);
-    } catch (error) {
-      failure = error;
-      throw error;
-    }
-    held = head;
+    this.#failure = undefined;
+    this.#deferred = head;
     return (chunk) => {
-      if (held) begin(held);
-      held = undefined;
-      return write!(chunk);
+      if (this.#deferred) this.#commit(this.#deferred);
+      return this.#write!(chunk);
     };
-  });
-  return mapMaybe(result, (body) => {
-    hasReturned = true;
-    const head = held;
-    held = undefined;
+  };
+
+  /** Changes status, headers and body, and starts the response with them. */
+  finish(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+    const head = this.#deferred;
+    this.#deferred = undefined;
+    this.#hasReturned = true;
     return cancelOnError(body, () => {
-      if (failure) throw failure; // an application may have gone on as though nothing had happened
+      if (this.#failure) throw this.#failure; // an application may have gone on as though nothing had happened
       if (!head) return body;
-      return mapMaybe(change(head, body) ?? body, (changed) => {
-        begin(head);
+      return mapMaybe(this.#change(head, body) ?? body, (changed) => {
+        this.#commit(head);
         return changed;
       });
     });
-  });
+  }
+
+  #commit({ status, headers, error }: StartArguments): Write {
+    this.#write = this.#startResponse(status, headers, error);
+    this.#deferred = undefined;
+    return this.#write;
+  }
 }
+
+/** Changes status and headers in place, and gives another body if it changes that, too. */
+type ChangeResponse = (
+  head: StartArguments,
+  body?: ResponseBody,
+) => ResponseBody | Promise<ResponseBody> | undefined;
 
 /** Answers in place of the application, in plain text. */
 function respondWith(
@@ -1154,76 +1169,110 @@ const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
  */
 export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}): Application {
   checkOptions(options, ACCESS_LOG_OPTIONS);
-  const { format = "combined", write: print = (line) => console.log(line), skip = [] } = options;
+  const { format = "combined", write = (line) => console.log(line), skip = [] } = options;
+  const formatEntry = format === "json" ? formatJson : formatCombined;
   const inner = application(app);
   return (environ, startResponse) => {
-    const { REQUEST_METHOD: method, REQUEST_URI: target, SCRIPT_NAME, PATH_INFO, "fetch.context": context } = environ;
-    if (skip.includes(SCRIPT_NAME + PATH_INFO)) return inner(environ, startResponse);
-    const time = new Date();
-    const start = performance.now();
-    let status = 500;
-    let most = Infinity;
-    let bytes = 0;
-    let hasLeft = false;
-    const count = (chunk: Uint8Array) => {
-      bytes = Math.min(bytes + (chunk?.length ?? 0), most);
-      return chunk;
-    };
-    const failed = (error: unknown): never => {
-      hasLeft ||= isDisconnect(error, context);
-      if (bytes === 0) status = errorStatus(error);
-      throw error;
-    };
-    const log = (aborted: boolean) => {
-      if (aborted && bytes === 0) status = 499; // as nginx has it
-      const entry = { time, method, target, status, bytes, duration: performance.now() - start, aborted };
-      const line = format === "json" ? formatJson(environ, entry) : formatCombined(environ, entry);
-      catching<unknown>(() => print(line), (error) => logFailure(environ, error, "Access log")); // the response has nothing to do with it
-    };
-    const isAborted = () => hasLeft || (context?.signal.aborted ?? false);
+    if (skip.includes(environ.SCRIPT_NAME + environ.PATH_INFO)) return inner(environ, startResponse);
+    const request = new LoggedRequest(environ, (entry) => write(formatEntry(environ, entry)));
+    return catching(
+      () => {
+        const result = inner(environ, request.start(startResponse));
+        return mapMaybe(result, (body) => request.watch(body, result instanceof Promise));
+      },
+      (error) => request.fail(error),
+    );
+  };
+}
 
-    const begin: StartResponse = (line, headers, error) => {
-      const write = startResponse(line, headers, error);
-      hasLeft ||= isDisconnect(error, context);
-      status = Number(line.slice(0, 3));
-      most = method === "HEAD" || hasNullBody(line) ? 0 : Number(getHeader(headers, "content-length") ?? Infinity);
+/** One request on its way through the access log. */
+class LoggedRequest implements BodyHooks {
+  readonly #environ: Environ;
+  readonly #write: (entry: LogEntry) => void;
+  readonly #context: FetchContext | undefined;
+  readonly #startedAt = performance.now();
+  readonly #entry: LogEntry;
+  #maxBytes = Infinity;
+  #isDisconnected = false;
+  /** The body, if it is an array and nothing was written before it. */
+  #chunks: Uint8Array[] | undefined;
+  #isSync = false;
+
+  constructor(environ: Environ, write: (entry: LogEntry) => void) {
+    const { REQUEST_METHOD: method, REQUEST_URI: target, "fetch.context": context } = environ;
+    this.#environ = environ;
+    this.#write = write;
+    this.#context = context;
+    this.#entry = { time: new Date(), method, target, status: 500, bytes: 0, duration: 0, aborted: false };
+  }
+
+  start(startResponse: StartResponse): StartResponse {
+    return (status, headers, error) => {
+      const write = startResponse(status, headers, error);
+      this.#isDisconnected ||= isDisconnect(error, this.#context);
+      this.#entry.status = Number(status.slice(0, 3));
+      const hasBody = this.#entry.method !== "HEAD" && !hasNullBody(status);
+      this.#maxBytes = hasBody ? Number(getHeader(headers, "content-length") ?? Infinity) : 0;
       return (chunk) => {
         const sending = write(chunk);
-        count(chunk);
+        this.transform(chunk);
         return sending;
       };
     };
-    const pass = (body: ResponseBody, isLater: boolean) => {
-      if (!isIterableBody(body)) {
-        log(hasLeft); // it will not be closed
-        return body;
-      }
-      const whole = Array.isArray(body) ? body : [];
-      const isAtOnce = Array.isArray(body) && bytes === 0;
-      const close = (inner: () => void | Promise<void>) => {
-        try {
-          return inner();
-        } finally {
-          // Of what was whole at once the signal knows nothing.
-          const aborted = isAtOnce && !isLater ? hasLeft : isAborted();
-          if (!aborted || !isAtOnce) whole.forEach(count);
-          log(aborted);
-        }
-      };
-      return withHooks(body, { transform: count, recover: failed, close });
-    };
-    const call = () => {
-      const result = inner(environ, begin);
-      return mapMaybe(result, (body) => pass(body, result instanceof Promise));
-    };
-    return catching(call, (error) => {
-      try {
-        return failed(error);
-      } finally {
-        log(bytes > 0 ? isAborted() : hasLeft); // before there is an answer the signal is not to be asked for
-      }
-    });
-  };
+  }
+
+  watch(body: ResponseBody, isLater: boolean): ResponseBody {
+    if (!isIterableBody(body)) this.#log(this.#isDisconnected); // it will not be closed
+    else if (Array.isArray(body) && this.#entry.bytes === 0) this.#chunks = body;
+    else if (Array.isArray(body)) body.forEach((chunk) => this.transform(chunk));
+    this.#isSync = !isLater;
+    return withHooks(body, this);
+  }
+
+  /** Logs that there was no response. */
+  fail(error: unknown): never {
+    try {
+      return this.recover(error);
+    } finally {
+      // Before there is a response the signal must not be asked for: reading it has a price.
+      this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
+    }
+  }
+
+  transform(chunk: Uint8Array): Uint8Array {
+    this.#entry.bytes = Math.min(this.#entry.bytes + (chunk?.length ?? 0), this.#maxBytes);
+    return chunk;
+  }
+
+  recover(error: unknown): never {
+    this.#isDisconnected ||= isDisconnect(error, this.#context);
+    if (this.#entry.bytes === 0) this.#entry.status = errorStatus(error);
+    throw error;
+  }
+
+  close(inner: () => void | Promise<void>): void | Promise<void> {
+    try {
+      return inner();
+    } finally {
+      // The signal does not know of a response that was whole at once.
+      const aborted = this.#chunks && this.#isSync ? this.#isDisconnected : this.#isAborted();
+      if (!aborted) this.#chunks?.forEach((chunk) => this.transform(chunk));
+      this.#log(aborted);
+    }
+  }
+
+  #isAborted(): boolean {
+    return this.#isDisconnected || (this.#context?.signal.aborted ?? false);
+  }
+
+  #log(aborted: boolean): void {
+    const entry = this.#entry;
+    entry.aborted = aborted;
+    entry.duration = performance.now() - this.#startedAt;
+    if (aborted && entry.bytes === 0) entry.status = 499; // as nginx logs it
+    // The response does not depend on its log.
+    catching<unknown>(() => this.#write(entry), (error) => logFailure(this.#environ, error, "Access log"));
+  }
 }
 
 /** What is logged of a request. */
@@ -1737,7 +1786,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
     let encoder: Encoder | undefined;
     let declared = Infinity;
     let taken = 0;
-    const change = (head: StartArguments, body?: ResponseBody) => {
+    const change: ChangeResponse = (head, body) => {
       encoder?.close();
       encoder = undefined;
       if (!isCompressible(head)) return undefined;
@@ -1759,7 +1808,8 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       if (holds) return;
       throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${taken}`);
     };
-    const result = deferStart((begin) => inner(environ, begin), startResponse, change);
+    const deferred = new DeferredStart(startResponse, change);
+    const result = mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
     return mapMaybe(result, (body) =>
       Array.isArray(body) ? body : withHooks(body, {
         transform(chunk) {
@@ -1868,7 +1918,7 @@ export function conditional(app: ApplicationLike): Application {
   return (environ, startResponse) => {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
-    return deferStart((begin) => inner(environ, begin), startResponse, (head, body) => {
+    const deferred = new DeferredStart(startResponse, (head, body) => {
       if (!head.status.startsWith("200") || !isChunkArray(body)) return undefined;
       // What answers HEAD without a body has nothing to make a tag of.
       if (
@@ -1883,6 +1933,7 @@ export function conditional(app: ApplicationLike): Application {
       head.headers = notModifiedHeaders(head.headers);
       return withChunks(body, []);
     });
+    return mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
   };
 }
 
@@ -2070,66 +2121,98 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
   const { milliseconds = 30_000 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const controller = new AbortController();
-    const { signal } = controller;
-    const expired = Promise.withResolvers<never>();
-    expired.promise.catch(() => {});
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    let isStarted = false;
-    let isDestroyed = false;
-    let stop: (() => Promise<void>) | undefined;
-    if (environ["fetch.context"]) environ["fetch.context"] = withSignal(environ["fetch.context"], signal);
-    const begin: StartResponse = (status, headers, error) => {
-      signal.throwIfAborted();
-      const write = startResponse(status, headers, error);
-      isStarted = true;
-      clearTimeout(timer);
-      return write;
-    };
-    const failed = (error: unknown) => {
-      clearTimeout(timer);
-      if (!signal.aborted || error !== signal.reason) throw error;
-      isStarted = true;
-      return respondWith(startResponse, "504 Gateway Timeout", [], error);
-    };
-    const failedLate = (error: unknown) => {
-      const isOwn = error === signal.reason || isAbortError(error);
-      if (signal.aborted && !isOwn && !isDestroyed) logFailure(environ, error);
-    };
-    const inTime = async <Value>(value: Promise<Value>) => {
-      value.catch(failedLate);
-      return await Promise.race([value, expired.promise]);
-    };
+    const deadline = new Deadline(environ, startResponse);
+    return catching(
+      () => deadline.watch(inner(environ, deadline.start), milliseconds),
+      (error) => deadline.recover(error),
+    );
+  };
+}
 
-    return catching(() => {
-      const result = inner(environ, begin);
-      if (isStarted || Array.isArray(result)) return result;
-      timer = setTimeout(() => {
-        const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
-        expired.reject(error); // first: what the application makes of the signal comes too late
-        controller.abort(error);
-        stop?.().catch(failedLate);
-      }, Math.min(milliseconds, MAX_DELAY));
-      const returned = Promise.resolve(result);
-      returned.then((body) => void (signal.aborted && cancelBody(body).catch(failedLate)), () => {});
-      return inTime(returned).then((body) => {
-        if (isStarted) return body;
-        const waiting = withHooks(body, {
-          pull(ask, cancel) {
-            stop = cancel;
-            return isStarted ? ask() : inTime(ask());
-          },
-          recover: failed,
-          close(inner) {
-            clearTimeout(timer);
-            isDestroyed = body.close !== undefined; // what was awaited of it then fails, and is no failure
-            return inner();
-          },
-        });
-        if (waiting === body || Array.isArray(body)) clearTimeout(timer);
-        return waiting;
-      });
-    }, failed);
+/** One request, whose response has to be started in time. */
+class Deadline implements BodyHooks {
+  readonly #environ: Environ;
+  readonly #startResponse: StartResponse;
+  readonly #controller = new AbortController();
+  readonly #expired = Promise.withResolvers<never>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isStarted = false;
+  #body: ResponseBody | undefined;
+  #cancel: (() => Promise<void>) | undefined;
+  /** Whether the body has been closed by a method of its own, so that what was still awaited of it may fail. */
+  #isClosed = false;
+
+  constructor(environ: Environ, startResponse: StartResponse) {
+    this.#environ = environ;
+    this.#startResponse = startResponse;
+    this.#expired.promise.catch(() => {});
+    const { "fetch.context": context } = environ;
+    if (context) environ["fetch.context"] = withSignal(context, this.#controller.signal);
+  }
+
+  readonly start: StartResponse = (status, headers, error) => {
+    this.#controller.signal.throwIfAborted();
+    const write = this.#startResponse(status, headers, error);
+    this.#isStarted = true;
+    clearTimeout(this.#timer);
+    return write;
+  };
+
+  /** Waits for the body, and for its chunks, until the response is started or the time is up. */
+  watch(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
+    if (this.#isStarted || Array.isArray(result)) return result;
+    this.#timer = setTimeout(() => this.#expire(milliseconds), Math.min(milliseconds, MAX_DELAY));
+    const returned = Promise.resolve(result);
+    returned.then((body) => {
+      if (this.#controller.signal.aborted) cancelBody(body).catch(this.#onLateError);
+    }, () => {});
+    return this.#orTimeout(returned).then((body) => {
+      if (this.#isStarted) return body;
+      this.#body = body;
+      const hooked = withHooks(body, this);
+      if (hooked === body || Array.isArray(body)) clearTimeout(this.#timer);
+      return hooked;
+    });
+  }
+
+  pull(
+    ask: () => Promise<IteratorResult<Uint8Array>>,
+    cancel: () => Promise<void>,
+  ): Promise<IteratorResult<Uint8Array>> {
+    this.#cancel = cancel;
+    return this.#isStarted ? ask() : this.#orTimeout(ask());
+  }
+
+  recover(error: unknown): ResponseBody {
+    clearTimeout(this.#timer);
+    const { signal } = this.#controller;
+    if (!signal.aborted || error !== signal.reason) throw error;
+    this.#isStarted = true;
+    return respondWith(this.#startResponse, "504 Gateway Timeout", [], error);
+  }
+
+  close(inner: () => void | Promise<void>): void | Promise<void> {
+    clearTimeout(this.#timer);
+    this.#isClosed = this.#body?.close !== undefined;
+    return inner();
+  }
+
+  async #orTimeout<Value>(value: Promise<Value>): Promise<Value> {
+    value.catch(this.#onLateError);
+    return await Promise.race([value, this.#expired.promise]);
+  }
+
+  #expire(milliseconds: number): void {
+    const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
+    this.#expired.reject(error); // before the signal aborts, so that an answer of the application to that is too late
+    this.#controller.abort(error);
+    this.#cancel?.().catch(this.#onLateError);
+  }
+
+  readonly #onLateError = (error: unknown): void => {
+    const { signal } = this.#controller;
+    const isOwn = error === signal.reason || isAbortError(error);
+    if (signal.aborted && !isOwn && !this.#isClosed) logFailure(this.#environ, error);
   };
 }
 
