@@ -45,6 +45,7 @@ import {
   bodyTooLarge,
   checkOptions,
   type ChunkIterator,
+  type ChunkResult,
   EMPTY,
   escapeByte,
   FILE,
@@ -396,9 +397,9 @@ function catching<Result>(
 interface BodyHooks {
   /** Asks the application for a chunk, and waits for it; `cancel` tells it that no more is wanted. */
   pull?(
-    ask: () => Promise<IteratorResult<Uint8Array>>,
+    ask: () => Promise<ChunkResult>,
     cancel: () => Promise<void>,
-  ): Promise<IteratorResult<Uint8Array>>;
+  ): Promise<ChunkResult>;
   /** Gives what is sent in place of a chunk. */
   transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
   /** Gives what is sent after the last chunk. */
@@ -436,7 +437,7 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
     await cancel();
     return END;
   };
-  const pull = async (): Promise<IteratorResult<Uint8Array>> => {
+  const pull = async (): Promise<ChunkResult> => {
     try {
       return await (hooks.pull ? hooks.pull(ask, cancel) : ask());
     } catch (error) {
@@ -447,7 +448,7 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
       return await iterator.next();
     }
   };
-  const next = async (): Promise<IteratorResult<Uint8Array>> => {
+  const next = async (): Promise<ChunkResult> => {
     const step = await pull();
     if (hasEnded) return END;
     try {
@@ -623,13 +624,22 @@ function hasNullBody(status: string): boolean {
   return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
 }
 
-/** The host that the client asked for, with and without its port; nothing if it is none. */
-function requestedHost(
-  { HTTP_HOST, SERVER_NAME }: Environ,
-): { named: string; bare: string; port: string | undefined } | undefined {
-  const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
-  const [, bare, port] = HOST.exec(named) ?? [];
-  return bare !== undefined && isHost(named) ? { named, bare, port: port || undefined } : undefined;
+/** A host in lower case, with and without its port. */
+interface Host {
+  authority: string;
+  name: string;
+  port: string | undefined;
+}
+
+function parseHost(text: string): Host | undefined {
+  const authority = text.toLowerCase();
+  const [, name, port] = HOST.exec(authority) ?? [];
+  return name !== undefined && isHost(authority) ? { authority, name, port: port || undefined } : undefined;
+}
+
+/** The host that the client asked for. */
+function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
+  return parseHost(HTTP_HOST || SERVER_NAME);
 }
 
 /** The weights of what a client accepts: RFC 9110, section 12.4.2. */
@@ -667,11 +677,15 @@ function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
   return tags.trim() !== "*" && !known.includes(getHeader(headers, "etag") ?? "");
 }
 
-/** The time of a date in one of its three forms, or none: RFC 9110, section 5.6.7. */
+// The three forms of a date: RFC 9110, section 5.6.7.
+const IMF_FIXDATE = /^[A-Z][a-z]+, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT$/; // Sun, 06 Nov 1994 08:49:37 GMT
+const RFC850_DATE = /^[A-Z][a-z]+, \d\d-[A-Z][a-z]{2}-\d\d \d\d:\d\d:\d\d GMT$/; // Sunday, 06-Nov-94 08:49:37 GMT
+const ASCTIME_DATE = /^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/; // Sun Nov  6 08:49:37 1994
+
+/** The time of a date, or NaN. */
 function parseHttpDate(date = ""): number {
-  if (/^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/.test(date)) return Date.parse(`${date} GMT`);
-  const isDate = /^[A-Z][a-z]+, \d\d(?: [A-Z][a-z]{2} \d\d|-[A-Z][a-z]{2}-)\d\d \d\d:\d\d:\d\d GMT$/.test(date);
-  return isDate ? Date.parse(date) : NaN;
+  if (ASCTIME_DATE.test(date)) return Date.parse(`${date} GMT`);
+  return IMF_FIXDATE.test(date) || RFC850_DATE.test(date) ? Date.parse(date) : NaN;
 }
 
 /** Begins a 304. It has the headers that a 200 would have, but for those that describe the body. */
@@ -714,17 +728,7 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   if (typeof apps !== "object" || apps === null) {
     throw new TypeError(`Cannot mount ${inspect(apps)}, expected applications`);
   }
-  const routes = Object.entries(apps).map(([key, app]) => {
-    const [, host = "", path] = /^([^/]*\.[^/]*|[^/]*(?=\/))(\/[^?#*]*|)$/.exec(key) ?? [];
-    if (path === undefined || /[^/]\/$|\/\//.test(path) || host !== "" && !HOST.test(host.toLowerCase())) {
-      throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
-    }
-    return {
-      host: host.toLowerCase(),
-      prefix: path === "/" ? "" : percentDecode(toNative(path)),
-      app: application(app),
-    };
-  });
+  const routes = Object.entries(apps).map(([key, app]) => ({ ...parseMountKey(key), app: application(app) }));
   routes.sort((one, other) =>
     Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length ||
     other.host.length - one.host.length
@@ -733,9 +737,9 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   const goesByHost = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
-    const { named, bare } = (goesByHost ? requestedHost(environ) : undefined) ?? {};
+    const { authority, name } = (goesByHost ? requestedHost(environ) : undefined) ?? {};
     for (const { host, prefix, app } of routes) {
-      if (host !== "" && host !== named && host !== bare) continue;
+      if (host !== "" && host !== authority && host !== name) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
       environ.SCRIPT_NAME += prefix;
       environ.PATH_INFO = path.slice(prefix.length);
@@ -743,6 +747,18 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
     }
     return otherwise(environ, startResponse);
   };
+}
+
+/** Splits a key into a host and a prefix, either of which may be empty. */
+function parseMountKey(key: string): { host: string; prefix: string } {
+  const slash = key.includes("/") ? key.indexOf("/") : key.length;
+  const host = key.slice(0, slash).toLowerCase();
+  const path = key.slice(slash);
+  const isMount = host === "" ? path !== "" : HOST.test(host) && (path !== "" || host.includes("."));
+  if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
+    throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
+  }
+  return { host, prefix: path === "/" ? "" : percentDecode(toNative(path)) };
 }
 
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
@@ -1495,6 +1511,24 @@ const REWRITTEN = [
   "wsgi.url_scheme",
 ];
 
+// A pair of Forwarded, which may be empty, and the separator after it: RFC 7239, section 4. A quote that somebody has left
+// open must not swallow what the next proxy has added, so that nothing but a whole value matches.
+const FORWARDED_NAME = TOKEN.source.slice(1, -1); // without ^ and $
+const FORWARDED_VALUE = FORWARDED_NAME.replace("[", "[:[\\]"); // an address may stand without quotes
+const FORWARDED_QUOTED = String.raw`"((?:[^"\\]|\\.)*)"`;
+const FORWARDED_PAIR = new RegExp(
+  String.raw`[ \t]*(?:(${FORWARDED_NAME})=(?:(${FORWARDED_VALUE})|${FORWARDED_QUOTED})[ \t]*)?([;,]|$)`,
+  "gy",
+);
+
+// An address with or without a port, which may be a name that hides it: RFC 7239, section 6.
+const FORWARDED_ADDRESS = /^(?:\[(?<six>.+)\]|(?<four>[^:]+))(?::(?<port>\d{1,5}|_[\w.-]+))?$/;
+
+// Segments of a path: RFC 3986, section 3.3. Control characters may not be escaped either.
+const PATH_PREFIX = /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i;
+// A decoded segment that is empty or leads elsewhere, or the control character DEL.
+const UNSAFE_PREFIX = /\/\.{0,2}(?:\/|$)|\x7f/;
+
 /**
  * Sets right what a proxy in front has changed: the client's address, the scheme, the host and the port that it asked
  * for, and the prefix of the path that the proxy took away.
@@ -1535,90 +1569,103 @@ const REWRITTEN = [
 export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): Application {
   checkOptions(options, PROXY_FIX_OPTIONS);
   const { trust = LOOPBACK, header } = options;
-  const isTrusted = typeof trust === "number" ? undefined : trustCheck(trust);
+  const proxies = typeof trust === "number" ? trust : trustCheck(trust);
   const inner = application(app);
   return (environ, startResponse) => {
-    if (isTrusted && !isTrusted(environ.REMOTE_ADDR)) return inner(environ, startResponse);
+    if (typeof proxies === "function" && !proxies(environ.REMOTE_ADDR)) return inner(environ, startResponse);
     const fields = parseForwarded(environ, header);
-    const senders = fields?.for ?? [];
-    let hops = typeof trust === "number" ? trust : 1;
-    const isProxy = (sender?: { address: string }) => sender && isTrusted?.(sender.address);
-    while (hops < senders.length && isProxy(parseAddress(senders.at(-hops)))) hops++;
-    // Proxies known by address may leave out what others before them have set, but not if they are only counted.
-    const said = (values: ForwardedValues = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
-    const sender = said(senders);
-    const scheme = said(fields?.proto)?.toLowerCase();
-    const host = said(fields?.host) || undefined;
-    const port = said(fields?.port) || undefined;
-    const prefix = said(fields?.prefix)?.replace(/\/$/, "");
-    const asked = requestedHost(host ? { ...environ, HTTP_HOST: host } : environ);
-    const isRight = fields && (!scheme || /^https?$/.test(scheme)) && (!host || asked) && (!port || isPort(port)) &&
-      (!prefix || isPrefix(prefix));
-    if (!isRight) return respondWith(startResponse, "400 Bad Request");
-
-    const before = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
-    environ["proxy_fix.original"] = Object.fromEntries(before);
-    if (sender !== undefined) {
-      const client = parseAddress(sender);
-      delete environ.REMOTE_ADDR;
-      delete environ.REMOTE_PORT;
-      if (client) environ.REMOTE_ADDR = client.address;
-      if (client?.port) environ.REMOTE_PORT = client.port;
-    }
-    if (scheme) {
-      environ["wsgi.url_scheme"] = scheme;
-      if (scheme === "https") environ.HTTPS = "on";
-      else delete environ.HTTPS;
-    }
-    if (asked && (host || port)) {
-      const usual = defaultPort(environ["wsgi.url_scheme"]);
-      environ.SERVER_NAME = asked.bare;
-      environ.SERVER_PORT = port ?? asked.port ?? usual;
-      environ.HTTP_HOST = asked.bare + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
-    }
-    if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
+    const forwarded = fields && pickForwarded(fields, proxies);
+    if (!forwarded) return respondWith(startResponse, "400 Bad Request");
+    applyForwarded(environ, forwarded);
     return inner(environ, startResponse);
   };
 }
 
-/** What the proxies have said of one thing, each a value, the last proxy's last. */
-type ForwardedValues = (string | undefined)[];
+/** Picks the values of the outermost trusted proxy, by number or by address; undefined if one of them is invalid. */
+function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
+  const isCounted = typeof proxies === "number";
+  const clients = fields.for ?? [];
+  let hops = isCounted ? proxies : 1;
+  const isProxy = (client = parseAddress(clients.at(-hops))) => !isCounted && client && proxies(client.address);
+  while (hops < clients.length && isProxy()) hops++;
+  // Proxies known by address may leave out what others before them have set, but not if they are only counted.
+  const pick = (values: ForwardedValues = []) => values.at(isCounted ? -hops : -Math.min(hops, values.length));
 
-/** Reads the headers of one kind, by the names of RFC 7239; nothing if they cannot be read. */
-function parseForwarded(
-  environ: Environ,
-  header: ProxyFixOptions["header"],
-): Partial<Record<string, ForwardedValues>> | undefined {
-  const fields: Partial<Record<string, ForwardedValues>> = {};
-  for (const field of ["for", "proto", "host", "port", "prefix"]) {
-    const value = environ[`HTTP_X_FORWARDED_${field.toUpperCase()}`];
-    if (typeof value === "string") fields[field] = value.split(",").map((part) => part.trim());
+  const scheme = pick(fields.proto)?.toLowerCase();
+  const authority = pick(fields.host);
+  const host = authority ? parseHost(authority) : undefined;
+  const port = pick(fields.port);
+  const prefix = pick(fields.prefix)?.replace(/\/$/, "");
+  const isValid = (!scheme || /^https?$/.test(scheme)) && (!authority || host) && (!port || isPort(port)) &&
+    (!prefix || isPrefix(prefix));
+  return isValid ? { client: pick(clients), scheme, host, port, prefix } : undefined;
+}
+
+type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
+
+/** Changes the environ to what the client asked for, and keeps what was there before. */
+function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
+  const original = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
+  environ["proxy_fix.original"] = Object.fromEntries(original);
+  if (client !== undefined) {
+    const peer = parseAddress(client);
+    delete environ.REMOTE_ADDR;
+    delete environ.REMOTE_PORT;
+    if (peer) environ.REMOTE_ADDR = peer.address;
+    if (peer?.port) environ.REMOTE_PORT = peer.port;
   }
-  const hasNone = Object.keys(fields).length === 0;
-  if (header === "X-Forwarded-For" || !header && !hasNone) return fields;
-  const text = environ.HTTP_FORWARDED;
-  if (text === undefined) return {};
-  // A quote that somebody has left open must not swallow what the next proxy has added: it cannot be read at all.
-  const pair = /[ \t]*(?:([\w!#$%&'*+.^`|~-]+)=(?:([\w!#$%&'*+.^`|~:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*)?([;,]|$)/y;
+  if (scheme) {
+    environ["wsgi.url_scheme"] = scheme;
+    if (scheme === "https") environ.HTTPS = "on";
+    else delete environ.HTTPS;
+  }
+  const asked = host ?? (port ? requestedHost(environ) : undefined);
+  if (asked) {
+    const usual = defaultPort(environ["wsgi.url_scheme"]);
+    environ.SERVER_NAME = asked.name;
+    environ.SERVER_PORT = port || asked.port || usual;
+    environ.HTTP_HOST = asked.name + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
+  }
+  if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
+}
+
+/** What the proxies say of one thing, one value each, that of the last proxy last. */
+type ForwardedValues = (string | undefined)[];
+type ForwardedFields = Partial<Record<string, ForwardedValues>>;
+
+/** Reads the headers of one kind, by the names of RFC 7239; undefined if they cannot be read. */
+function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): ForwardedFields | undefined {
+  const fields: ForwardedFields = {};
+  for (const name of ["for", "proto", "host", "port", "prefix"]) {
+    const value = environ[`HTTP_X_FORWARDED_${name.toUpperCase()}`];
+    if (typeof value === "string") fields[name] = value.split(",").map((part) => part.trim());
+  }
+  const isFound = Object.keys(fields).length > 0;
+  if (header === "X-Forwarded-For" || !header && isFound) return fields;
+  if (environ.HTTP_FORWARDED === undefined) return {};
+
   const hops = [new Map<string, string>()];
-  for (let separator = ";"; separator !== "";) {
-    const [, name, token, quoted = "", end] = pair.exec(text) ?? [];
+  let separator: string | undefined;
+  for (const [, name = "", token, quoted = "", end] of environ.HTTP_FORWARDED.matchAll(FORWARDED_PAIR)) {
     const hop = hops.at(-1)!;
-    if (end === undefined || name && hop.has(name.toLowerCase())) return undefined;
-    if (name) hop.set(name.toLowerCase(), token ?? quoted.replace(/\\(.)/g, "$1"));
-    separator = end;
+    const key = name.toLowerCase();
+    if (hop.has(key)) return undefined;
+    if (key) hop.set(key, token ?? quoted.replace(/\\(.)/g, "$1"));
     if (end === ",") hops.push(new Map());
+    separator = end;
+    if (end === "") break;
   }
+  if (separator !== "") return undefined;
   return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop.get(name))]));
 }
 
-/** Reads the address of a client, with or without a port; nothing for `unknown` and what else is none. */
+/** Reads the address of a client, with or without a port; undefined for `unknown` and everything else. */
 function parseAddress(text = ""): { address: string; port: string | undefined } | undefined {
   const { isIP } = process.getBuiltinModule("node:net");
   if (isIP(text)) return { address: text, port: undefined };
-  const [, six, four, port = ""] = /^(?:\[(.+)\]|([^:]+))(?::(\d{1,5}|_[\w.-]+))?$/.exec(text) ?? [];
+  const { six, four, port } = FORWARDED_ADDRESS.exec(text)?.groups ?? {};
   const address = six ?? four ?? "";
-  const isHidden = port === "" || port.startsWith("_"); // RFC 7239, section 6.3
+  const isHidden = port === undefined || port.startsWith("_");
   if (isIP(address) !== (six ? 6 : 4) || !isHidden && !isPort(port)) return undefined;
   return { address, port: isHidden ? undefined : port };
 }
@@ -1627,14 +1674,15 @@ function isPort(text: string): boolean {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
 }
 
-/** Whether a prefix is a path that stays what it is when it is decoded. */
+/** Whether a prefix is a path that stays the same when it is decoded. */
 function isPrefix(prefix: string): boolean {
-  return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
-    !/\/\.{0,2}(?:\/|$)|\x7f/.test(percentDecode(prefix));
+  return PATH_PREFIX.test(prefix) && !UNSAFE_PREFIX.test(percentDecode(prefix));
 }
 
+type TrustCheck = (address: string | undefined) => boolean;
+
 /** Makes a test of whether a peer is trusted. */
-function trustCheck(list: string[]): (address: string | undefined) => boolean {
+function trustCheck(list: string[]): TrustCheck {
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
   const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
@@ -1704,10 +1752,10 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
   }
   const inner = application(app);
   return (environ, startResponse) => {
-    const { named, bare } = requestedHost(environ) ?? {};
+    const { authority, name } = requestedHost(environ) ?? {};
     const isTrusted = (host: string) =>
-      host === named || host === bare || host.startsWith(".") && `.${bare}`.endsWith(host);
-    return named && hosts.some(isTrusted)
+      host === authority || host === name || host.startsWith(".") && `.${name}`.endsWith(host);
+    return authority && hosts.some(isTrusted)
       ? inner(environ, startResponse)
       : respondWith(startResponse, "400 Bad Request");
   };
@@ -1738,9 +1786,13 @@ export interface CompressOptions {
 
 const COMPRESS_OPTIONS: OptionChecks<CompressOptions> = { threshold: [isNotNegative, "a number of bytes"] };
 
-// Media types that are text of some kind; what is none has mostly been compressed by those who made it.
-const COMPRESSIBLE =
-  /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
+// Text of some kind. Other data has mostly been compressed by those who made it.
+const COMPRESSIBLE = [
+  /^text\//i,
+  /^image\/(?:svg\+xml|x-icon|bmp)/i,
+  /^font\/(?:ttf|otf)/i,
+  /^application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b/i,
+];
 // What is not true any more of a body that has been compressed.
 const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
 
@@ -1835,10 +1887,11 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
 /** Whether a response may be compressed, or has been asked for in place of one that may. */
 function isCompressible({ status, headers }: StartArguments): boolean {
   if (status.startsWith("304")) return true; // of what type it would be is not said
+  const type = getHeader(headers, "content-type")?.trimStart() ?? "";
   return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
     (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
     !/\bno-transform\b/i.test(getHeader(headers, "cache-control") ?? "") &&
-    COMPRESSIBLE.test(getHeader(headers, "content-type") ?? "");
+    COMPRESSIBLE.some((pattern) => pattern.test(type));
 }
 
 /** Compresses a body that exists whole. */
@@ -2176,9 +2229,9 @@ class Deadline implements BodyHooks {
   }
 
   pull(
-    ask: () => Promise<IteratorResult<Uint8Array>>,
+    ask: () => Promise<ChunkResult>,
     cancel: () => Promise<void>,
-  ): Promise<IteratorResult<Uint8Array>> {
+  ): Promise<ChunkResult> {
     this.#cancel = cancel;
     return this.#isStarted ? ask() : this.#orTimeout(ask());
   }
@@ -2889,7 +2942,7 @@ class RequestCheck implements BodyHooks {
     });
   }
 
-  async pull(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
+  async pull(ask: () => Promise<ChunkResult>): Promise<ChunkResult> {
     this.#asked++;
     if (this.closed) this.fail("outside", "details", "a chunk was asked for after close", "close to come last");
     if (this.#isAwaited) {
