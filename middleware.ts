@@ -829,6 +829,9 @@ const TYPES: Record<string, string> = {
   m4a: "audio/mp4", ogg: "audio/ogg", wav: "audio/wav", mp4: "video/mp4", webm: "video/webm",
 };
 
+// The compressed variants of a file, by content coding.
+const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["gzip", ".gz"]];
+
 /**
  * Serves the files of a folder, to GET and HEAD.
  *
@@ -859,48 +862,68 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   checkOptions(options, FILES_OPTIONS);
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
-  const { find: resolve, open } = pathResolver(root, dotFiles);
+  const folder = new Folder(root, dotFiles);
+
+  /** Finds the file of a path, its compressed variants and the one to send. */
+  const select = async (path: string, environ: Environ): Promise<Selection | "folder" | undefined> => {
+    let file = await folder.resolve(path);
+    if (file?.isFolder) {
+      if (!path.endsWith("/")) return "folder";
+      path += index;
+      file = await folder.resolve(path);
+    }
+    if (!file?.isFile) return undefined;
+    const variants = new Map<string, ResolvedPath>();
+    for (const [coding, suffix] of precompressed ? VARIANTS : []) {
+      const variant = await folder.resolve(path + suffix);
+      if (variant?.isFile) variants.set(coding, variant);
+    }
+    const [coding = ""] = acceptedEncodings(environ, [...variants.keys()]);
+    return { path, file: variants.get(coding) ?? file, coding, hasVariants: variants.size > 0 };
+  };
+
+  /** Opens it. One that is replaced meanwhile is looked up again, and one that never stays the same does not exist. */
+  const open = async (path: string, environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const selection = await select(path, environ);
+      if (!selection || selection === "folder") return selection;
+      const opened = await folder.open(selection.file);
+      if (opened === null) return undefined;
+      if (opened) return { ...selection, ...opened };
+    }
+    return undefined;
+  };
+
+  const headersOf = ({ path, coding, hasVariants, stats }: Selection & OpenFile): HeaderList => {
+    const { size, mtime } = stats; // of what is open now, whatever was there before
+    const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
+    const headers: HeaderList = [
+      ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
+      ["Cache-Control", cacheControl],
+      ["Accept-Ranges", "bytes"],
+      ["Last-Modified", new Date(Math.min(mtime.getTime(), Date.now())).toUTCString()],
+      ["ETag", `"${mtime.getTime().toString(16)}-${size.toString(16)}${coding && `-${coding}`}"`],
+    ];
+    if (coding) headers.push(["Content-Encoding", coding]);
+    if (hasVariants) headers.push(["Vary", "Accept-Encoding"]);
+    return headers;
+  };
+
   return async (environ, startResponse) => {
-    const isGet = environ.REQUEST_METHOD === "GET";
-    if (!isGet && environ.REQUEST_METHOD !== "HEAD") {
+    const { REQUEST_METHOD: method, PATH_INFO } = environ;
+    if (method !== "GET" && method !== "HEAD") {
       return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
     }
-    let path = safePath(environ.PATH_INFO, dotFiles);
-    if (path === undefined) return notFound(environ, startResponse);
-    const twins = new Map<string, Found | undefined>();
-    let coding: string | undefined;
-    let opened: Opened | null | undefined;
-    // A file may be replaced meanwhile, which is looked up again. One that never stays the same is not there.
-    for (let attempt = 0; opened === undefined && attempt < 10; attempt++) {
-      let file = await resolve(path);
-      if (file?.isFolder) {
-        if (!path.endsWith("/")) {
-          return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
-        }
-        path += index;
-        file = await resolve(path);
-      }
-      if (!file?.isFile) break;
-      if (precompressed) twins.set("br", await resolve(`${path}.br`)).set("gzip", await resolve(`${path}.gz`));
-      coding = acceptedEncodings(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
-      opened = await open((coding ? twins.get(coding) : undefined) ?? file);
-    }
+    const path = safePath(PATH_INFO, dotFiles);
+    const opened = path === undefined ? undefined : await open(path, environ);
     if (!opened) return notFound(environ, startResponse);
-    const { handle, stats: { size: bytes, mtime } } = opened; // of what is open now, whatever was there before
+    if (opened === "folder") {
+      return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
+    }
+    const { handle, stats } = opened;
     try {
-      const size = Number(bytes);
-      const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
-      const headers: HeaderList = [
-        ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
-        ["Cache-Control", cacheControl],
-        ["Accept-Ranges", "bytes"],
-        ["Last-Modified", new Date(Math.min(mtime.getTime(), Date.now())).toUTCString()],
-        ["ETag", `"${mtime.getTime().toString(16)}-${size.toString(16)}${coding ? `-${coding}` : ""}"`],
-      ];
-      if (coding) headers.push(["Content-Encoding", coding]);
-      if ([...twins.values()].some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
-      const pieces = startFileResponse(environ, startResponse, headers, size);
-      const body = isGet ? pieces : [];
+      const parts = startFileResponse(environ, startResponse, headersOf(opened), Number(stats.size));
+      const body = method === "GET" ? parts : [];
       if (!isChunkArray(body)) return environ["wsgi.file_wrapper"](new PartsReader(handle, body));
       await handle.close();
       return body;
@@ -911,102 +934,131 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   };
 }
 
-/** What a path of the root stands for. */
-interface Found {
+/** A file to send. */
+interface Selection {
+  /** The path that was asked for, of the index file for a folder. */
+  path: string;
+  /** The file itself, or a compressed variant of it. */
+  file: ResolvedPath;
+  /** The content coding of the variant, or "". */
+  coding: string;
+  hasVariants: boolean;
+}
+
+/** A path of the root, resolved. */
+interface ResolvedPath {
   /** The path without links. */
   real: string;
   isFolder: boolean;
   isFile: boolean;
-  /** Which folders lead to it, when something was last put into or taken out of each of them, and which file it is. */
+  /** The folders that lead to it, with the time of the last change in each of them, and the identity of the file. */
   trail: string;
   /** Whether one of the folders was changed just now. */
   isFresh: boolean;
 }
 
-/** A file that is open. */
-interface Opened {
+interface OpenFile {
   handle: FileHandle;
   stats: BigIntStats;
 }
 
 /**
- * Makes functions that find out what a path stands for, if that is inside the root, and open just that.
+ * A folder to serve: resolves paths inside it, and opens just what it has resolved.
  *
- * Whoever may write inside the root can put a link in the place of a file or of a folder at any moment, and take it away
- * again, so that no look at a path tells where it led when the file was opened. But every such change marks the folder
- * in which it was made. A file whose folders are all the same, none of them a link, and unchanged from before to after
- * it was opened, was opened inside the root.
+ * Somebody who may write inside the folder can put a link in the place of a file or of a folder at any moment, and take
+ * it away again, so that no look at a path tells where it led when the file was opened. But every such change marks the
+ * folder in which it was made. If all folders on the way to a file are the same before and after it was opened, none of
+ * them a link and none changed, then the file was opened inside the root.
  */
-function pathResolver(root: string | URL, dotFiles: boolean) {
-  const fs = process.getBuiltinModule("node:fs");
-  const { isAbsolute, join, relative, sep } = process.getBuiltinModule("node:path");
-  let base: string;
-  try {
-    if (root === "") throw new TypeError("The path is empty"); // for Bun it is the working folder
-    base = fs.realpathSync(root);
-    fs.readdirSync(base);
-  } catch (cause) {
-    throw new Error(`Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`, { cause });
-  }
-  // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO.
-  const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof fs.constants> = fs.constants; // not on Windows
-  const flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
-  const statsOf = (path: string) => fs.lstatSync(path, { bigint: true });
-  const markOf = ({ dev, ino }: BigIntStats) => `${dev}:${ino}`;
+class Folder {
+  readonly #fs = process.getBuiltinModule("node:fs");
+  readonly #path = process.getBuiltinModule("node:path");
+  readonly #root: string;
+  readonly #dotFiles: boolean;
+  readonly #flags: number;
 
-  /** Looks at a path without links, unless there is a link in it by now. */
-  const follow = (real: string) => {
-    const now = Date.now();
-    let path = base;
-    let trail = "";
-    let isFresh = false;
-    for (const segment of relative(base, real).split(sep).filter((segment) => segment !== "")) {
-      const folder = statsOf(path);
-      if (!folder.isDirectory()) return undefined;
-      trail += ` ${markOf(folder)}:${folder.mtimeNs}:${folder.ctimeNs}`;
-      isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
-      path = join(path, segment);
+  constructor(root: string | URL, dotFiles: boolean) {
+    try {
+      if (root === "") throw new TypeError("The path is empty"); // Bun takes it for the working folder
+      this.#root = this.#fs.realpathSync(root);
+      this.#fs.readdirSync(this.#root);
+    } catch (cause) {
+      throw new Error(`Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`, {
+        cause,
+      });
     }
-    const stats = statsOf(path);
-    return stats.isSymbolicLink() ? undefined : { stats, trail: `${trail} ${markOf(stats)}`, isFresh };
-  };
+    this.#dotFiles = dotFiles;
+    // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO. Windows
+    // has only the first of these flags.
+    const { constants } = this.#fs;
+    const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
+    this.#flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
+  }
 
-  const find = async (path: string): Promise<Found | undefined> => {
-    const real = await fs.promises.realpath(base + path);
-    const inside = relative(base, real);
+  /** Finds out what a path stands for, if that is inside the folder. */
+  resolve(path: string): Promise<ResolvedPath | undefined> {
+    return orUndefined(this.#resolve(path));
+  }
+
+  async #resolve(path: string): Promise<ResolvedPath | undefined> {
+    const { isAbsolute, relative, sep } = this.#path;
+    const real = await this.#fs.promises.realpath(this.#root + path);
+    const inside = relative(this.#root, real);
     const segments = inside.split(sep);
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
-    if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
-    const found = follow(real);
-    if (!found) return undefined;
-    const { stats, trail, isFresh } = found;
+    if (!this.#dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
+    const traced = this.#trace(real);
+    if (!traced) return undefined;
+    const { stats, trail, isFresh } = traced;
     return { real, trail, isFresh, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
-  };
+  }
 
-  const open = async ({ real, trail, isFresh }: Found): Promise<Opened | null | undefined> => {
-    const handle = await orUndefined(fs.promises.open(real, flags));
+  /** Opens a file: undefined if it has been replaced since it was resolved, null if it cannot be opened. */
+  async open({ real, trail, isFresh }: ResolvedPath): Promise<OpenFile | null | undefined> {
+    const handle = await orUndefined(this.#fs.promises.open(real, this.#flags));
     // A second change in the same moment leaves no mark where times are coarse: in Deno 2.9.6 a second, in Linux before
     // 6.13 up to 10 ms. Nobody hits the right moment to make one, and to take it back, for so many looks.
     let looks = isFresh ? 16 : 1;
-    while (looks > 0 && safely(() => follow(real)?.trail, undefined) === trail) looks--;
+    while (looks > 0 && safely(() => this.#trace(real)?.trail, undefined) === trail) looks--;
     const isSame = looks === 0;
-    const stats = handle && fs.fstatSync(handle.fd, { bigint: true });
+    const stats = handle && this.#fs.fstatSync(handle.fd, { bigint: true });
     if (isSame && !handle) return null;
-    if (isSame && stats && trail.endsWith(` ${markOf(stats)}`)) return { handle, stats };
+    if (isSame && stats && trail.endsWith(` ${identify(stats)}`)) return { handle, stats };
     await handle?.close();
     return undefined;
-  };
-  return { find: (path: string) => orUndefined(find(path)), open };
+  }
+
+  /** Looks at a path without links, and at the folders that lead to it; undefined if there is a link by now. */
+  #trace(real: string): { stats: BigIntStats; trail: string; isFresh: boolean } | undefined {
+    const { join, relative, sep } = this.#path;
+    const now = Date.now();
+    let path = this.#root;
+    let trail = "";
+    let isFresh = false;
+    for (const segment of relative(path, real).split(sep).filter((segment) => segment !== "")) {
+      const folder = this.#fs.lstatSync(path, { bigint: true });
+      if (!folder.isDirectory()) return undefined;
+      trail += ` ${identify(folder)}:${folder.mtimeNs}:${folder.ctimeNs}`;
+      isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
+      path = join(path, segment);
+    }
+    const stats = this.#fs.lstatSync(path, { bigint: true });
+    return stats.isSymbolicLink() ? undefined : { stats, trail: `${trail} ${identify(stats)}`, isFresh };
+  }
 }
 
-/** Gives what a promise comes to, or nothing where there is no file that can be read. */
+/** What a file is known by, whatever its path. */
+function identify({ dev, ino }: BigIntStats): string {
+  return `${dev}:${ino}`;
+}
+
+/** Waits for a promise; undefined where there is no file that can be read. */
 async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | undefined> {
   try {
     return await promise;
   } catch (error) {
-    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test((error as { code?: string }).code ?? "")) {
-      return undefined;
-    }
+    const { code = "" } = error as { code?: string };
+    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test(code)) return undefined;
     throw error;
   }
 }
@@ -1025,21 +1077,27 @@ function withTrailingSlash({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): s
   return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
 }
 
-/** A part of a body: bytes as they are, or those of the file from one position to another. */
-type BodyPart = Uint8Array | { at: number; end: number };
+/** Bytes of a file, from `start` on up to, but without, `end`. */
+interface ByteRange {
+  start: number;
+  end: number;
+}
 
-/** Begins what is answered about a file: all of it, some of it, or that the client has no need of it. */
+/** A part of a body: bytes as they are, or a range of the file. */
+type BodyPart = Uint8Array | ByteRange;
+
+/** Starts the response about a file: all of it, some of it, or that the client needs nothing of it. */
 function startFileResponse(
   environ: Environ,
   startResponse: StartResponse,
   headers: HeaderList,
   size: number,
 ): BodyPart[] {
-  const send = (status: string, headers: HeaderList, pieces: BodyPart[]) => {
+  const send = (status: string, headers: HeaderList, parts: BodyPart[]) => {
     let length = 0;
-    for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
+    for (const part of parts) length += part instanceof Uint8Array ? part.length : part.end - part.start;
     startResponse(status, [...headers, ["Content-Length", String(length)]]);
-    return pieces;
+    return parts;
   };
   if (failsPrecondition(environ, headers)) return respondWith(startResponse, "412 Precondition Failed");
   if (isFresh(environ, headers)) {
@@ -1047,66 +1105,66 @@ function startFileResponse(
     return [];
   }
   const ranges = parseRange(environ, headers, size);
-  if (!ranges) return send("200 OK", headers, [{ at: 0, end: size }]);
-  const saying = ({ at, end }: { at: number; end: number }) => `bytes ${at}-${end - 1}/${size}`;
+  if (!ranges) return send("200 OK", headers, [{ start: 0, end: size }]);
+  const contentRange = ({ start, end }: ByteRange) => `bytes ${start}-${end - 1}/${size}`;
   const [first, second] = ranges;
   if (!first) return respondWith(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
-  if (!second) return send("206 Partial Content", [...headers, ["Content-Range", saying(first)]], [first]);
+  if (!second) return send("206 Partial Content", [...headers, ["Content-Range", contentRange(first)]], [first]);
   const boundary = crypto.randomUUID();
   const type = getHeader(headers, "content-type");
   const parts = ranges.flatMap((range) => {
-    const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${saying(range)}\r\n\r\n`;
+    const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${contentRange(range)}\r\n\r\n`;
     return [ENCODER.encode(head), range];
   });
-  const typed = setHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
-  return send("206 Partial Content", typed, [...parts, ENCODER.encode(`\r\n--${boundary}--\r\n`)]);
+  const multipart = setHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
+  return send("206 Partial Content", multipart, [...parts, ENCODER.encode(`\r\n--${boundary}--\r\n`)]);
 }
 
 /**
- * Reads a Range: none that can be satisfied is an empty array, and one that does not hold is nothing.
+ * Reads a Range: an empty array if no range can be satisfied, undefined if the header is to be ignored.
  *
- * Many ranges, or such as repeat the file, only serve to make a server work. RFC 9110, sections 13.1.5 and 14.2.
+ * Many or overlapping ranges are a denial-of-service vector. RFC 9110, sections 13.1.5 and 14.2.
  */
-function parseRange(environ: Environ, headers: HeaderList, size: number): { at: number; end: number }[] | undefined {
+function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRange[] | undefined {
   const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
-  const isMeant = validator === undefined ||
+  const isCurrent = validator === undefined ||
     ["etag", "last-modified"].some((name) => validator === getHeader(headers, name));
   const specs = /^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1]?.split(",");
-  if (REQUEST_METHOD !== "GET" || !isMeant || !specs || specs.length > 16) return undefined;
-  const ranges: { at: number; end: number }[] = [];
+  if (REQUEST_METHOD !== "GET" || !isCurrent || !specs || specs.length > 16) return undefined;
+  const ranges: ByteRange[] = [];
   let sum = 0;
   for (const spec of specs) {
     const [, first = "", last = ""] = /^(\d*)-(\d*)$/.exec(spec.trim()) ?? [];
     if (first + last === "" || first !== "" && last !== "" && Number(last) < Number(first)) return undefined;
-    const at = first === "" ? Math.max(size - Number(last), 0) : Number(first);
+    const start = first === "" ? Math.max(size - Number(last), 0) : Number(first);
     const end = first === "" || last === "" ? size : Math.min(Number(last) + 1, size);
-    if (at < end) ranges.push({ at, end });
-    sum += Math.max(end - at, 0);
+    if (start < end) ranges.push({ start, end });
+    sum += Math.max(end - start, 0);
   }
   return sum > size ? undefined : ranges;
 }
 
-/** A file for `wsgi.file_wrapper`, of which some pieces are read. */
+/** A file for `wsgi.file_wrapper`, which gives the parts of a body. */
 class PartsReader {
   readonly #handle: FileHandle;
-  readonly #pieces: BodyPart[];
+  readonly #parts: BodyPart[];
 
-  constructor(handle: FileHandle, pieces: BodyPart[]) {
+  constructor(handle: FileHandle, parts: BodyPart[]) {
     this.#handle = handle;
-    this.#pieces = pieces;
+    this.#parts = parts;
   }
 
   async read(size: number): Promise<Uint8Array> {
-    const [piece] = this.#pieces;
-    if (!piece) return EMPTY;
-    if (piece instanceof Uint8Array) {
-      this.#pieces.splice(0, 1, ...piece.length > size ? [piece.subarray(size)] : []);
-      return piece.subarray(0, size);
+    const [part] = this.#parts;
+    if (!part) return EMPTY;
+    if (part instanceof Uint8Array) {
+      this.#parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
+      return part.subarray(0, size);
     }
-    const block = new Uint8Array(Math.min(size, piece.end - piece.at));
-    const { bytesRead } = await this.#handle.read(block, 0, block.length, piece.at);
-    piece.at += bytesRead;
-    if (piece.at === piece.end) this.#pieces.shift();
+    const block = new Uint8Array(Math.min(size, part.end - part.start));
+    const { bytesRead } = await this.#handle.read(block, 0, block.length, part.start);
+    part.start += bytesRead;
+    if (part.start === part.end) this.#parts.shift();
     return block.subarray(0, bytesRead);
   }
 
@@ -1586,8 +1644,11 @@ function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
   const isCounted = typeof proxies === "number";
   const clients = fields.for ?? [];
   let hops = isCounted ? proxies : 1;
-  const isProxy = (client = parseAddress(clients.at(-hops))) => !isCounted && client && proxies(client.address);
-  while (hops < clients.length && isProxy()) hops++;
+  const isProxy = (client: string | undefined) => {
+    const peer = parseAddress(client);
+    return !isCounted && peer !== undefined && proxies(peer.address);
+  };
+  while (hops < clients.length && isProxy(clients.at(-hops))) hops++;
   // Proxies known by address may leave out what others before them have set, but not if they are only counted.
   const pick = (values: ForwardedValues = []) => values.at(isCounted ? -hops : -Math.min(hops, values.length));
 
