@@ -1,9 +1,8 @@
 /**
- * What stands between server and application: a validator of the interface, the middleware that people expect, and the
- * helpers that an application shares with them.
+ * Middleware, a validator of the interface, and the helpers that applications and middleware share.
  *
- * Every middleware is a plain function `name(app, options?)` that gives back an application. It holds back no chunk of a
- * stream, calls the inner `close` once, and leaves alone what it has nothing to do with.
+ * Every middleware is a plain function `name(app, options?)` that returns an application. It never delays a chunk of a
+ * stream, calls the inner `close` once, and does not touch what is not its business.
  *
  * @example
  * ```ts
@@ -91,7 +90,7 @@ import {
  */
 export interface RequestUriOptions {
   /**
-   * Whether the query is a part of it.
+   * Whether the address includes the query.
    *
    * @default {true}
    */
@@ -101,14 +100,14 @@ export interface RequestUriOptions {
 const REQUEST_URI_OPTIONS: OptionChecks<RequestUriOptions> = { includeQuery: [isBoolean, "true or false"] };
 
 /**
- * The whole address of the request, as `wsgiref.util.request_uri` in Python.
+ * Returns the address of the request, as Python's `wsgiref.util.request_uri`.
  *
  * PEP 3333, "URL Reconstruction".
  *
- * @throws {TypeError} When an option does not exist or is not what it should be.
+ * @throws {TypeError} When an option is unknown or invalid.
  *
  * @param environ The environ.
- * @param options Whether with the query.
+ * @param options Whether to include the query.
  * @returns The address.
  *
  * @example
@@ -129,7 +128,7 @@ export function requestUri(environ: Environ, options: RequestUriOptions = {}): s
 }
 
 /**
- * The address of the application, without PATH_INFO and query, as `wsgiref.util.application_uri` in Python.
+ * Returns the address of the application, without PATH_INFO and query, as Python's `wsgiref.util.application_uri`.
  *
  * PEP 3333, "URL Reconstruction".
  *
@@ -152,13 +151,13 @@ export function applicationUri(environ: Environ): string {
 }
 
 /**
- * Moves one segment from PATH_INFO to SCRIPT_NAME, as `wsgiref.util.shift_path_info` in Python.
+ * Moves one segment from PATH_INFO to SCRIPT_NAME, as Python's `wsgiref.util.shift_path_info`.
  *
- * Empty segments and those of one dot are dropped on the way; two dots take a segment away from SCRIPT_NAME, as they do
- * in Python: compare what you get before you trust it.
+ * Empty segments and `.` are dropped. A segment `..` removes one from SCRIPT_NAME, as in Python, so check the result
+ * before you trust it.
  *
  * @param environ The environ, which is changed.
- * @returns The segment, empty for a slash at the end of the path, or `null` when nothing is left.
+ * @returns The segment, which is empty for a slash at the end of the path, or `null` if nothing is left.
  *
  * @example
  * ```ts
@@ -175,22 +174,22 @@ export function shiftPathInfo(environ: Environ): string | null {
   const [first = "", ...rest] = environ.PATH_INFO.split("/");
   const last = rest.pop();
   if (last === undefined) return null;
-  const [name = "", ...left] = [...rest.filter((segment) => segment !== "" && segment !== "."), last];
+  const [name = "", ...remaining] = [...rest.filter((segment) => segment !== "" && segment !== "."), last];
   const script: string[] = [];
   for (const segment of `${environ.SCRIPT_NAME}/${name}`.split("/")) {
     if (segment === "..") script.pop();
     else if (segment !== "" && segment !== ".") script.push(`/${segment}`);
   }
   environ.SCRIPT_NAME = script.join("") + (name === "" ? "/" : "");
-  environ.PATH_INFO = [first, ...left].join("/");
+  environ.PATH_INFO = [first, ...remaining].join("/");
   return name === "." ? null : name;
 }
 
 /**
- * Guesses the scheme by the variable HTTPS, as `wsgiref.util.guess_scheme` in Python.
+ * Guesses the scheme from the variable HTTPS, as Python's `wsgiref.util.guess_scheme`.
  *
  * @param environ The environ, or a part of one.
- * @returns `"https"` when HTTPS is `"on"`, `"yes"` or `"1"`, else `"http"`.
+ * @returns `"https"` if HTTPS is `"on"`, `"yes"` or `"1"`, else `"http"`.
  *
  * @example
  * ```ts
@@ -205,10 +204,10 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
 }
 
 /**
- * Makes an environ for tests, as `wsgiref.util.setup_testing_defaults` in Python, with all that is always present.
+ * Makes an environ for tests, with every required variable, as Python's `wsgiref.util.setup_testing_defaults`.
  *
- * @param overrides What should be different, or added.
- * @returns A new environ: a GET for `/` on 127.0.0.1 without a body, if nothing else is said.
+ * @param overrides Variables to replace or to add.
+ * @returns A new environ: by default that of a GET for `/` on 127.0.0.1, without a body.
  *
  * @example
  * ```ts
@@ -242,13 +241,13 @@ function defaultPort(scheme: string): string {
   return scheme === "https" ? "443" : "80";
 }
 
-/** Percent-encodes bytes, each a character, as Python's `quote`: all but letters, digits, `_.-~/` and what is kept. */
-function quote(bytes: string, kept = ""): string {
+/** Percent-encodes all bytes but letters, digits, `_.-~/` and those of `safe`, as Python's `urllib.parse.quote`. */
+function quote(bytes: string, safe = ""): string {
   return bytes.replace(
     /[^\w.~/-]/g,
     (byte) => {
       if (byte > "\xff") throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
-      return kept.includes(byte) ? byte : escapeByte(byte);
+      return safe.includes(byte) ? byte : escapeByte(byte);
     },
   );
 }
@@ -258,13 +257,13 @@ function quote(bytes: string, kept = ""): string {
 // #region Pipeline
 
 /**
- * Puts an application into a stack of middleware, of which the first given is the outermost.
+ * Wraps an application in middleware. The first middleware is the outermost.
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When `app` is not an application.
  *
  * @param app The application.
- * @param middleware What wraps it, from the outside to the inside.
- * @returns The application with all of it around.
+ * @param middleware The middleware, from the outermost to the innermost.
+ * @returns The wrapped application.
  *
  * @example
  * ```ts
@@ -291,12 +290,12 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
 
 // #region Options, errors and text
 
-/** Makes a test of whether a value is an array of values that pass another test. */
+/** Makes a test for an array whose items all pass another test. */
 function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
   return (value) => Array.isArray(value) && value.every(test);
 }
 
-/** The same for an object, whatever its names are. */
+/** Makes a test for an object whose values all pass another test. */
 function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
   return (value) => isObject(value) && !(Symbol.iterator in value) && Object.values(value).every(test);
 }
@@ -309,39 +308,39 @@ function isNotNegative(value: unknown): boolean {
   return typeof value === "number" && value >= 0;
 }
 
-/** The error for an option that is not what it should be. */
+/** Makes the error for an invalid option, in the words of `checkOptions`. */
 function optionError(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
   return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
 }
 
-/** Looks at what was thrown. It may be anything, and looking at it may throw again. */
-function safely<Value>(at: () => Value, otherwise: Value): Value {
+/** Reads from a value that may be anything, so that even a property of it may throw. */
+function safely<Value>(read: () => Value, fallback: Value): Value {
   try {
-    return at();
+    return read();
   } catch {
-    return otherwise;
+    return fallback;
   }
 }
 
-/** The status that an error asks for, which is 500 for most. */
+/** The status of the response to an error: its own `status` from 400 to 599, or 500. */
 function errorStatus(error: unknown): number {
   const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
   return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
 }
 
-/** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
+/** Whether an error means that the client has left: the server's own error, or one that the signal has caused. */
 function isDisconnect(error: unknown, context: FetchContext | undefined): boolean {
   if (!isAbortError(error)) return false;
   return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
 }
 
-/** Logs a failure that the server does not see. */
+/** Logs a failure that does not reach the server. */
 function logFailure(environ: Environ, error: unknown, what = "Application"): void {
   const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
   logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
 }
 
-/** Describes a value with what is in it, an error with its stack and its causes. `inspect` names only its class. */
+/** Describes a value with its contents, and an error with its stack and its causes. `inspect` only names the class. */
 function inspectDeep(value: unknown, depth = 1): string {
   if (typeof value === "string") return JSON.stringify(value);
   const { inspect } = process.getBuiltinModule("node:util");
@@ -352,12 +351,12 @@ const ENCODER = new TextEncoder();
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
-/** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
+/** Encodes text as a native string: one character for each byte of its UTF-8. PEP 3333, "Unicode Issues". */
 function toNative(text: string): string {
   return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
 }
 
-/** A native string as text; nothing if its bytes are no UTF-8. */
+/** Decodes a native string to text; undefined if its bytes are not UTF-8. */
 function fromNative(bytes: string): string | undefined {
   return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
 }
@@ -366,7 +365,7 @@ function fromNative(bytes: string): string | undefined {
 
 // #region Promises and bodies
 
-/** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
+/** Applies `use` now, or when the promise resolves. A body that is an array costs no promise. */
 function mapMaybe<Value, Result>(
   value: Value | PromiseLike<Value>,
   use: (value: Value) => Result | PromiseLike<Result>,
@@ -374,46 +373,43 @@ function mapMaybe<Value, Result>(
   return (isPromise(value) ? Promise.resolve(value).then(use) : use(value)) as Result | Promise<Result>;
 }
 
-/** Gives back a promise that may fail without anybody waiting for it. */
+/** Marks a promise as handled: it may reject although nobody waits for it. */
 function handled<Value>(promise: Promise<Value>): Promise<Value> {
   promise.catch(() => {});
   return promise;
 }
 
-/** Hands over every failure of a call, now or later. */
+/** Makes a call, and handles its failure now or when its promise rejects. */
 function catching<Result>(
   call: () => Result | Promise<Result>,
-  failed: (error: unknown) => Result | Promise<Result>,
+  onError: (error: unknown) => Result | Promise<Result>,
 ): Result | Promise<Result> {
   try {
     const result = call();
-    return result instanceof Promise ? result.catch(failed) : result;
+    return result instanceof Promise ? result.catch(onError) : result;
   } catch (error) {
-    return failed(error);
+    return onError(error);
   }
 }
 
-/** What a middleware does with a body on its way. */
+/** What a middleware does with a body. Each hook is optional. */
 interface BodyHooks {
-  /** Asks the application for a chunk, and waits for it; `cancel` tells it that no more is wanted. */
-  pull?(
-    ask: () => Promise<ChunkResult>,
-    cancel: () => Promise<void>,
-  ): Promise<ChunkResult>;
-  /** Gives what is sent in place of a chunk. */
+  /** Asks the application for a chunk and waits for it; `cancel` tells the application that no more is wanted. */
+  pull?(ask: () => Promise<ChunkResult>, cancel: () => Promise<void>): Promise<ChunkResult>;
+  /** Returns the chunk to send in place of a chunk. */
   transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
-  /** Gives what is sent after the last chunk. */
+  /** Returns a chunk to send after the last one. */
   flush?(): Uint8Array | Promise<Uint8Array>;
-  /** Takes over when the application fails: gives a body to go on with, or throws. */
+  /** Handles a failure of the application: returns a body to send instead, or throws. */
   recover?(error: unknown): ResponseBody;
-  /** Calls the inner `close`. A body is open that was asked for chunks, and neither ended nor was told to. */
+  /** Calls the inner `close`. A body is open if it was asked for chunks, and has neither ended nor been told to. */
   close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
 }
 
 /**
- * Passes a body on, chunk by chunk. What exists whole stays an array.
+ * Passes a body on, chunk by chunk, through hooks. An array stays an array.
  *
- * It is no generator because a generator that waits for a chunk cannot be told that the client has left.
+ * This is not a generator: a generator that waits for a chunk cannot be told that the client has left.
  */
 function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
   if (!isIterableBody(body)) return body; // the server refuses it
@@ -468,7 +464,7 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
   return FILE in body ? Object.assign(hooked, { [FILE]: true }) : hooked;
 }
 
-/** Whether a body exists whole. What is in it besides bytes is left to whoever checks it. */
+/** Whether a body is an array of chunks. The server refuses an array of anything else. */
 function isChunkArray(body: unknown): body is ResponseBody & Uint8Array[] {
   return Array.isArray(body) && body.every((chunk) => chunk instanceof Uint8Array);
 }
@@ -478,21 +474,22 @@ function isIterableBody(body: unknown): body is ResponseBody {
     (Symbol.asyncIterator in body || Symbol.iterator in body);
 }
 
-/** Passes a body on as other chunks, with its `close`. */
+/** Replaces the chunks of a body, and keeps its `close`. */
 function withChunks(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
   return body.close ? Object.assign(chunks, { close: () => body.close?.() }) : chunks;
 }
 
-/** Ends a body that is not passed on, whatever it waits for. */
+/** Stops and closes a body that is not passed on, even while it waits for something. */
 async function cancelBody(body: ResponseBody): Promise<void> {
-  const end = async () => isIterableBody(body) ? await openBody(body).return?.() : undefined;
-  await Promise.all([end(), (async () => await body?.close?.())()]);
+  const stop = async () => isIterableBody(body) ? await openBody(body).return?.() : undefined;
+  const close = async () => await body?.close?.();
+  await Promise.all([stop(), close()]);
 }
 
-/** Ends a body that cannot be passed on, because what had to be done before has failed. */
+/** Does some work before a body is passed on, and cancels the body if that fails. */
 function cancelOnError<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
   return catching(work, (error) => {
-    cancelBody(body).catch(() => {}); // the first failure is the one that tells
+    cancelBody(body).catch(() => {}); // the first failure is the one to report
     throw error;
   });
 }
@@ -501,14 +498,14 @@ function cancelOnError<Result>(body: ResponseBody, work: () => Result | Promise<
 
 // #region Headers and negotiation
 
-/** What an application says with `startResponse`. */
+/** The arguments of `startResponse`. */
 interface StartArguments {
   status: string;
   headers: HeaderList;
   error: unknown;
 }
 
-/** A `startResponse` that changes what passes through it. What is no list of pairs is left to whoever checks it. */
+/** A `startResponse` that changes the headers. The server refuses what is not a list of pairs. */
 function mapStart(startResponse: StartResponse, change: (head: StartArguments) => HeaderList): StartResponse {
   return (status, headers, error) =>
     startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
@@ -579,7 +576,7 @@ type ChangeResponse = (
   body?: ResponseBody,
 ) => ResponseBody | Promise<ResponseBody> | undefined;
 
-/** Answers in place of the application, in plain text. */
+/** Responds in place of the application, with the status as plain text. */
 function respondWith(
   startResponse: StartResponse,
   status: string,
@@ -595,28 +592,28 @@ function isPairs(headers: unknown): headers is HeaderList {
   return Array.isArray(headers) && headers.every(isPair);
 }
 
-/** The value of a header, given in lower case, or all of its values. */
+/** The value of a header, whose name is given in lower case. Several values are joined. */
 function getHeader(headers: HeaderList, name: string): string | undefined {
   const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
   return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
 }
 
-/** Headers without some, given in lower case. */
+/** The headers without those whose names are given, in lower case. */
 function omitHeaders(headers: HeaderList, ...names: string[]): HeaderList {
   return headers.filter(([name]) => !names.includes(name.toLowerCase()));
 }
 
-/** Headers with one, in place of those of its name. */
+/** The headers with one that replaces all others of its name. */
 function setHeader(headers: HeaderList, name: string, value: string): HeaderList {
   return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
 }
 
-/** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
+/** The headers with more names in Vary (RFC 9110, section 12.5.5). */
 function addVary(headers: HeaderList, ...names: string[]): HeaderList {
-  const said = getHeader(headers, "vary") ?? "";
-  const known = parseList(said.toLowerCase());
+  const vary = getHeader(headers, "vary");
+  const known = parseList(vary?.toLowerCase() ?? "");
   const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
-  return added.length === 0 ? headers : setHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
+  return added.length === 0 ? headers : setHeader(headers, "Vary", (vary ? [vary, ...added] : added).join(", "));
 }
 
 /** Whether a response with this status has no body. */
@@ -642,7 +639,7 @@ function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
   return parseHost(HTTP_HOST || SERVER_NAME);
 }
 
-/** The weights of what a client accepts: RFC 9110, section 12.4.2. */
+/** The weights of what a client accepts, by name in lower case: RFC 9110, section 12.4.2. */
 function parseQValues(accept: string | undefined): Map<string, number> {
   const weights = new Map<string, number>();
   for (const item of parseList(accept?.toLowerCase() ?? "")) {
@@ -653,15 +650,16 @@ function parseQValues(accept: string | undefined): Map<string, number> {
   return weights;
 }
 
-/** The content codings that a client would rather have than none, the best first: RFC 9110, section 12.5.3. */
+/** The content codings that a client prefers to none, the best first: RFC 9110, section 12.5.3. */
 function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
   const weights = parseQValues(HTTP_ACCEPT_ENCODING);
   const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
-  const wanted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= (weights.get("identity") ?? 0));
-  return wanted.sort((one, other) => weightOf(other) - weightOf(one));
+  const identity = weights.get("identity") ?? 0;
+  const accepted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= identity);
+  return accepted.sort((one, other) => weightOf(other) - weightOf(one));
 }
 
-/** Whether the client has already what would be sent: RFC 9110, section 13.2.2. */
+/** Whether the client already has this response: RFC 9110, section 13.2.2. */
 function isFresh(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since } = environ;
   if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) <= parseHttpDate(since);
@@ -669,7 +667,7 @@ function isFresh(environ: Environ, headers: HeaderList): boolean {
   return tags.trim() === "*" || Array.from(tags.matchAll(/"[^"]*"/g), ([known]) => known).includes(tag ?? "");
 }
 
-/** Whether the client wants an answer only about something else: RFC 9110, sections 13.1.1 and 13.1.4. */
+/** Whether the client asked for another version of this response: RFC 9110, sections 13.1.1 and 13.1.4. */
 function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_MATCH: tags, HTTP_IF_UNMODIFIED_SINCE: since } = environ;
   if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) > parseHttpDate(since);
@@ -688,7 +686,7 @@ function parseHttpDate(date = ""): number {
   return IMF_FIXDATE.test(date) || RFC850_DATE.test(date) ? Date.parse(date) : NaN;
 }
 
-/** Begins a 304. It has the headers that a 200 would have, but for those that describe the body. */
+/** The headers of a 304: those of the 200, except those that describe the body. */
 function notModifiedHeaders(headers: HeaderList): HeaderList {
   return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
 }
@@ -698,16 +696,16 @@ function notModifiedHeaders(headers: HeaderList): HeaderList {
 // #region mount
 
 /**
- * Dispatches by the path, and by the host where a key names one.
+ * Dispatches requests by path, and by host where a key names one.
  *
- * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`. It matches whole
- * segments: `"/app"` is for `/app` and `/app/page`, not for `/application`. Keys with a host come first, then those with
- * the longest prefix. What has matched moves from PATH_INFO to SCRIPT_NAME.
+ * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`. A prefix matches
+ * whole segments: `"/app"` matches `/app` and `/app/page`, but not `/application`. Keys with a host come first, then the
+ * longest prefix. The prefix that matches moves from PATH_INFO to SCRIPT_NAME.
  *
- * @throws {TypeError} When a key is neither of these, or an application is none.
+ * @throws {TypeError} When a key is invalid, or a value is not an application.
  *
- * @param apps The applications by their keys.
- * @param fallback What answers when none matches: 404 if it is not given.
+ * @param apps The applications, by key.
+ * @param fallback The application for all other requests, which responds with 404 by default.
  * @returns The application that dispatches.
  *
  * @example
@@ -734,10 +732,10 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
     other.host.length - one.host.length
   );
   const otherwise = application(fallback);
-  const goesByHost = routes.some(({ host }) => host !== "");
+  const hasHosts = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
-    const { authority, name } = (goesByHost ? requestedHost(environ) : undefined) ?? {};
+    const { authority, name } = (hasHosts ? requestedHost(environ) : undefined) ?? {};
     for (const { host, prefix, app } of routes) {
       if (host !== "" && host !== authority && host !== name) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
@@ -781,30 +779,30 @@ function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody
  */
 export interface FilesOptions {
   /**
-   * The file that stands for a folder.
+   * The file to serve for a folder.
    *
    * @default {"index.html"}
    */
   index?: string | undefined;
   /**
-   * The header Cache-Control.
+   * The value of Cache-Control.
    *
    * @default {"no-cache"}
    */
   cacheControl?: string | undefined;
   /**
-   * Whether files and folders are served whose names begin with a dot.
+   * Whether to serve files and folders whose names begin with a dot.
    *
    * @default {false}
    */
   dotFiles?: boolean | undefined;
   /**
-   * Whether `name.br` and `name.gz` are served in place of `name` to clients that accept them.
+   * Whether to serve `name.br` or `name.gz` in place of `name` to clients that accept them.
    *
    * @default {true}
    */
   precompressed?: boolean | undefined;
-  /** Media types by file extension, beside the usual ones. */
+  /** More media types, by file extension. */
   types?: Record<string, string> | undefined;
 }
 
@@ -816,7 +814,7 @@ const FILES_OPTIONS: OptionChecks<FilesOptions> = {
   types: [recordOf(isString), 'media types by extension, such as { gpx: "application/gpx+xml" }'],
 };
 
-// What browsers have to be told, and what people download. Everything else is application/octet-stream.
+// The types that browsers and downloads need. Every other file is application/octet-stream.
 // deno-fmt-ignore
 const TYPES: Record<string, string> = {
   html: "text/html", htm: "text/html", css: "text/css", js: "text/javascript", mjs: "text/javascript",
@@ -833,19 +831,20 @@ const TYPES: Record<string, string> = {
 const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["gzip", ".gz"]];
 
 /**
- * Serves the files of a folder, to GET and HEAD.
+ * Serves the files of a folder, for GET and HEAD.
  *
- * With media types, Last-Modified and ETag, 304, ranges, one or several, and compressed twins where there are some. What
- * is not there is answered with 404, and so is whatever leads out of the folder: dot segments, backslashes, NUL, symbolic
- * links. A folder is served by its index file; there are no listings. RFC 9110, sections 8, 13 and 14.
+ * Responses have a media type, Last-Modified and ETag. Conditional requests, one or several ranges and precompressed
+ * variants are supported. A file that does not exist gets 404, and so does every path that leads out of the folder: dot
+ * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. RFC 9110,
+ * sections 8, 13 and 14.
  *
- * Deno needs `--allow-read` for it.
+ * Deno needs `--allow-read`.
  *
- * @throws {Error} When the root is not a folder that can be read.
- * @throws {TypeError} When an option does not exist or is not what it should be.
+ * @throws {Error} When `root` is not a readable folder.
+ * @throws {TypeError} When an option is unknown or invalid.
  *
  * @param root The folder, as a path or a `file:` URL.
- * @param options How to serve it.
+ * @param options The options.
  * @returns The application.
  *
  * @example
@@ -864,7 +863,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
   const folder = new Folder(root, dotFiles);
 
-  /** Finds the file of a path, its compressed variants and the one to send. */
+  /** Finds the file of a path, and the variant of it to send. */
   const select = async (path: string, environ: Environ): Promise<Selection | "folder" | undefined> => {
     let file = await folder.resolve(path);
     if (file?.isFolder) {
@@ -882,7 +881,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     return { path, file: variants.get(coding) ?? file, coding, hasVariants: variants.size > 0 };
   };
 
-  /** Opens it. One that is replaced meanwhile is looked up again, and one that never stays the same does not exist. */
+  /** Opens the file of a path. A file that is replaced meanwhile is looked up again, ten times at most. */
   const open = async (path: string, environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
     for (let attempt = 0; attempt < 10; attempt++) {
       const selection = await select(path, environ);
@@ -1063,7 +1062,7 @@ async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | unde
   }
 }
 
-/** The path of a file below the root, or nothing if it could lead elsewhere. */
+/** The path below the root, decoded; undefined if it could lead elsewhere. */
 function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
   const path = fromNative(pathInfo);
   const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
@@ -1071,9 +1070,9 @@ function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
   return path;
 }
 
-/** The address of a folder, which is that of the request with a slash. */
+/** The address of the request with a slash at its end, which is that of a folder. */
 function withTrailingSlash({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
-  const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would lead away
+  const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would be another host
   return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
 }
 
@@ -1189,20 +1188,20 @@ class PartsReader {
  */
 export interface AccessLogOptions {
   /**
-   * Apache's combined format, followed by the duration, the request's id and `aborted` where they apply, or an object of
-   * JSON a line.
+   * Apache's combined format, followed by the duration, the request id and `aborted` where they apply, or one JSON object
+   * for each request.
    *
    * @default {"combined"}
    */
   format?: "combined" | "json" | undefined;
   /**
-   * Takes a line, which has no end of line. Standard output by default.
+   * Writes a line. The default is standard output.
    *
-   * @param line The line.
+   * @param line The line, without an end of line.
    */
   write?: ((line: string) => void) | undefined;
   /**
-   * Paths that are not logged, as the client has asked for them.
+   * Paths that are not logged, as the client requests them.
    *
    * @default {[]}
    */
@@ -1216,16 +1215,16 @@ const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
 };
 
 /**
- * Writes a line about every request, once, when its response has ended or the client has left.
+ * Writes one line for each request, when its response has ended or the client has left.
  *
- * With the bytes of the body that were given to the server to be sent, and the time from the call of the application to
- * that of `close`. Whatever could forge a line is escaped, as Apache does it, or JSON.
+ * The line has the number of bytes that the server was given to send, and the time from the call of the application to
+ * that of `close`. Characters that could forge a line are escaped, as Apache or JSON does.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What to write, and where to.
- * @returns The application, logged.
+ * @param options The options.
+ * @returns The application, whose requests are logged.
  *
  * @example
  * ```ts
@@ -1259,7 +1258,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
   };
 }
 
-/** One request on its way through the access log. */
+/** One request, as the access log sees it. */
 class LoggedRequest implements BodyHooks {
   readonly #environ: Environ;
   readonly #write: (entry: LogEntry) => void;
@@ -1303,12 +1302,12 @@ class LoggedRequest implements BodyHooks {
     return withHooks(body, this);
   }
 
-  /** Logs that there was no response. */
+  /** Logs a request whose application has failed before it returned a body. */
   fail(error: unknown): never {
     try {
       return this.recover(error);
     } finally {
-      // Before there is a response the signal must not be asked for: reading it has a price.
+      // The signal must not be read before there is a response: on Deno that has a price.
       this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
     }
   }
@@ -1328,7 +1327,7 @@ class LoggedRequest implements BodyHooks {
     try {
       return inner();
     } finally {
-      // The signal does not know of a response that was whole at once.
+      // A response that was complete at once has no signal.
       const aborted = this.#chunks && this.#isSync ? this.#isDisconnected : this.#isAborted();
       if (!aborted) this.#chunks?.forEach((chunk) => this.transform(chunk));
       this.#log(aborted);
@@ -1349,7 +1348,7 @@ class LoggedRequest implements BodyHooks {
   }
 }
 
-/** What is logged of a request. */
+/** What a line of the log says. */
 interface LogEntry {
   time: Date;
   method: string;
@@ -1361,7 +1360,7 @@ interface LogEntry {
   aborted: boolean;
 }
 
-/** A line of Apache's combined log format, and a little more at its end. */
+/** Formats a line in Apache's combined log format, with a little more at its end. */
 function formatCombined(
   environ: Environ,
   { time, method, target, status, bytes, duration, aborted }: LogEntry,
@@ -1381,7 +1380,7 @@ function formatCombined(
     `${duration.toFixed(3)}ms${id ? ` ${bare(id)}` : ""}${aborted ? " aborted" : ""}`;
 }
 
-/** A line of JSON. */
+/** Formats a line of JSON. */
 function formatJson(environ: Environ, entry: LogEntry): string {
   const line = JSON.stringify({
     ...entry,
@@ -1392,7 +1391,7 @@ function formatJson(environ: Environ, entry: LogEntry): string {
     userAgent: environ.HTTP_USER_AGENT,
     requestId: environ["request.id"],
   });
-  // What JSON allows, a terminal may obey.
+  // JSON allows these control characters, but a terminal may obey them.
   return line.replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
 }
 
@@ -1412,7 +1411,7 @@ function formatJson(environ: Environ, entry: LogEntry): string {
  */
 export interface ErrorPageOptions {
   /**
-   * Whether to show the error, its causes, the stack and the environ. They are nobody's business but the developer's.
+   * Whether to show the error, its causes, the stack and the environ, which nobody but the developer should see.
    *
    * @default {false}
    */
@@ -1422,17 +1421,17 @@ export interface ErrorPageOptions {
 const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = { development: [isBoolean, "true or false"] };
 
 /**
- * Answers with a page when the application fails, and reports the error on `wsgi.errors`.
+ * Responds with an error page when the application fails, and logs the error to `wsgi.errors`.
  *
- * An error that has a `status` from 400 to 599 decides that of the response, and is reported from 500 on; it may be the
- * server's own, for a body that is too large. Clients that accept JSON or plain text rather than HTML get that. Once
- * bytes have left there is nothing to answer any more, and the error goes on. PEP 3333, "Error Handling".
+ * A `status` of the error from 400 to 599 is that of the response. Errors below 500 are not logged; they may be the
+ * server's own, for a body that is too large. The page is JSON, plain text or HTML, as the client accepts it. Once bytes
+ * have left, no page can be sent, and the error is thrown on. PEP 3333, "Error Handling".
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What to show.
- * @returns The application, which does not fail any more before its first byte.
+ * @param options The options.
+ * @returns The application, which no longer fails before its first byte.
  *
  * @example
  * ```ts
@@ -1453,10 +1452,10 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   const { development = false } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const failed = (thrown: unknown): ResponseBody => {
-      // To a client that has left there is nothing to say, as the server knows.
+    const recover = (thrown: unknown): ResponseBody => {
+      // The server expects this error, and nobody would read the page.
       if (isDisconnect(thrown, environ["fetch.context"])) throw thrown;
-      const error = thrown ?? new Error(`${thrown} was thrown`); // for startResponse, undefined would be no error
+      const error = thrown ?? new Error(`${thrown} was thrown`); // startResponse takes undefined for no error
       const { STATUS_CODES } = process.getBuiltinModule("node:http");
       const code = errorStatus(error);
       const status = `${code} ${REASONS[code] ?? STATUS_CODES[code] ?? "Unknown"}`;
@@ -1481,13 +1480,13 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       return [ENCODER.encode(page)];
     };
     return catching(
-      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover: failed })),
-      failed,
+      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })),
+      recover,
     );
   };
 }
 
-/** The page for a developer. */
+/** Renders the page for a developer. */
 function renderHtml(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
   const cell = (value: unknown) => escape(typeof value === "string" ? value : inspectDeep(value));
@@ -1536,15 +1535,15 @@ ${rows.join("")}</table>
  */
 export interface ProxyFixOptions {
   /**
-   * Who is believed: the addresses and networks of the proxies, `"unix"` for a peer that has no address because it has
-   * come through a unix socket, or the number of proxies that everybody has to pass.
+   * The trusted proxies: their addresses and networks, `"unix"` for a peer on a unix socket, which has no address, or the
+   * number of proxies in front of the server.
    *
    * @default {["127.0.0.0/8", "::1"]}
    */
   trust?: string[] | number | undefined;
   /**
-   * The header that the proxies set, with those that belong to it. By default `Forwarded` is read only where there is no
-   * header `X-Forwarded-*`. Name it where the proxies set the one and let the other through.
+   * The header that the proxies set, with those that belong to it. By default `Forwarded` is read only if the request has
+   * no `X-Forwarded-*`. Set this option if the proxies set one of them and let the other through.
    */
   header?: "X-Forwarded-For" | "Forwarded" | undefined;
 }
@@ -1569,8 +1568,8 @@ const REWRITTEN = [
   "wsgi.url_scheme",
 ];
 
-// A pair of Forwarded, which may be empty, and the separator after it: RFC 7239, section 4. A quote that somebody has left
-// open must not swallow what the next proxy has added, so that nothing but a whole value matches.
+// A pair of Forwarded, which may be empty, and the separator after it: RFC 7239, section 4. Only a whole value matches: a
+// quote that is left open must not swallow what the next proxy adds.
 const FORWARDED_NAME = TOKEN.source.slice(1, -1); // without ^ and $
 const FORWARDED_VALUE = FORWARDED_NAME.replace("[", "[:[\\]"); // an address may stand without quotes
 const FORWARDED_QUOTED = String.raw`"((?:[^"\\]|\\.)*)"`;
@@ -1588,20 +1587,19 @@ const PATH_PREFIX = /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i;
 const UNSAFE_PREFIX = /\/\.{0,2}(?:\/|$)|\x7f/;
 
 /**
- * Sets right what a proxy in front has changed: the client's address, the scheme, the host and the port that it asked
- * for, and the prefix of the path that the proxy took away.
+ * Restores what a reverse proxy changed: the client's address, the scheme, the host, the port, and the prefix of the path.
  *
- * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, past
- * every proxy that is trusted: what stands further left could be from anybody. A trusted proxy has to set these headers
- * or take them away, each of them. One with a value that cannot be is answered with 400.
+ * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, up to
+ * the first sender that is not trusted: values further left could come from anybody. A trusted proxy must set or remove
+ * every one of these headers. A request with an invalid value gets 400.
  *
- * What was there before is kept in `proxy_fix.original`.
+ * `proxy_fix.original` keeps the variables as they were.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options Who is believed.
- * @returns The application, which sees the request as the client has sent it.
+ * @param options The options.
+ * @returns The application, which sees the request as the client sent it.
  *
  * @example
  * ```ts
@@ -1639,7 +1637,7 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
   };
 }
 
-/** Picks the values of the outermost trusted proxy, by number or by address; undefined if one of them is invalid. */
+/** Picks the values that the outermost trusted proxy has set; undefined if one of them is invalid. */
 function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
   const isCounted = typeof proxies === "number";
   const clients = fields.for ?? [];
@@ -1649,7 +1647,7 @@ function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
     return !isCounted && peer !== undefined && proxies(peer.address);
   };
   while (hops < clients.length && isProxy(clients.at(-hops))) hops++;
-  // Proxies known by address may leave out what others before them have set, but not if they are only counted.
+  // Of proxies known by address, any but the outermost may omit a header. Proxies that are counted must all set it.
   const pick = (values: ForwardedValues = []) => values.at(isCounted ? -hops : -Math.min(hops, values.length));
 
   const scheme = pick(fields.proto)?.toLowerCase();
@@ -1664,7 +1662,7 @@ function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
 
 type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
 
-/** Changes the environ to what the client asked for, and keeps what was there before. */
+/** Changes the environ to what the client sent, and keeps the variables as they were. */
 function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
   const original = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
   environ["proxy_fix.original"] = Object.fromEntries(original);
@@ -1690,7 +1688,7 @@ function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }
   if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
 }
 
-/** What the proxies say of one thing, one value each, that of the last proxy last. */
+/** The values of one kind, one for each proxy, that of the last proxy last. */
 type ForwardedValues = (string | undefined)[];
 type ForwardedFields = Partial<Record<string, ForwardedValues>>;
 
@@ -1742,7 +1740,7 @@ function isPrefix(prefix: string): boolean {
 
 type TrustCheck = (address: string | undefined) => boolean;
 
-/** Makes a test of whether a peer is trusted. */
+/** Makes a test for the addresses of trusted peers. */
 function trustCheck(list: string[]): TrustCheck {
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
@@ -1751,7 +1749,7 @@ function trustCheck(list: string[]): TrustCheck {
     if (entry === "unix") continue;
     const [, address = "", bits] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(entry) ?? [];
     try {
-      if (!isIP(address)) throw new TypeError("It is no address");
+      if (!isIP(address)) throw new TypeError("This is not an address");
       networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
     } catch (cause) {
       throw optionError("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
@@ -1784,15 +1782,15 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
 };
 
 /**
- * Answers 400 to requests for other hosts: a Host is the client's to choose, and addresses in links are made of it.
+ * Responds with 400 to requests for other hosts. Clients choose the Host freely, and applications make links with it.
  *
- * Behind a proxy it belongs inside of {@linkcode proxyFix}.
+ * Behind a proxy it belongs inside {@linkcode proxyFix}.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The hosts.
- * @returns The application, which is called for these hosts only.
+ * @param options The trusted hosts.
+ * @returns The application, which only sees requests for these hosts.
  *
  * @example
  * ```ts
@@ -1838,7 +1836,7 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
  */
 export interface CompressOptions {
   /**
-   * The length from which on a body is compressed, where its length is known, in bytes.
+   * The smallest body to compress, in bytes. A body of unknown length is always compressed.
    *
    * @default {1024}
    */
@@ -1847,28 +1845,28 @@ export interface CompressOptions {
 
 const COMPRESS_OPTIONS: OptionChecks<CompressOptions> = { threshold: [isNotNegative, "a number of bytes"] };
 
-// Text of some kind. Other data has mostly been compressed by those who made it.
+// Text of some kind. Most other data is compressed already.
 const COMPRESSIBLE = [
   /^text\//i,
   /^image\/(?:svg\+xml|x-icon|bmp)/i,
   /^font\/(?:ttf|otf)/i,
   /^application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b/i,
 ];
-// What is not true any more of a body that has been compressed.
+// Headers that no longer hold once a body is compressed.
 const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
 
 /**
- * Compresses what a client accepts compressed, with `br`, `gzip` or `deflate`.
+ * Compresses responses with `br`, `gzip` or `deflate`, as the client accepts it.
  *
- * Each chunk leaves at once, as a part that can be read by itself; a body that exists whole stays so. Left alone is what
- * is small, compressed already, a part (206), marked `no-transform`, or written with `write`. A strong ETag becomes a
- * weak one. RFC 9110, sections 8.4 and 12.5.3.
+ * Each chunk is flushed, so that it can be decompressed when it arrives; an array stays an array. A response is not
+ * compressed if it is small, compressed already, partial (206), marked `no-transform`, or written with `write`. A strong
+ * ETag becomes a weak one. RFC 9110, sections 8.4 and 12.5.3.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What is too small.
- * @returns The application, compressed.
+ * @param options The options.
+ * @returns The application, whose responses are compressed.
  *
  * @example
  * ```ts
@@ -1892,13 +1890,13 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   return (environ, startResponse) => {
     const [coding] = acceptedEncodings(environ, ["br", "gzip", "deflate"]);
     if (!coding) {
-      const varied = (head: StartArguments) =>
+      const vary = (head: StartArguments) =>
         isCompressible(head) ? addVary(head.headers, "Accept-Encoding") : head.headers;
-      return inner(environ, mapStart(startResponse, varied));
+      return inner(environ, mapStart(startResponse, vary));
     }
     let encoder: Encoder | undefined;
     let declared = Infinity;
-    let taken = 0;
+    let received = 0;
     const change: ChangeResponse = (head, body) => {
       encoder?.close();
       encoder = undefined;
@@ -1914,12 +1912,12 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       if (isNotModified) return undefined;
       head.headers = setHeader(omitHeaders(head.headers, ...STALE_HEADERS), "Content-Encoding", coding);
       if (!chunks) encoder = new Encoder(coding, true);
-      else if (chunks.length > 0) return compressAll(coding, chunks); // what answers HEAD may have no body
+      else if (chunks.length > 0) return compressAll(coding, chunks); // a response to HEAD may have no body
       return undefined;
     };
-    const check = (holds: boolean) => {
-      if (holds) return;
-      throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${taken}`);
+    const checkLength = (isRight: boolean) => {
+      if (isRight) return;
+      throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${received}`);
     };
     const deferred = new DeferredStart(startResponse, change);
     const result = mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
@@ -1927,14 +1925,14 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       Array.isArray(body) ? body : withHooks(body, {
         transform(chunk) {
           if (!encoder || !(chunk instanceof Uint8Array) || chunk.length === 0) return chunk;
-          if (FILE in body) chunk = chunk.subarray(0, declared - taken);
-          taken += chunk.length;
-          check(taken <= declared);
+          if (FILE in body) chunk = chunk.subarray(0, declared - received);
+          received += chunk.length;
+          checkLength(received <= declared);
           return encoder.encode(chunk);
         },
         flush() {
           if (!encoder) return EMPTY;
-          check(taken >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
+          checkLength(received >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
           return encoder.encode();
         },
         close(inner) {
@@ -1945,9 +1943,9 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   };
 }
 
-/** Whether a response may be compressed, or has been asked for in place of one that may. */
+/** Whether a response may be compressed. A 304 may stand for one that is. */
 function isCompressible({ status, headers }: StartArguments): boolean {
-  if (status.startsWith("304")) return true; // of what type it would be is not said
+  if (status.startsWith("304")) return true; // which has no Content-Type
   const type = getHeader(headers, "content-type")?.trimStart() ?? "";
   return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
     (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
@@ -1955,7 +1953,7 @@ function isCompressible({ status, headers }: StartArguments): boolean {
     COMPRESSIBLE.some((pattern) => pattern.test(type));
 }
 
-/** Compresses a body that exists whole. */
+/** Compresses a body that is an array. */
 async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
   const encoder = new Encoder(coding, false);
   const chunks: Uint8Array[] = [];
@@ -1963,10 +1961,10 @@ async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): P
   return withChunks(body, [...chunks, await encoder.encode()]);
 }
 
-/** A compressor that gives for each chunk what belongs to it. */
+/** A compressor that returns the compressed bytes of each chunk. */
 class Encoder {
   readonly #stream;
-  readonly #parts: Uint8Array[] = [];
+  readonly #output: Uint8Array[] = [];
   readonly #failed = Promise.withResolvers<never>();
 
   constructor(coding: string, flushes: boolean) {
@@ -1974,23 +1972,23 @@ class Encoder {
     const { BROTLI_OPERATION_FLUSH, BROTLI_PARAM_QUALITY, Z_SYNC_FLUSH } = constants;
     const flush = flushes ? { flush: coding === "br" ? BROTLI_OPERATION_FLUSH : Z_SYNC_FLUSH } : {};
     this.#stream = coding === "br"
-      ? createBrotliCompress({ ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }) // its default, 11, is for files
+      ? createBrotliCompress({ ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }) // the default, 11, is too slow for responses
       : coding === "gzip"
       ? createGzip(flush)
       : createDeflate(flush);
-    this.#stream.on("data", (part: Uint8Array) => this.#parts.push(part));
+    this.#stream.on("data", (chunk: Uint8Array) => this.#output.push(chunk));
     this.#stream.on("error", this.#failed.reject);
     this.#failed.promise.catch(() => {});
   }
 
-  /** Compresses a chunk; without one, what is left at the end. */
+  /** Compresses a chunk; without one, returns the rest at the end. */
   async encode(chunk?: Uint8Array): Promise<Uint8Array> {
     const done = new Promise<void>((resolve) => {
       if (chunk) this.#stream.write(chunk, () => resolve());
       else this.#stream.once("end", resolve).end();
     });
     await Promise.race([done, this.#failed.promise]);
-    return process.getBuiltinModule("node:buffer").Buffer.concat(this.#parts.splice(0));
+    return process.getBuiltinModule("node:buffer").Buffer.concat(this.#output.splice(0));
   }
 
   close(): void {
@@ -2003,15 +2001,15 @@ class Encoder {
 // #region conditional
 
 /**
- * Answers 304 when the client has already what would be sent, and gives an ETag to every body that exists whole.
+ * Responds with 304 when the client already has the response, and adds an ETag to responses whose body is an array.
  *
- * It is a hash of the body, unless the application has set one. Looked at is what answers GET and HEAD with 200; streams
- * pass untouched. RFC 9110, section 13.
+ * The ETag is a hash of the body, unless the application has set one. Only responses to GET and HEAD with the status 200
+ * are changed, and streams never. RFC 9110, section 13.
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When `app` is not an application.
  *
  * @param app The application.
- * @returns The application, which sends nothing twice.
+ * @returns The application, which sends no response twice.
  *
  * @example
  * ```ts
@@ -2034,7 +2032,7 @@ export function conditional(app: ApplicationLike): Application {
     if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
     const deferred = new DeferredStart(startResponse, (head, body) => {
       if (!head.status.startsWith("200") || !isChunkArray(body)) return undefined;
-      // What answers HEAD without a body has nothing to make a tag of.
+      // A response to HEAD may have no body to hash.
       if (
         getHeader(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))
       ) {
@@ -2067,7 +2065,7 @@ export function conditional(app: ApplicationLike): Application {
  */
 export interface LimitBodyOptions {
   /**
-   * The largest request body, in bytes.
+   * The size of the largest request body, in bytes.
    *
    * @default {1048576}
    */
@@ -2077,16 +2075,16 @@ export interface LimitBodyOptions {
 const LIMIT_BODY_OPTIONS: OptionChecks<LimitBodyOptions> = { maxBodySize: [integerFrom(0), "a number of bytes"] };
 
 /**
- * Answers 413 to requests with too large a body: at once where Content-Length says so, else when it has been read.
+ * Responds with 413 to requests whose body is too large: at once if Content-Length says so, else when too much is read.
  *
- * The application's `read` is rejected then with an error whose `status` is 413. Unless it answers by itself, the
- * response is made here, while nothing has left yet. RFC 9110, section 15.5.14.
+ * Then the application's `read` rejects with an error whose `status` is 413. If the application does not handle it, and
+ * no byte has left, the response is made here. RFC 9110, section 15.5.14.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
  * @param options The limit.
- * @returns The application, which reads no more than that.
+ * @returns The application, which cannot read more than that.
  *
  * @example
  * ```ts
@@ -2111,7 +2109,7 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
       return respondWith(startResponse, "413 Content Too Large", [], error);
     };
     if (Number(CONTENT_LENGTH) > maxBodySize) return respondWith(startResponse, "413 Content Too Large");
-    if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // no more than that, says the server
+    if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // the server lets no more through
     environ["wsgi.input"] = input;
     return catching(
       () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover: refuse })),
@@ -2120,46 +2118,46 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
   };
 }
 
-/** An input that may know how to read what is there. */
+/** An input that may be able to read what is at hand. */
 type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
 
-/** Reads what is there, if the input knows how to. */
+/** Reads the bytes that are at hand, where the input can do so. */
 function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
   return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
 }
 
-/** `wsgi.input`, of which only so much is read. */
+/** `wsgi.input` with a limit. */
 class LimitedInput implements InputStream {
-  /** What was thrown because there was too much to read. */
+  /** The error that was thrown because the body is too large. */
   error: Error | undefined;
   readonly #input: ChunkedInput;
-  readonly #bytes: number;
-  /** What may still be read, and one byte more, which tells that there is too much. */
-  #left: number;
+  readonly #maxBodySize: number;
+  /** How many bytes may still be read, plus one: if that one is read, too, the body is too large. */
+  #remaining: number;
 
-  constructor(input: InputStream, bytes: number) {
+  constructor(input: InputStream, maxBodySize: number) {
     this.#input = input;
-    this.#bytes = bytes;
-    this.#left = bytes + 1;
+    this.#maxBodySize = maxBodySize;
+    this.#remaining = maxBodySize + 1;
   }
 
   read(size = -1): Promise<Uint8Array> {
-    return this.#counted(this.#input.read(size < 0 ? this.#left : Math.min(size, this.#left)));
+    return this.#count(this.#input.read(size < 0 ? this.#remaining : Math.min(size, this.#remaining)));
   }
 
   readline(size = -1): Promise<Uint8Array> {
-    return this.#counted(this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
+    return this.#count(this.#input.readline(size < 0 ? this.#remaining : Math.min(size, this.#remaining)));
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return this.#counted(readChunk(this.#input, Math.min(most, this.#left)));
+    return this.#count(readChunk(this.#input, Math.min(most, this.#remaining)));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
-    return handled(this.#lines(hint));
+    return handled(this.#readLines(hint));
   }
 
-  async #lines(hint?: number): Promise<Uint8Array[]> {
+  async #readLines(hint?: number): Promise<Uint8Array[]> {
     const lines: Uint8Array[] = [];
     let size = 0;
     for await (const line of this) {
@@ -2174,11 +2172,11 @@ class LimitedInput implements InputStream {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
   }
 
-  #counted(reading: Promise<Uint8Array>): Promise<Uint8Array> {
+  #count(reading: Promise<Uint8Array>): Promise<Uint8Array> {
     return handled(reading.then((bytes) => {
-      this.#left -= bytes.length;
-      if (this.#left > 0) return bytes;
-      throw this.error ??= bodyTooLarge(this.#bytes);
+      this.#remaining -= bytes.length;
+      if (this.#remaining > 0) return bytes;
+      throw this.error ??= bodyTooLarge(this.#maxBodySize);
     }));
   }
 }
@@ -2209,17 +2207,17 @@ export interface TimeoutOptions {
 const TIMEOUT_OPTIONS: OptionChecks<TimeoutOptions> = { milliseconds: [isNotNegative, "a number"] };
 
 /**
- * Answers 504 when the application has not started its response in time.
+ * Responds with 504 when the application does not start its response in time.
  *
- * The signal in its `fetch.context` aborts then, and what it still returns is closed. A response that has been started
- * takes as long as it takes. It belongs inside of {@linkcode compress} and {@linkcode conditional}, which hold back the
- * call of `startResponse` until there is a body. RFC 9110, section 15.6.5.
+ * Then the signal in its `fetch.context` aborts, and a body that it still returns is closed. A response that has been
+ * started is not limited. It belongs inside {@linkcode compress} and {@linkcode conditional}, which defer the call of
+ * `startResponse` until there is a body. RFC 9110, section 15.6.5.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The time.
- * @returns The application, which is in time.
+ * @param options The limit.
+ * @returns The application, whose responses start in time.
  *
  * @example
  * ```ts
@@ -2243,7 +2241,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
   };
 }
 
-/** One request, whose response has to be started in time. */
+/** One request, whose response must be started in time. */
 class Deadline implements BodyHooks {
   readonly #environ: Environ;
   readonly #startResponse: StartResponse;
@@ -2253,7 +2251,7 @@ class Deadline implements BodyHooks {
   #isStarted = false;
   #body: ResponseBody | undefined;
   #cancel: (() => Promise<void>) | undefined;
-  /** Whether the body has been closed by a method of its own, so that what was still awaited of it may fail. */
+  /** Whether the body has been closed by a method of its own, which may make pending reads fail. */
   #isClosed = false;
 
   constructor(environ: Environ, startResponse: StartResponse) {
@@ -2318,7 +2316,7 @@ class Deadline implements BodyHooks {
 
   #expire(milliseconds: number): void {
     const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
-    this.#expired.reject(error); // before the signal aborts, so that an answer of the application to that is too late
+    this.#expired.reject(error); // first, so that a response to the signal comes too late
     this.#controller.abort(error);
     this.#cancel?.().catch(this.#onLateError);
   }
@@ -2330,7 +2328,7 @@ class Deadline implements BodyHooks {
   };
 }
 
-/** What an application is lent of its `fetch.context`, with one more signal. */
+/** A `fetch.context` with one more signal. */
 function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
   let signal: AbortSignal | undefined;
   return {
@@ -2361,13 +2359,13 @@ function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
  */
 export interface RequestIdOptions {
   /**
-   * The header that the id comes in and goes out with.
+   * The header of the id, in the request and in the response.
    *
    * @default {"X-Request-Id"}
    */
   header?: string | undefined;
   /**
-   * The proxies whose ids are taken over, as in {@linkcode ProxyFixOptions}.
+   * The proxies whose ids are kept, as in {@linkcode ProxyFixOptions}.
    *
    * @default {["127.0.0.0/8", "::1"]}
    */
@@ -2380,15 +2378,15 @@ const REQUEST_ID_OPTIONS: OptionChecks<RequestIdOptions> = {
 };
 
 /**
- * Gives every request an id: in the environ, as `request.id` and as the header, in the response, and in the access log.
+ * Gives each request an id: in the environ as `request.id` and as the header, in the response, and in the access log.
  *
- * The id of a proxy that is trusted is taken over if it has up to 128 letters, digits and `_.+/=:-`; else one is made.
+ * The id of a trusted proxy is kept if it has at most 128 letters, digits and `_.+/=:-`. All others get a random UUID.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The header, and who is trusted.
- * @returns The application, with ids.
+ * @param options The header and the trusted proxies.
+ * @returns The application, whose requests have ids.
  *
  * @example
  * ```ts
@@ -2412,7 +2410,7 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
   return (environ, startResponse) => {
     const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
     const isGiven = /^[\w.+/=:-]{1,128}$/.test(given) &&
-      (isTrusted ??= trustCheck(LOOPBACK))((original as Environ).REMOTE_ADDR); // only now: node:net is slow to load
+      (isTrusted ??= trustCheck(LOOPBACK))((original as Environ).REMOTE_ADDR); // not before it is needed: node:net is slow to load
     const id = isGiven ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
@@ -2436,7 +2434,7 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
  */
 export interface CorsOptions {
   /**
-   * The origins that may read responses: one, several, or `"*"` for any.
+   * The origins that may read responses: one, several, or `"*"` for all.
    *
    * @default {"*"}
    */
@@ -2447,15 +2445,15 @@ export interface CorsOptions {
    * @default {["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]}
    */
   methods?: string[] | undefined;
-  /** The request headers they may send; by default whichever they ask for. */
+  /** The request headers they may send. The default is any header. */
   headers?: string[] | undefined;
   /**
-   * Whether they may send cookies and the like. Not to be had for any origin.
+   * Whether they may send credentials, such as cookies. This cannot be allowed to all origins.
    *
    * @default {false}
    */
   credentials?: boolean | undefined;
-  /** How long a browser may remember the answer to a preflight, in seconds. */
+  /** How long a browser may cache the response to a preflight, in seconds. */
   maxAge?: number | undefined;
 }
 
@@ -2470,14 +2468,14 @@ const CORS_OPTIONS: OptionChecks<CorsOptions> = {
 /**
  * Lets pages of other origins use the application (Fetch, section 3.3).
  *
- * Answers preflights by itself, and adds to all other responses what browsers look for. It belongs outside of what
- * answers by itself, such as {@linkcode errorPage} and {@linkcode basicAuth}, whose answers no page could read otherwise.
+ * Responds to preflights, and adds the CORS headers to all other responses. It belongs outside middleware that responds
+ * by itself, such as {@linkcode errorPage} and {@linkcode basicAuth}: pages could not read these responses otherwise.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, when any origin may have credentials, or when the
- * application is none.
+ * @throws {TypeError} When an option is unknown or invalid, when all origins may send credentials, or when `app` is not an
+ * application.
  *
  * @param app The application.
- * @param options Who may do what: any origin everything, but without credentials, if nothing is said.
+ * @param options The options. By default all origins may send any request without credentials.
  * @returns The application, open to these origins.
  *
  * @example
@@ -2500,38 +2498,38 @@ const CORS_OPTIONS: OptionChecks<CorsOptions> = {
  */
 export function cors(app: ApplicationLike, options: CorsOptions = {}): Application {
   checkOptions(options, CORS_OPTIONS);
-  const { credentials = false, headers: sendable, maxAge } = options;
-  const { origin: allowed = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
-  const origins = [allowed].flat();
-  const isOpen = origins.includes("*");
+  const { credentials = false, headers: allowedHeaders, maxAge } = options;
+  const { origin = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
+  const origins = [origin].flat();
+  const isPublic = origins.includes("*");
   for (const origin of origins) {
     if (!/^(?:\*|null|[a-z][a-z\d+.-]*:\/\/[^/?#]+)$/i.test(origin)) {
       throw optionError("origin", origin, 'an origin such as "https://example.com", or "*"');
     }
   }
-  if (isOpen && credentials) {
+  if (isPublic && credentials) {
     throw new TypeError(`Cannot use option "credentials": origin is "*", expected the origins that may have them`);
   }
   const inner = application(app);
   return (environ, startResponse) => {
     const { HTTP_ORIGIN: origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD: method } = environ;
-    const add = (headers: HeaderList) => {
+    const addOrigin = (headers: HeaderList) => {
       headers = omitHeaders(headers, "access-control-allow-origin", "access-control-allow-credentials");
-      if (!isOpen) headers = addVary(headers, "Origin");
-      if (!isOpen && !origins.includes(origin ?? "")) return headers;
-      headers = setHeader(headers, "Access-Control-Allow-Origin", isOpen ? "*" : origin!);
+      if (!isPublic) headers = addVary(headers, "Origin");
+      if (!isPublic && !origins.includes(origin ?? "")) return headers;
+      headers = setHeader(headers, "Access-Control-Allow-Origin", isPublic ? "*" : origin!);
       return credentials ? setHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
     };
     if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
-      return inner(environ, mapStart(startResponse, ({ headers }) => add(headers)));
+      return inner(environ, mapStart(startResponse, ({ headers }) => addOrigin(headers)));
     }
-    const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: asked = "" } = environ;
-    const isList = parseList(asked).every((name) => TOKEN.test(name));
-    const wanted = sendable ? sendable.join(", ") : isList ? asked : "";
-    const headers = add(sendable ? [] : [["Vary", "Access-Control-Request-Headers"]]);
+    const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: requested = "" } = environ;
+    const areNames = parseList(requested).every((name) => TOKEN.test(name));
+    const allowed = allowedHeaders ? allowedHeaders.join(", ") : areNames ? requested : "";
+    const headers = addOrigin(allowedHeaders ? [] : [["Vary", "Access-Control-Request-Headers"]]);
     if (getHeader(headers, "access-control-allow-origin") !== undefined) {
       headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
-      if (wanted) headers.push(["Access-Control-Allow-Headers", wanted]);
+      if (allowed) headers.push(["Access-Control-Allow-Headers", allowed]);
       if (maxAge !== undefined) headers.push(["Access-Control-Max-Age", String(maxAge)]);
     }
     startResponse("204 No Content", headers);
@@ -2554,7 +2552,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
  * ```
  */
 export interface SecureHeadersOptions {
-  /** Headers with other values than the usual ones, headers to be added, and, with `false`, headers to be left out. */
+  /** Headers to replace or to add, and those to omit, with `false`. */
   headers?: Record<string, string | false> | undefined;
 }
 
@@ -2562,7 +2560,7 @@ const SECURE_HEADERS_OPTIONS: OptionChecks<SecureHeadersOptions> = {
   headers: [recordOf((value) => isString(value) || value === false), "values by header name, or false for none"],
 };
 
-// What is safe for any page: nothing here keeps a page from loading what it has loaded so far.
+// These are safe for any page: none of them keeps a page from loading what it loads without them.
 const SECURE_HEADERS: HeaderList = [
   ["Content-Security-Policy", "base-uri 'self'; frame-ancestors 'self'; object-src 'none'"],
   ["Cross-Origin-Opener-Policy", "same-origin"],
@@ -2574,16 +2572,15 @@ const SECURE_HEADERS: HeaderList = [
 ];
 
 /**
- * Adds the headers by which browsers protect a page and its visitors.
+ * Adds the headers that make browsers protect a page and its visitors.
  *
- * What the application sets itself is left as it is. `Strict-Transport-Security` is sent over TLS only (RFC 6797,
- * section 7.2).
+ * Headers of the application are kept. `Strict-Transport-Security` is only sent over TLS (RFC 6797, section 7.2).
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What should be different.
- * @returns The application, with these headers.
+ * @param options The options.
+ * @returns The application, whose responses have these headers.
  *
  * @example
  * ```ts
@@ -2637,7 +2634,7 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
  */
 export interface BasicAuthOptions {
   /**
-   * What the client is told to be asked for.
+   * The realm shown in the password prompt.
    *
    * @default {"Restricted"}
    */
@@ -2645,11 +2642,11 @@ export interface BasicAuthOptions {
   /** Passwords by user. They are compared in constant time. */
   users?: Record<string, string> | undefined;
   /**
-   * Decides who may enter. It should compare in constant time.
+   * Checks a user and a password. It should compare in constant time.
    *
    * @param user The user's name.
    * @param password The password.
-   * @returns Whether they are right, or a promise of it.
+   * @returns Whether they are right.
    */
   check?: ((user: string, password: string) => boolean | Promise<boolean>) | undefined;
 }
@@ -2661,16 +2658,16 @@ const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
 };
 
 /**
- * Asks for user and password (RFC 7617), and answers 401 with a challenge until they are right.
+ * Asks for a user and a password (RFC 7617), and responds with 401 until they are right.
  *
- * Sets REMOTE_USER and AUTH_TYPE. To be used over TLS: passwords are sent as they are.
+ * Sets REMOTE_USER and AUTH_TYPE. Use it over TLS only: passwords are not encrypted.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, when there is neither `users` nor `check`, or
- * both, or when the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, when there is neither or both of `users` and `check`, or when
+ * `app` is not an application.
  *
  * @param app The application.
- * @param options Who may enter.
- * @returns The application, for those alone.
+ * @param options The options.
+ * @returns The application, for these users only.
  *
  * @example
  * ```ts
@@ -2708,7 +2705,7 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
   };
 }
 
-/** Reads user and password, or nothing. */
+/** Reads user and password from Authorization. */
 function parseBasicAuth(authorization = ""): [user: string, password: string] | undefined {
   const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
   const text = fromNative(safely(() => atob(encoded), "")) ?? "";
@@ -2717,7 +2714,7 @@ function parseBasicAuth(authorization = ""): [user: string, password: string] | 
   return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
 }
 
-/** Makes a check against a list, which takes as long for a user who is not on it. */
+/** Makes a check that takes as long for an unknown user as for a wrong password. */
 function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
   const { createHash, randomBytes, timingSafeEqual } = process.getBuiltinModule("node:crypto");
   const hash = (text: string) => createHash("sha256").update(text).digest();
@@ -2742,21 +2739,21 @@ function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOpti
  */
 export interface HealthOptions {
   /**
-   * The path that tells whether the process is alive.
+   * The path of the liveness check.
    *
    * @default {"/livez"}
    */
   live?: string | undefined;
   /**
-   * The path that tells whether it is ready for requests.
+   * The path of the readiness check.
    *
    * @default {"/readyz"}
    */
   ready?: string | undefined;
   /**
-   * Tells whether what the application depends on is there.
+   * Checks what the application depends on.
    *
-   * @returns Whether it is, or a promise of it.
+   * @returns Whether the application is ready.
    */
   check?: (() => boolean | Promise<boolean>) | undefined;
 }
@@ -2768,16 +2765,16 @@ const HEALTH_OPTIONS: OptionChecks<HealthOptions> = {
 };
 
 /**
- * Answers those who ask whether the process is alive and ready, without the application.
+ * Responds to liveness and readiness checks, without calling the application.
  *
- * It is not ready while the server is stopping, and when `check` says so or fails, which is reported. Where the server
- * has the option `concurrency`, those who ask wait like all others.
+ * The process is not ready while the server is stopping, and when `check` returns false or fails, which is logged. If the
+ * server has the option `concurrency`, these checks wait like all other requests.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The paths, and what has to be there.
- * @returns The application, with its health.
+ * @param options The options.
+ * @returns The application, with these checks.
  *
  * @example
  * ```ts
@@ -2797,14 +2794,14 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
     const { PATH_INFO: path, REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
     const isDraining = () => environ["fetch.context"]?.draining ?? false;
-    const failed = (error: unknown) => {
+    const onError = (error: unknown) => {
       logFailure(environ, error, "Health check");
       return false;
     };
-    const result = path === live || !isDraining() && catching(check, failed);
+    const result = path === live || !isDraining() && catching(check, onError);
     return mapMaybe(result, (result) => {
-      const isRight = result && (path === live || !isDraining());
-      return respondWith(startResponse, isRight ? "200 OK" : "503 Service Unavailable", [[
+      const isHealthy = result && (path === live || !isDraining());
+      return respondWith(startResponse, isHealthy ? "200 OK" : "503 Service Unavailable", [[
         "Cache-Control",
         "no-store",
       ]]);
@@ -2833,27 +2830,27 @@ const SECTION = {
 
 type Section = keyof typeof SECTION;
 
-/** Raises the error that says what was found and what was expected. */
+/** Throws the error that says what was found and what was expected. */
 type ReportViolation = (section: Section, found: string, expected: string) => never;
 
-/** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
-type Fail = (side: "inside" | "outside", ...broken: Parameters<ReportViolation>) => never;
+/** Blames one side. A second validator on the other side of a middleware tells it from server and application. */
+type Fail = (side: "inside" | "outside", ...violation: Parameters<ReportViolation>) => never;
 
-const REQUEST_CHECK = Symbol("validator"); // no string, so that the application does not see it among the variables
+const REQUEST_CHECK = Symbol("validator"); // a symbol, so that the application does not find it among the variables
 
 /**
- * Raises an error on every rule of the interface that either side breaks: what `wsgiref.validate` is for Python.
+ * Throws an error for every rule of the interface that either side breaks, as Python's `wsgiref.validate`.
  *
- * It tells which side it was, what was found and what would be right, and names the section of PEP 3333. With a second
- * one on the other side of a middleware, the middleware is checked as well: `validator(middleware(validator(app)))`.
+ * The error says which side broke the rule, what was found and what is expected, and names the section of PEP 3333. A
+ * second validator on the other side of a middleware checks that as well: `validator(middleware(validator(app)))`.
  *
- * What an application does wrong fails where it does so, and once more at the server, should the application go on. A
- * middleware that does so before it has called what is inside is taken for an application.
+ * A mistake of the application throws at once, and again at the server if the application catches the error. A middleware
+ * that makes a mistake before it has called the inner application is taken for an application.
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When `app` is not an application.
  *
  * @param app The application.
- * @returns The application, watched.
+ * @returns The application, checked.
  *
  * @example
  * ```ts
@@ -2874,32 +2871,28 @@ export function validator(app: ApplicationLike): Application {
   const inner = application(app);
   return (...call: Parameters<Application>) => {
     const [environ, startResponse] = call as [Environ & { [REQUEST_CHECK]?: RequestCheck }, StartResponse];
-    let above = Object(environ)[REQUEST_CHECK] as RequestCheck | undefined;
-    // A middleware may call the application twice, or another one when it is done with this.
-    while (above && (above.application === inner || above.closed)) above = above.outer;
-    const passage = new RequestCheck(inner, above);
+    let outer = Object(environ)[REQUEST_CHECK] as RequestCheck | undefined;
+    // A middleware may call the application twice, or another one after this one.
+    while (outer && (outer.application === inner || outer.isClosed)) outer = outer.outer;
+    const check = new RequestCheck(inner, outer);
     if (call.length !== 2 || typeof startResponse !== "function") {
-      passage.fail(
-        "outside",
-        "application",
-        `the application was called with ${formatArguments(call)}`,
-        "(environ, startResponse)",
-      );
+      const found = `the application was called with ${formatArguments(call)}`;
+      check.fail("outside", "application", found, "(environ, startResponse)");
     }
-    checkEnviron(environ, (...broken) => passage.fail("outside", ...broken));
-    if (above) above.inner = passage;
-    environ[REQUEST_CHECK] = passage;
-    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], passage.fail);
-    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], passage.fail);
-    passage.isHead = environ.REQUEST_METHOD === "HEAD";
+    checkEnviron(environ, (...violation) => check.fail("outside", ...violation));
+    if (outer) outer.inner = check;
+    environ[REQUEST_CHECK] = check;
+    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], check.fail);
+    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], check.fail);
+    check.isHead = environ.REQUEST_METHOD === "HEAD";
     return catching(
-      () => mapMaybe(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
+      () => mapMaybe(inner(environ, check.start(startResponse)), (body) => check.watch(body)),
       (error) => {
-        passage.closed = true;
-        const { inner: below } = passage;
-        if (below?.hasReturned && !below.closed && !below.failure) {
+        check.isClosed = true;
+        const { inner: next } = check;
+        if (next?.hasReturned && !next.isClosed && !next.failure) {
           const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
-          passage.fail("inside", "details", found, "a call of close");
+          check.fail("inside", "details", found, "a call of close");
         }
         throw error;
       },
@@ -2907,32 +2900,31 @@ export function validator(app: ApplicationLike): Application {
   };
 }
 
-/** One request on its way through a validator: what is known of it, and what has to hold for its response. */
+/** One request in a validator, and the state of its response. */
 class RequestCheck implements BodyHooks {
-  /** The application inside. */
   readonly application: Application;
-  /** The passage through the next validator outside, of the same request. */
+  /** The check of the next validator outside, for the same request. */
   readonly outer: RequestCheck | undefined;
-  /** The passage through the next validator inside. */
+  /** The check of the next validator inside. */
   inner: RequestCheck | undefined;
   isHead = false;
   hasReturned = false;
-  closed = false;
+  isClosed = false;
   failure: Error | undefined;
   #wasCalled = false;
   #status = "";
   #length: number | undefined;
   #sent = 0;
   #isFile = false;
-  /** How many chunks were asked for. */
-  #asked = 0;
-  #isAwaited = false;
-  /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
+  /** How many chunks were requested. */
+  #requested = 0;
+  #isPending = false;
+  /** The body that a middleware inside has been given and must close. Bodies after its own response do not count. */
   #unclosedInner: RequestCheck | undefined;
 
-  constructor(inner: Application, above: RequestCheck | undefined) {
+  constructor(inner: Application, outer: RequestCheck | undefined) {
     this.application = inner;
-    this.outer = above;
+    this.outer = outer;
   }
 
   readonly fail: Fail = (side, section, found, expected) => {
@@ -2942,54 +2934,59 @@ class RequestCheck implements BodyHooks {
     throw this.failure;
   };
 
-  /** Gives the application a `startResponse` that checks what it is given. */
+  /** A `startResponse` that checks its arguments, and a `write` that checks its chunks. */
   start(startResponse: StartResponse): StartResponse {
     return (...call) => {
-      const [status, headers, error] = call as Parameters<StartResponse>;
-      if (call.length < 2 || call.length > 3) {
-        this.fail("inside", "start", `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
-      }
-      if (this.#wasCalled && error === undefined) {
-        const found = `startResponse was called again with ${inspectDeep(status)}`;
-        this.fail("inside", "start", found, "the error that requires it, too");
-      }
-      this.#wasCalled = true;
-      checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
-      const type = getHeader(headers, "content-type");
-      if (type !== undefined && hasNullBody(status)) {
-        this.fail("inside", "http", `${inspectDeep(status)} came with a Content-Type`, "none without a body");
-      }
-      if (type === undefined && !/^(?:204|205|3)/.test(status)) {
-        this.fail("inside", "http", `${inspectDeep(status)} came without a Content-Type`, "one");
-      }
+      this.#checkStart(call);
+      const [status, headers, error] = call;
       const write = startResponse(status, headers, error);
       if (typeof write !== "function") {
         this.fail("outside", "write", `startResponse returned ${inspectDeep(write)}`, "a function");
       }
       this.#status = status;
-      const declared = getHeader(headers, "content-length");
-      this.#length = declared === undefined ? undefined : Number(declared);
+      const length = getHeader(headers, "content-length");
+      this.#length = length === undefined ? undefined : Number(length);
       return (chunk) => {
         if (this.hasReturned) {
           this.fail("inside", "write", "write was called after the body was returned", "a chunk of it");
         }
-        const sending = write(this.#send(chunk));
-        if (!(sending instanceof Promise)) {
-          this.fail("outside", "write", `write returned ${inspectDeep(sending)}`, "a promise");
+        const writing = write(this.#send(chunk));
+        if (!(writing instanceof Promise)) {
+          this.fail("outside", "write", `write returned ${inspectDeep(writing)}`, "a promise");
         }
-        return sending;
+        return writing;
       };
     };
   }
 
-  /** Passes the body on that the application has returned. */
+  #checkStart(call: Parameters<StartResponse>): void {
+    const [status, headers, error] = call;
+    if (call.length < 2 || call.length > 3) {
+      this.fail("inside", "start", `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
+    }
+    if (this.#wasCalled && error === undefined) {
+      const found = `startResponse was called again with ${inspectDeep(status)}`;
+      this.fail("inside", "start", found, "the error that requires it, too");
+    }
+    this.#wasCalled = true;
+    checkHead(status, headers, (...violation) => this.fail("inside", ...violation));
+    const type = getHeader(headers, "content-type");
+    if (type !== undefined && hasNullBody(status)) {
+      this.fail("inside", "http", `${inspectDeep(status)} came with a Content-Type`, "none without a body");
+    }
+    if (type === undefined && !/^(?:204|205|3)/.test(status)) {
+      this.fail("inside", "http", `${inspectDeep(status)} came without a Content-Type`, "one");
+    }
+  }
+
+  /** Passes on the body that the application has returned, and checks it. */
   watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
     this.hasReturned = true;
     this.#isFile = FILE in Object(body);
     this.#noteInner();
     return cancelOnError(body, () => {
       if (this.failure) throw this.failure;
-      // An application may answer with what it was sent, but the input is not closed with the response.
+      // An application may respond with its input, which is not to be closed with the response.
       const isEcho = body instanceof CheckedInput;
       const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
       if (checked === body) {
@@ -3004,20 +3001,20 @@ class RequestCheck implements BodyHooks {
   }
 
   async pull(ask: () => Promise<ChunkResult>): Promise<ChunkResult> {
-    this.#asked++;
-    if (this.closed) this.fail("outside", "details", "a chunk was asked for after close", "close to come last");
-    if (this.#isAwaited) {
+    this.#requested++;
+    if (this.isClosed) this.fail("outside", "details", "a chunk was asked for after close", "close to come last");
+    if (this.#isPending) {
       this.fail("outside", "buffering", "a chunk was asked for while another was awaited", "one after the other");
     }
-    if (this.outer && this.#asked > this.outer.#asked) {
-      const found = `chunk ${this.#asked} was asked for ahead of its turn`;
+    if (this.outer && this.#requested > this.outer.#requested) {
+      const found = `chunk ${this.#requested} was asked for ahead of its turn`;
       this.fail("outside", "blocks", found, "each to be passed on first");
     }
-    this.#isAwaited = true;
+    this.#isPending = true;
     try {
       return await ask();
     } finally {
-      this.#isAwaited = false;
+      this.#isPending = false;
     }
   }
 
@@ -3038,16 +3035,16 @@ class RequestCheck implements BodyHooks {
   }
 
   close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
-    if (this.closed) this.fail("outside", "details", "close was called a second time", "one call");
-    this.closed = true;
+    if (this.isClosed) this.fail("outside", "details", "close was called a second time", "one call");
+    this.isClosed = true;
     const check = () => {
       if (isOpen() && !this.outer?.failure) {
         this.fail("outside", "details", "close was called before the end without return of the iterator", "both");
       }
-      if (!this.#unclosedInner || this.#unclosedInner.closed) return;
+      if (!this.#unclosedInner || this.#unclosedInner.isClosed) return;
       this.fail("inside", "details", "close of the application inside was not called", "a call before this one ends");
     };
-    // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
+    // A generator outside calls return one microtask later, and close does not wait for that.
     return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
   }
 
@@ -3073,12 +3070,12 @@ class RequestCheck implements BodyHooks {
   }
 }
 
-/** Arguments, as they were given. */
+/** Formats arguments as they were given. */
 function formatArguments(values: unknown[]): string {
   return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
 }
 
-/** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
+/** What each variable must be; strings must match a pattern. PEP 3333, "environ Variables". */
 const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
   REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
   SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
@@ -3109,66 +3106,63 @@ function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
   return (value) => members.every((member) => typeof Object(value)[member] === "function");
 }
 
-/** Checks what the server gives. */
-function checkEnviron(environ: Environ, broken: ReportViolation): void {
+/** Checks the environ that the server has made. */
+function checkEnviron(environ: Environ, report: ReportViolation): void {
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
-    broken("environ", `environ is ${inspectDeep(environ)}`, "an ordinary object");
+    report("environ", `environ is ${inspectDeep(environ)}`, "an ordinary object");
   }
   if (!Object.isExtensible(environ)) {
-    broken("environ", `environ is closed to changes`, "one for the application to change");
+    report("environ", `environ is closed to changes`, "one for the application to change");
   }
   for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
     if (!(name in environ)) {
-      if (name in VARIABLES) broken("environ", `${name} is absent`, expected);
+      if (name in VARIABLES) report("environ", `${name} is absent`, expected);
       continue;
     }
     const value = environ[name];
     const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
-    if (!isRight) broken("environ", `${name} is ${inspectDeep(value)}`, expected);
+    if (!isRight) report("environ", `${name} is ${inspectDeep(value)}`, expected);
   }
   if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
-    broken("environ", 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
+    report("environ", 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
   }
   for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
-    if (get) broken("environ", `${name} is computed when it is read`, "a value");
-    if (value === undefined) broken("environ", `${name} is undefined`, "what is not known to be absent");
+    if (get) report("environ", `${name} is computed when it is read`, "a value");
+    if (value === undefined) report("environ", `${name} is undefined`, "what is not known to be absent");
     if (name.includes(".")) continue;
-    if (typeof value !== "string") broken("environ", `${name} is ${inspectDeep(value)}`, "a string");
-    if (/[^\0-\xff]/.test(value)) broken("strings", `${name} is ${inspectDeep(value)}`, "one character for each byte");
+    if (typeof value !== "string") report("environ", `${name} is ${inspectDeep(value)}`, "a string");
+    if (/[^\0-\xff]/.test(value)) report("strings", `${name} is ${inspectDeep(value)}`, "one character for each byte");
   }
 }
 
-/** Checks what the application gives to `startResponse`. */
-function checkHead(status: string, headers: HeaderList, broken: ReportViolation): void {
+/** Checks the arguments of `startResponse`, one rule after the other. */
+function checkHead(status: string, headers: HeaderList, report: ReportViolation): void {
   if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
-    broken(
-      "start",
-      `the status is ${inspectDeep(status)}`,
-      'three digits from 200 to 599, a space and a reason, such as "200 OK"',
-    );
+    const expected = 'three digits from 200 to 599, a space and a reason, such as "200 OK"';
+    report("start", `the status is ${inspectDeep(status)}`, expected);
   }
-  if (!Array.isArray(headers)) broken("start", `the headers are ${inspectDeep(headers)}`, "an array of pairs");
+  if (!Array.isArray(headers)) report("start", `the headers are ${inspectDeep(headers)}`, "an array of pairs");
   const names: string[] = [];
   for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) broken("start", `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
+    if (!isPairs([pair]) || pair.length !== 2) report("start", `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
     const [name, value] = pair;
     const lower = name.toLowerCase();
     const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
-    if (!TOKEN.test(name)) broken("start", `a header has the name ${inspectDeep(name)}`, "a token");
-    if (lower === "status") broken("start", shown, "the status as the first argument");
-    if (HOP_BY_HOP.test(lower)) broken("http", shown, "what is hop-by-hop to be left to the server");
-    if (/[^\0-\xff]/.test(value)) broken("strings", shown, "one character for each byte");
-    if (!HEADER_VALUE.test(value)) broken("start", shown, "no control characters");
+    if (!TOKEN.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, "a token");
+    if (lower === "status") report("start", shown, "the status as the first argument");
+    if (HOP_BY_HOP.test(lower)) report("http", shown, "what is hop-by-hop to be left to the server");
+    if (/[^\0-\xff]/.test(value)) report("strings", shown, "one character for each byte");
+    if (!HEADER_VALUE.test(value)) report("start", shown, "no control characters");
     if (lower === "content-length") {
-      if (!/^\d+$/.test(value) || names.includes(lower)) broken("length", shown, "one number of bytes");
-      if (status.startsWith("204")) broken("length", `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
+      if (!/^\d+$/.test(value) || names.includes(lower)) report("length", shown, "one number of bytes");
+      if (status.startsWith("204")) report("length", `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
     }
     names.push(lower);
   }
 }
 
-/** `wsgi.input`, with both sides watched. */
+/** `wsgi.input`, with checks of both sides. */
 class CheckedInput implements InputStream {
   readonly #input: ChunkedInput;
   readonly #fail: Fail;
@@ -3179,30 +3173,30 @@ class CheckedInput implements InputStream {
   }
 
   read(...sizes: [size?: number]): Promise<Uint8Array> {
-    return handled(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
+    return handled(this.#checkBytes(this.#input.read(...this.#checkSizes("read", sizes)), sizes[0]));
   }
 
   readline(...sizes: [size?: number]): Promise<Uint8Array> {
-    return handled(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
+    return handled(this.#checkBytes(this.#input.readline(...this.#checkSizes("readline", sizes)), sizes[0]));
   }
 
   readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
-    return handled(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
+    return handled(this.#checkLines(this.#input.readlines(...this.#checkSizes("readlines", hints))));
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return handled(this.#bytes(readChunk(this.#input, most), most));
+    return handled(this.#checkBytes(readChunk(this.#input, most), most));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
-    for await (const line of this.#input) yield await this.#bytes(line);
+    for await (const line of this.#input) yield await this.#checkBytes(line);
   }
 
   close(): void {
     this.#fail("inside", "streams", "wsgi.input was closed", "it to be left open");
   }
 
-  #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
+  #checkSizes<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
     const [size] = sizes;
     if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
       this.#fail("inside", "streams", `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
@@ -3210,13 +3204,13 @@ class CheckedInput implements InputStream {
     return sizes;
   }
 
-  async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
+  async #checkLines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
     const lines = await reading;
     if (!Array.isArray(lines)) this.#fail("outside", "streams", `readlines gave ${inspectDeep(lines)}`, "an array");
-    return await Promise.all(lines.map((line) => this.#bytes(line)));
+    return await Promise.all(lines.map((line) => this.#checkBytes(line)));
   }
 
-  async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
+  async #checkBytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
     const bytes = await reading;
     if (!(bytes instanceof Uint8Array)) {
       this.#fail("outside", "streams", `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
@@ -3226,7 +3220,7 @@ class CheckedInput implements InputStream {
   }
 }
 
-/** `wsgi.errors`, with the application watched. */
+/** `wsgi.errors`, with checks of the application. */
 class CheckedErrors implements ErrorStream {
   readonly #errors: ErrorStream;
   readonly #fail: Fail;
