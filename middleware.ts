@@ -554,7 +554,7 @@ class DeferredStart {
     this.#deferred = undefined;
     this.#hasReturned = true;
     return cancelOnError(body, () => {
-      if (this.#failure) throw this.#failure; // an application may have gone on as though nothing had happened
+      if (this.#failure) throw this.#failure; // the application may have caught it and gone on
       if (!head) return body;
       return mapMaybe(this.#change(head, body) ?? body, (changed) => {
         this.#commit(head);
@@ -570,7 +570,7 @@ class DeferredStart {
   }
 }
 
-/** Changes status and headers in place, and gives another body if it changes that, too. */
+/** Changes status and headers in place; returns a body to replace the other, if it changes that, too. */
 type ChangeResponse = (
   head: StartArguments,
   body?: ResponseBody,
@@ -639,7 +639,7 @@ function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
   return parseHost(HTTP_HOST || SERVER_NAME);
 }
 
-/** The weights of what a client accepts, by name in lower case: RFC 9110, section 12.4.2. */
+/** Parses Accept or Accept-Encoding into weights, by name in lower case: RFC 9110, section 12.4.2. */
 function parseQValues(accept: string | undefined): Map<string, number> {
   const weights = new Map<string, number>();
   for (const item of parseList(accept?.toLowerCase() ?? "")) {
@@ -935,7 +935,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
 
 /** A file to send. */
 interface Selection {
-  /** The path that was asked for, of the index file for a folder. */
+  /** The requested path; for a folder, that of its index file. */
   path: string;
   /** The file itself, or a compressed variant of it. */
   file: ResolvedPath;
@@ -944,15 +944,15 @@ interface Selection {
   hasVariants: boolean;
 }
 
-/** A path of the root, resolved. */
+/** A path below the root, resolved. */
 interface ResolvedPath {
-  /** The path without links. */
+  /** The path in the file system, without links. */
   real: string;
   isFolder: boolean;
   isFile: boolean;
-  /** The folders that lead to it, with the time of the last change in each of them, and the identity of the file. */
+  /** The identity of each folder on the way, with the times of its last change, and that of the file. */
   trail: string;
-  /** Whether one of the folders was changed just now. */
+  /** Whether one of these folders was changed just now. */
   isFresh: boolean;
 }
 
@@ -1046,7 +1046,7 @@ class Folder {
   }
 }
 
-/** What a file is known by, whatever its path. */
+/** The identity of a file, whatever its path. */
 function identify({ dev, ino }: BigIntStats): string {
   return `${dev}:${ino}`;
 }
@@ -1085,7 +1085,7 @@ interface ByteRange {
 /** A part of a body: bytes as they are, or a range of the file. */
 type BodyPart = Uint8Array | ByteRange;
 
-/** Starts the response about a file: all of it, some of it, or that the client needs nothing of it. */
+/** Starts the response for a file: all of it, some ranges, or none of it. */
 function startFileResponse(
   environ: Environ,
   startResponse: StartResponse,
@@ -1307,7 +1307,7 @@ class LoggedRequest implements BodyHooks {
     try {
       return this.recover(error);
     } finally {
-      // The signal must not be read before there is a response: on Deno that has a price.
+      // Before there is a response the signal is not read: on Deno only an application that reads it should pay for it.
       this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
     }
   }
@@ -1327,7 +1327,7 @@ class LoggedRequest implements BodyHooks {
     try {
       return inner();
     } finally {
-      // A response that was complete at once has no signal.
+      // The signal says nothing about a response that was complete at once.
       const aborted = this.#chunks && this.#isSync ? this.#isDisconnected : this.#isAborted();
       if (!aborted) this.#chunks?.forEach((chunk) => this.transform(chunk));
       this.#log(aborted);
@@ -1718,7 +1718,7 @@ function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): Fo
   return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop.get(name))]));
 }
 
-/** Reads the address of a client, with or without a port; undefined for `unknown` and everything else. */
+/** Reads the address of a client, with or without a port; undefined for `unknown` and other names. */
 function parseAddress(text = ""): { address: string; port: string | undefined } | undefined {
   const { isIP } = process.getBuiltinModule("node:net");
   if (isIP(text)) return { address: text, port: undefined };
@@ -1943,9 +1943,9 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   };
 }
 
-/** Whether a response may be compressed. A 304 may stand for one that is. */
+/** Whether a response may be compressed, or is a 304, whose type is unknown. */
 function isCompressible({ status, headers }: StartArguments): boolean {
-  if (status.startsWith("304")) return true; // which has no Content-Type
+  if (status.startsWith("304")) return true;
   const type = getHeader(headers, "content-type")?.trimStart() ?? "";
   return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
     (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
@@ -2409,9 +2409,9 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
   const inner = application(app);
   return (environ, startResponse) => {
     const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
-    const isGiven = /^[\w.+/=:-]{1,128}$/.test(given) &&
-      (isTrusted ??= trustCheck(LOOPBACK))((original as Environ).REMOTE_ADDR); // not before it is needed: node:net is slow to load
-    const id = isGiven ? given : crypto.randomUUID();
+    const hasId = /^[\w.+/=:-]{1,128}$/.test(given);
+    if (hasId) isTrusted ??= trustCheck(LOOPBACK); // not before it is needed: node:net is slow to load
+    const id = hasId && isTrusted?.((original as Environ).REMOTE_ADDR) ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
     return inner(environ, mapStart(startResponse, ({ headers }) => setHeader(headers, header, id)));
