@@ -640,14 +640,22 @@ function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
 }
 
 /** Parses Accept or Accept-Encoding into weights, by name in lower case: RFC 9110, section 12.4.2. */
-function parseQValues(accept: string | undefined): Map<string, number> {
+function parseQValues(accept = ""): Map<string, number> {
   const weights = new Map<string, number>();
-  for (const item of parseList(accept?.toLowerCase() ?? "")) {
+  for (const item of parseList(accept.toLowerCase())) {
     const [name = "", ...parameters] = item.split(";").map((part) => part.trim());
     const weight = Number(parameters.find((parameter) => parameter.startsWith("q="))?.slice(2) ?? 1);
     if (name !== "") weights.set(name, weight >= 0 && weight <= 1 ? weight : 0);
   }
   return weights;
+}
+
+/** The one of some media types that a client prefers: RFC 9110, section 12.5.1. */
+function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): string {
+  const weights = parseQValues(HTTP_ACCEPT);
+  const weightOf = (type: string) =>
+    weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
+  return offered.reduce((best, type) => weightOf(type) > weightOf(best) ? type : best);
 }
 
 /** The content codings that a client prefers to none, the best first: RFC 9110, section 12.5.3. */
@@ -1459,11 +1467,8 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       const { STATUS_CODES } = process.getBuiltinModule("node:http");
       const code = errorStatus(error);
       const status = `${code} ${REASONS[code] ?? STATUS_CODES[code] ?? "Unknown"}`;
-      const weights = parseQValues(environ.HTTP_ACCEPT ?? "*/*");
-      const weightOf = (type: string) =>
-        weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
       const types = development ? ["text/html", "application/json", "text/plain"] : ["text/plain", "application/json"];
-      const [type = ""] = types.sort((one, other) => weightOf(other) - weightOf(one));
+      const type = preferredType(environ, types);
       startResponse(status, [
         ["Content-Type", type === "application/json" ? type : `${type}; charset=utf-8`],
         ["Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"],
@@ -1472,11 +1477,9 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       ], error);
       if (code >= 500) logFailure(environ, error);
       const detail = development ? inspectDeep(error, 16) : undefined;
-      const page = type === "text/html"
-        ? renderHtml(status, error, environ)
-        : type === "text/plain"
-        ? `${detail ?? status}\n`
-        : JSON.stringify({ status: code, title: status.slice(4), detail });
+      let page = `${detail ?? status}\n`;
+      if (type === "text/html") page = renderHtml(status, error, environ);
+      if (type === "application/json") page = JSON.stringify({ status: code, title: status.slice(4), detail });
       return [ENCODER.encode(page)];
     };
     return catching(
