@@ -297,7 +297,7 @@ function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean
 
 /** Makes a test for an object whose values all pass another test. */
 function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
-  return (value) => isObject(value) && !(Symbol.iterator in value) && Object.values(value).every(test);
+  return (value) => isObject(value) && Object.values(value).every(test);
 }
 
 function isString(value: unknown): boolean {
@@ -731,7 +731,7 @@ function notModifiedHeaders(headers: HeaderList): HeaderList {
  * ```
  */
 export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
-  if (typeof apps !== "object" || apps === null) {
+  if (!isObject(apps)) {
     throw new TypeError(`Cannot mount ${inspect(apps)}, expected applications`);
   }
   const routes = Object.entries(apps).map(([key, app]) => ({ ...parseMountKey(key), app: application(app) }));
@@ -894,8 +894,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     for (let attempt = 0; attempt < 10; attempt++) {
       const selection = await select(path, environ);
       if (!selection || selection === "folder") return selection;
-      const opened = await folder.open(selection.file);
-      if (opened === null) return undefined;
+      const opened = await folder.open(selection.file.real);
       if (opened) return { ...selection, ...opened };
     }
     return undefined;
@@ -958,10 +957,6 @@ interface ResolvedPath {
   real: string;
   isFolder: boolean;
   isFile: boolean;
-  /** The identity of each folder on the way, with the times of its last change, and that of the file. */
-  trail: string;
-  /** Whether one of these folders was changed just now. */
-  isFresh: boolean;
 }
 
 interface OpenFile {
@@ -973,9 +968,9 @@ interface OpenFile {
  * A folder to serve: resolves paths inside it, and opens just what it has resolved.
  *
  * Somebody who may write inside the folder can put a link in the place of a file or of a folder at any moment, and take
- * it away again, so that no look at a path tells where it led when the file was opened. But every such change marks the
- * folder in which it was made. If all folders on the way to a file are the same before and after it was opened, none of
- * them a link and none changed, then the file was opened inside the root.
+ * it away again, so that no look at a path tells where it led when the file was opened. So a file is opened first, and
+ * then traced: it is sent if it is at its path, and no folder of that is a link. The path may change during a trace, but
+ * every change marks the folder in which it was made. Two traces that find the same marks have seen one state.
  */
 class Folder {
   readonly #fs = process.getBuiltinModule("node:fs");
@@ -1014,29 +1009,31 @@ class Folder {
     const segments = inside.split(sep);
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
     if (!this.#dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
-    const traced = this.#trace(real);
-    if (!traced) return undefined;
-    const { stats, trail, isFresh } = traced;
-    return { real, trail, isFresh, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+    const stats = this.#fs.lstatSync(real);
+    return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   }
 
-  /** Opens a file: undefined if it has been replaced since it was resolved, null if it cannot be opened. */
-  async open({ real, trail, isFresh }: ResolvedPath): Promise<OpenFile | null | undefined> {
+  /** Opens a file; undefined if it cannot be opened, or is not the one at its path. */
+  async open(real: string): Promise<OpenFile | undefined> {
     const handle = await orUndefined(this.#fs.promises.open(real, this.#flags));
-    // A second change in the same moment leaves no mark where times are coarse: in Deno 2.9.6 a second, in Linux before
-    // 6.13 up to 10 ms. Nobody hits the right moment to make one, and to take it back, for so many looks.
-    let looks = isFresh ? 16 : 1;
-    while (looks > 0 && safely(() => this.#trace(real)?.trail, undefined) === trail) looks--;
-    const isSame = looks === 0;
-    const stats = handle && this.#fs.fstatSync(handle.fd, { bigint: true });
-    if (isSame && !handle) return null;
-    if (isSame && stats && trail.endsWith(` ${identify(stats)}`)) return { handle, stats };
-    await handle?.close();
+    if (!handle) return undefined;
+    const stats = this.#fs.fstatSync(handle.fd, { bigint: true });
+    const trace = () => safely(() => this.#trace(real), undefined);
+    const first = trace();
+    // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
+    // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
+    let looks = first?.isFresh ? 16 : 1;
+    while (first && looks > 0 && trace()?.trail === first.trail) looks--;
+    if (looks === 0 && stats.isFile() && first?.trail.endsWith(` ${identify(stats)}`)) return { handle, stats };
+    await handle.close();
     return undefined;
   }
 
-  /** Looks at a path without links, and at the folders that lead to it; undefined if there is a link by now. */
-  #trace(real: string): { stats: BigIntStats; trail: string; isFresh: boolean } | undefined {
+  /**
+   * Follows a path without links; undefined if one of its folders is a link by now. The trail has the identity of each
+   * folder with the times of its last change, and that of the file. It is fresh if a folder was changed just now.
+   */
+  #trace(real: string): { trail: string; isFresh: boolean } | undefined {
     const { join, relative, sep } = this.#path;
     const now = Date.now();
     let path = this.#root;
@@ -1049,8 +1046,7 @@ class Folder {
       isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
       path = join(path, segment);
     }
-    const stats = this.#fs.lstatSync(path, { bigint: true });
-    return stats.isSymbolicLink() ? undefined : { stats, trail: `${trail} ${identify(stats)}`, isFresh };
+    return { trail: `${trail} ${identify(this.#fs.lstatSync(path, { bigint: true }))}`, isFresh };
   }
 }
 
