@@ -83,7 +83,7 @@ import {
  *
  * @example
  * ```ts
- * import type { RequestUriOptions } from "./middleware.ts";
+ * import type { RequestUriOptions } from "./mod.ts";
  *
  * const options: RequestUriOptions = { includeQuery: false };
  * ```
@@ -113,7 +113,7 @@ const REQUEST_URI_OPTIONS: OptionChecks<RequestUriOptions> = { includeQuery: [is
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { requestUri, testEnviron } from "./middleware.ts";
+ * import { requestUri, testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ SCRIPT_NAME: "/app", PATH_INFO: "/a b", QUERY_STRING: "c=d" });
  * assert.equal(requestUri(environ), "http://127.0.0.1/app/a%20b?c=d");
@@ -138,7 +138,7 @@ export function requestUri(environ: Environ, options: RequestUriOptions = {}): s
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { applicationUri, testEnviron } from "./middleware.ts";
+ * import { applicationUri, testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ HTTP_HOST: "example.com:8080", SCRIPT_NAME: "/app", PATH_INFO: "/page" });
  * assert.equal(applicationUri(environ), "http://example.com:8080/app");
@@ -162,7 +162,7 @@ export function applicationUri(environ: Environ): string {
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { shiftPathInfo, testEnviron } from "./middleware.ts";
+ * import { shiftPathInfo, testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ PATH_INFO: "/users/7" });
  * assert.equal(shiftPathInfo(environ), "users");
@@ -194,7 +194,7 @@ export function shiftPathInfo(environ: Environ): string | null {
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { guessScheme } from "./middleware.ts";
+ * import { guessScheme } from "./mod.ts";
  *
  * assert.equal(guessScheme({ HTTPS: "on" }), "https");
  * ```
@@ -212,7 +212,7 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { testEnviron } from "./middleware.ts";
+ * import { testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ HTTPS: "on", PATH_INFO: "/page" });
  * assert.equal(environ["wsgi.url_scheme"], "https");
@@ -780,7 +780,7 @@ function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody
  *
  * @example
  * ```ts
- * import type { FilesOptions } from "./middleware.ts";
+ * import type { FilesOptions } from "./mod.ts";
  *
  * const options: FilesOptions = { cacheControl: "public, max-age=3600", types: { gpx: "application/gpx+xml" } };
  * ```
@@ -1185,7 +1185,7 @@ class PartsReader {
  *
  * @example
  * ```ts
- * import type { AccessLogOptions } from "./middleware.ts";
+ * import type { AccessLogOptions } from "./mod.ts";
  *
  * const options: AccessLogOptions = { format: "json", skip: ["/livez", "/readyz"] };
  * ```
@@ -1408,7 +1408,7 @@ function formatJson(environ: Environ, entry: LogEntry): string {
  *
  * @example
  * ```ts
- * import type { ErrorPageOptions } from "./middleware.ts";
+ * import type { ErrorPageOptions } from "./mod.ts";
  *
  * const options: ErrorPageOptions = { development: true };
  * ```
@@ -1527,7 +1527,7 @@ ${rows.join("")}</table>
  *
  * @example
  * ```ts
- * import type { ProxyFixOptions } from "./middleware.ts";
+ * import type { ProxyFixOptions } from "./mod.ts";
  *
  * const options: ProxyFixOptions = { trust: ["10.0.0.0/8", "fd00::/8"] };
  * ```
@@ -1766,7 +1766,7 @@ function trustCheck(list: string[]): TrustCheck {
  *
  * @example
  * ```ts
- * import type { TrustedHostsOptions } from "./middleware.ts";
+ * import type { TrustedHostsOptions } from "./mod.ts";
  *
  * const options: TrustedHostsOptions = { hosts: ["example.com", ".example.org"] };
  * ```
@@ -1828,7 +1828,7 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
  *
  * @example
  * ```ts
- * import type { CompressOptions } from "./middleware.ts";
+ * import type { CompressOptions } from "./mod.ts";
  *
  * const options: CompressOptions = { threshold: 256 };
  * ```
@@ -2057,7 +2057,7 @@ export function conditional(app: ApplicationLike): Application {
  *
  * @example
  * ```ts
- * import type { LimitBodyOptions } from "./middleware.ts";
+ * import type { LimitBodyOptions } from "./mod.ts";
  *
  * const options: LimitBodyOptions = { maxBodySize: 10 * 1024 * 1024 };
  * ```
@@ -2189,7 +2189,7 @@ class LimitedInput implements InputStream {
  *
  * @example
  * ```ts
- * import type { TimeoutOptions } from "./middleware.ts";
+ * import type { TimeoutOptions } from "./mod.ts";
  *
  * const options: TimeoutOptions = { milliseconds: 5000 };
  * ```
@@ -2351,7 +2351,7 @@ function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
  *
  * @example
  * ```ts
- * import type { RequestIdOptions } from "./middleware.ts";
+ * import type { RequestIdOptions } from "./mod.ts";
  *
  * const options: RequestIdOptions = { trust: ["10.0.0.0/8"] };
  * ```
@@ -2426,7 +2426,7 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
  *
  * @example
  * ```ts
- * import type { CorsOptions } from "./middleware.ts";
+ * import type { CorsOptions } from "./mod.ts";
  *
  * const options: CorsOptions = { origin: ["https://example.com"], credentials: true, maxAge: 600 };
  * ```
@@ -2545,7 +2545,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
  *
  * @example
  * ```ts
- * import type { SecureHeadersOptions } from "./middleware.ts";
+ * import type { SecureHeadersOptions } from "./mod.ts";
  *
  * const options: SecureHeadersOptions = { headers: { "X-Frame-Options": "DENY", "Referrer-Policy": false } };
  * ```
@@ -2626,7 +2626,7 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
  *
  * @example
  * ```ts
- * import type { BasicAuthOptions } from "./middleware.ts";
+ * import type { BasicAuthOptions } from "./mod.ts";
  *
  * const options: BasicAuthOptions = { realm: "Kitchen", users: { cook: "salt" } };
  * ```
@@ -2731,7 +2731,7 @@ function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOpti
  *
  * @example
  * ```ts
- * import type { HealthOptions } from "./middleware.ts";
+ * import type { HealthOptions } from "./mod.ts";
  *
  * const options: HealthOptions = { live: "/healthz", check: () => true };
  * ```

@@ -197,6 +197,8 @@ const ENVIRON_OPTIONS: OptionChecks<Omit<ToEnvironOptions, "info">> = {
   errors: [isErrorStream, "an object with write, writelines and flush"],
 };
 
+const TO_ENVIRON_OPTIONS: OptionChecks<ToEnvironOptions> = { ...ENVIRON_OPTIONS, info: [() => true, "anything"] };
+
 const FETCH_OPTIONS: OptionChecks<ToFetchOptions> = {
   ...ENVIRON_OPTIONS,
   maxBodySize: [integerFrom(0), "an integer of at least 0"],
@@ -1653,7 +1655,7 @@ class PendingWork extends Set<Exchange | Promise<unknown>> {
   }
 }
 
-/** Slots, of which so many can be taken at a time. Who waits for one gets it in order. */
+/** A semaphore: up to `max` requests hold a slot, the others wait in a queue. */
 class Semaphore {
   readonly #max: number;
   readonly #queue: ((isAcquired: boolean) => void)[] = [];
@@ -1691,9 +1693,9 @@ class Semaphore {
 /**
  * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
  *
- * A class is known by its `prototype`, which cannot be written. PEP 3333, "The Application/Framework Side".
+ * A class is told from a function by its `prototype`, which is not writable. PEP 3333, "The Application/Framework Side".
  *
- * @throws {TypeError} When it is none of these.
+ * @throws {TypeError} When `like` is neither a function, nor a class, nor such an object.
  *
  * @param like The application object.
  * @returns The application as a function.
@@ -1701,7 +1703,7 @@ class Semaphore {
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { application } from "./server.ts";
+ * import { application } from "./mod.ts";
  *
  * assert.equal(typeof application({ handle: () => [] }), "function");
  * ```
@@ -1716,20 +1718,20 @@ export function application(like: ApplicationLike): Application {
 }
 
 /**
- * Makes a Fetch handler of an application: for `export default { fetch }`, for any runtime, for tests without a socket.
+ * Makes a Fetch handler of an application: for `export default { fetch }`, other runtimes, and tests without a socket.
  *
- * The handler never throws: what fails inside is reported on `wsgi.errors` and answered with a plain 500.
+ * The handler never throws. It reports a failure of the application on `wsgi.errors`, and answers with a plain 500.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or `app` is not an application.
  *
  * @param app The application.
- * @param options What surrounds it.
+ * @param options The limits, and the additions to the environ.
  * @returns The handler.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { toFetch } from "./server.ts";
+ * import { toFetch } from "./mod.ts";
  *
  * const handler = toFetch((environ, startResponse) => {
  *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
@@ -1747,20 +1749,20 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
 /**
  * Makes an environ of a Fetch request.
  *
- * Its `fetch.context` stands alone: nothing waits for its work.
+ * No server waits for the work that is given to `waitUntil` of its `fetch.context`.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, the Host of the request is no host, or
- * the method is CONNECT.
+ * @throws {TypeError} When an option does not exist or is not what it should be, when Host or Content-Length of the
+ * request is invalid, or when the method is CONNECT.
  * @throws {RangeError} When the path of the request is outside `scriptName`.
  *
  * @param request The request.
- * @param options What the request does not say.
+ * @param options The facts that are not in the request.
  * @returns The environ.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { toEnviron } from "./server.ts";
+ * import { toEnviron } from "./mod.ts";
  *
  * const environ = toEnviron(new Request("http://example.com/app/a%20b?c=d"), { scriptName: "/app" });
  * assert.equal(environ.PATH_INFO, "/a b");
@@ -1768,28 +1770,27 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
  * ```
  */
 export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
-  checkOptions(options, { ...ENVIRON_OPTIONS, info: [() => true, "anything"] });
+  checkOptions(options, TO_ENVIRON_OPTIONS);
   const gateway = new Gateway(() => [], options);
   return buildEnviron(request, options.info, new Exchange(gateway, request));
 }
 
 /**
- * Calls an application once, as a server would, and collects what it gives: for tests.
+ * Calls an application once, as a server would, and collects its response: for tests.
  *
- * `startResponse` checks and behaves as that of a server; `close` is called at the end, whatever happened. The
- * application gets a copy of the environ, with a `wsgi.errors` that collects.
+ * `startResponse` checks its arguments as that of a server does. `close` is called at the end, also after a failure. The
+ * application gets a copy of the environ, whose `wsgi.errors` collects text.
  *
- * @throws {Error} What the application throws, or when it breaks a rule of the interface.
+ * @throws {Error} When the application throws, or breaks a rule of the interface.
  *
  * @param app The application.
  * @param environ The request.
- * @returns Status, headers and body exactly as the application gave them, and what it reported.
+ * @returns Status, headers and body exactly as the application gave them, and the text of `wsgi.errors`.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import type { StartResponse } from "./mod.ts";
- * import { runApplication, toEnviron } from "./server.ts";
+ * import { runApplication, type StartResponse, toEnviron } from "./mod.ts";
  *
  * const app = (_environ: unknown, startResponse: StartResponse) => (startResponse("200 Fine", []), []);
  * const { status } = await runApplication(app, toEnviron(new Request("http://localhost/")));
@@ -1846,7 +1847,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { fromFetch, toFetch } from "./server.ts";
+ * import { fromFetch, toFetch } from "./mod.ts";
  *
  * const app = fromFetch((request) => new Response(request.method));
  * assert.equal(await (await toFetch(app)(new Request("http://localhost/"))).text(), "GET");
@@ -1899,7 +1900,7 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { toEnviron, toRequest } from "./server.ts";
+ * import { toEnviron, toRequest } from "./mod.ts";
  *
  * const environ = toEnviron(new Request("http://localhost/item", { method: "POST", body: "[1]" }));
  * assert.deepEqual(await toRequest(environ).json(), [1]);
@@ -2133,7 +2134,7 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
  * Prints the address to standard error, unless `onListen` is given. The server listens when `serve` returns; with
  * workers, when it prints the address or calls `onListen`. PEP 3333, "The Server/Gateway Side".
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option does not exist or is not what it should be, or `app` is not an application.
  * @throws {Error} When the runtime cannot listen, or is neither of the two.
  *
  * @param app The application.
@@ -2142,7 +2143,7 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
  *
  * @example
  * ```ts ignore
- * import { serve } from "./server.ts";
+ * import { serve } from "./mod.ts";
  *
  * serve((_environ, startResponse) => (startResponse("204 No Content", []), []), { port: 8080 });
  * ```
