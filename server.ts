@@ -458,12 +458,12 @@ interface PeerAddress {
 
 /** Makes the environ of a request. */
 function buildEnviron(request: Request, info: unknown, exchange: Exchange): Environ {
-  const { gateway: { variables, defaultAuthority }, method } = exchange;
+  const { gateway: { environTemplate, defaultAuthority }, method } = exchange;
   if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
   const { scheme, authority, target } = splitUrl(request.url);
   const question = target.indexOf("?");
 
-  const environ = { ...variables } as Environ;
+  const environ = { ...environTemplate } as Environ;
   environ["wsgi.input"] = exchange.input;
   environ["wsgi.errors"] = exchange.errors;
   environ["fetch.context"] = exchange.context;
@@ -495,7 +495,7 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   };
   // On a unix socket Deno puts the path of the socket where a request without a Host has no authority.
   const named = scheme.startsWith("http+") ? "" : authority;
-  const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
+  const host = environ.HTTP_HOST === environTemplate.HTTP_HOST ? "" : environ.HTTP_HOST!;
   if (host === "") {
     if (named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
   } else if (
@@ -1143,7 +1143,7 @@ class Exchange {
     }
     const isClosed = this.#applicationState === "closed" || this.#applicationState === "closing";
     if (this.#responseState !== "complete") gateway.addPending(this);
-    else if (!isClosed || this.#cleanup) gateway.pending.add(this);
+    else if (!isClosed || this.#cleanup) gateway.pending.add(this); // the idle timeout stays
     // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
     if (this.#responseState === "pending" && !DENO) this.observeSignal();
     return this.#response ?? new Promise((resolve) => this.#resolveResponse = resolve);
@@ -1513,15 +1513,16 @@ function closingErrorResponse(error: unknown): Response {
 
 // #region Gateway: one application
 
-// Bun's idle timeout of a connection, in seconds: the default, and the one for a body so large that a slow client takes
-// it in bursts.
+// Bun's idle timeout of a connection, in seconds. A last chunk of more than LARGE_BODY bytes may still be in Bun's buffer,
+// from which a slow client takes it in bursts: its connection gets LARGE_IDLE_TIMEOUT.
 const IDLE_TIMEOUT = 10;
 const LARGE_IDLE_TIMEOUT = 240;
 const LARGE_BODY = 65_536;
-// How long an application that cleans up keeps its slot, in milliseconds. Clients that leave must not take all slots.
+// How long a cleanup may keep a slot, in milliseconds. Otherwise clients that leave could take all slots with cleanups that
+// never end.
 const CLEANUP_TIMEOUT = 5000;
 
-// The keys whose values belong to one request.
+// Places for the objects of each request, so that all environs have one shape.
 const PLACEHOLDERS = {
   "wsgi.input": undefined,
   "wsgi.errors": undefined,
@@ -1533,8 +1534,8 @@ class Gateway {
   readonly app: Application;
   readonly maxBodySize: number;
   readonly errors: ErrorStream | undefined;
-  /** A copy of it is the beginning of each environ. */
-  readonly variables: Partial<Environ>;
+  /** The beginning of each environ, which is a copy of it. */
+  readonly environTemplate: Partial<Environ>;
   readonly pending = new PendingWork();
   /** The authority that Deno puts in the URL of a request that names none. */
   defaultAuthority: string | undefined;
@@ -1544,7 +1545,7 @@ class Gateway {
   isRefusing = false;
   /** The time until which each response closes its connection, by `performance.now()`. */
   closeConnectionsUntil = 0;
-  /** Sets a request's idle timeout, in seconds; 0 disables it. */
+  /** Sets the idle timeout of a request's connection, in seconds; 0 disables it. Undefined where there is none to set. */
   setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
   readonly #slots: Semaphore;
 
@@ -1552,7 +1553,7 @@ class Gateway {
     this.app = application(app);
     this.errors = options.errors;
     this.maxBodySize = options.maxBodySize ?? Infinity;
-    this.variables = environTemplate(options);
+    this.environTemplate = makeEnvironTemplate(options);
     this.#slots = new Semaphore(options.concurrency ?? Infinity);
   }
 
@@ -1580,10 +1581,10 @@ class Gateway {
     this.setIdleTimeout?.(exchange.request, 0);
   }
 
-  /** Enables the idle timeout again when the runtime has the whole response, whose last chunk has so many bytes. */
+  /** Enables the idle timeout again, when the response is complete. `size` is that of its last chunk, in bytes. */
   restoreIdleTimeout(exchange: Exchange, size: number): void {
-    if (!this.setIdleTimeout || size <= LARGE_BODY && !this.pending.has(exchange)) return;
-    this.setIdleTimeout(exchange.request, size > LARGE_BODY ? LARGE_IDLE_TIMEOUT : IDLE_TIMEOUT);
+    if (size > LARGE_BODY) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
+    else if (this.pending.has(exchange)) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
   }
 
   /** Frees the slot of an exchange when its cleanup has settled, or takes too long. */
@@ -1607,7 +1608,7 @@ class Gateway {
 }
 
 /** Makes what the environs of all requests have in common, with a place for everything else, so that all have one shape. */
-function environTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions): Partial<Environ> {
+function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions): Partial<Environ> {
   for (const [name, value] of Object.entries(environ)) {
     if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
   }
@@ -1946,12 +1947,12 @@ function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"]
 
 // #region Listening
 
-/** A server of the runtime, as both adapters give it. */
+/** What an adapter returns: the runtime's server, as far as it is used. */
 interface Listener {
   hostname: string;
   port: number;
   setIdleTimeout?: Gateway["setIdleTimeout"];
-  /** Closes the port, and waits for what is under way unless the stop is forced. */
+  /** Closes the port and waits for the requests under way. A forced stop cuts them, where the runtime can. */
   stop(force?: boolean): Promise<void>;
 }
 
@@ -1963,9 +1964,7 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
   if (options.deno?.reusePort ?? options.reusePort) requireUnstableNet("reusePort");
   try {
     if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
-    const listener = adapter(options, handler);
-    setUnixMode(options);
-    return listener;
+    return adapter(options, handler);
   } catch (cause) {
     const error = new Error(`Cannot listen on ${formatAddress(options)}: ${listenErrorReason(cause, options)}`, {
       cause,
@@ -1978,7 +1977,7 @@ function setUnixMode({ unix, unixMode }: ServeOptions): void {
   if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
 }
 
-/** Throws where Deno cannot share a port, since Deno 2.9.6 ends the process then. */
+/** Throws where Deno cannot share a port, because Deno 2.9.6 would end the process. */
 function requireUnstableNet(option: string, otherWay = ""): void {
   if (!DENO || typeof DENO.listenDatagram === "function") return;
   throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
@@ -1986,7 +1985,8 @@ function requireUnstableNet(option: string, otherWay = ""): void {
 
 function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
   if (unix !== undefined) return inspect(unix);
-  return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
+  const escaped = JSON.stringify(hostname).slice(1, -1); // it may have control characters
+  return `${hostname.includes(":") ? `[${hostname}]` : escaped}:${port}`;
 }
 
 /** Says in one line why the runtime cannot listen, and what to do. */
@@ -2016,14 +2016,14 @@ function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): st
 }
 
 /**
- * Tests whether no server has a unix socket any more, by connecting to it. There is no synchronous way to connect, so
- * that a worker does it.
+ * Tests whether the file of a unix socket was left by a server that died. Only connecting tells, and only a worker can
+ * connect while this thread waits.
  */
 function isStaleSocket(path: string): boolean {
   const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
   const found = read();
   if (!found?.isSocket()) return false;
-  const state = new Int32Array(new SharedArrayBuffer(4));
+  const state = new Int32Array(new SharedArrayBuffer(4)); // 0: unknown, 1: alive, 2: stale
   const source = `onmessage = ({ data: [path, state] }) => {
     const settle = (value) => {
       Atomics.store(state, 0, value);
@@ -2042,52 +2042,31 @@ function isStaleSocket(path: string): boolean {
   return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // no other server has replaced it meanwhile
 }
 
-// The pause before a server listens again, in milliseconds.
-const LISTEN_PAUSE = 1000;
-
 function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
-  const servers = new Set<DenoServer>();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  let isStopping = false;
-  const add = (port: number): DenoServer => {
+  const listen = (port: number): DenoServer => {
     const server = DENO!.serve({
       ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
       ...(cert === undefined ? {} : { cert, key }),
-      onListen() {},
+      onListen() {}, // the default prints a line
       onError: errorResponse,
       ...options.deno,
     }, handler);
-    servers.add(server);
-    server.finished.catch((error) => isStopping || listenAgain(error));
+    setUnixMode(options);
     return server;
   };
-  const first = add(port);
-  const address = { ...options, port: first.addr.port ?? 0 };
-  // Deno 2.9.6 closes its port when the process has no descriptors left. Requests under way go on.
-  const listenAgain = (error: unknown) => {
-    const reason = listenErrorReason(error, options);
-    printError(
-      `Cannot accept connections on ${formatAddress(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`,
-    );
-    timer = setTimeout(() => {
-      try {
-        add(address.port);
-        setUnixMode(options);
-      } catch (error) {
-        listenAgain(error);
-      }
-    }, LISTEN_PAUSE);
-  };
+  const server = listen(port);
+  const address = { ...options, port: server.addr.port ?? 0 };
+  const relisten = new Relisten(server, { address, listen: () => listen(address.port) });
   return {
-    hostname: first.addr.hostname ?? "",
+    hostname: server.addr.hostname ?? "",
     port: address.port,
+    // No setIdleTimeout: Deno has no idle timeout.
     async stop(force = false) {
-      isStopping = true;
-      clearTimeout(timer);
-      // A stop that is forced must not abort a server that is shutting down: Deno 2.9.6 ends the process then. What is
-      // left are clients that neither read nor leave.
-      if (!force) await Promise.all(Array.from(servers, (server) => server.shutdown()));
+      const servers = relisten.stop();
+      // A forced stop always follows a graceful one, and Deno 2.9.6 ends the process when a server that is shutting down
+      // is aborted. What is left are clients that neither read nor leave.
+      if (!force) await Promise.all(servers.map((server) => server.shutdown()));
     },
   };
 }
@@ -2104,14 +2083,16 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     ...options.bun,
     fetch: handler,
   });
+  setUnixMode(options);
   return {
     hostname: server.address?.address ?? "",
     port: server.port ?? 0,
-    // Bun counts the time that an application takes as idle. An idle timeout of the deployer's own stays as it is.
+    // Bun counts the time that an application takes as idle, so that the gateway disables the timeout meanwhile. An idle
+    // timeout of the deployer's own stays as it is.
     setIdleTimeout: options.bun?.idleTimeout === undefined
       ? (request, seconds) => server.timeout(request, seconds)
       : undefined,
-    // Bun also waits for half-sent heads, which get a second to become requests.
+    // server.stop() waits for half-sent heads as well. A second after the last request they are given up.
     async stop(force = false) {
       const stopped = server.stop(force);
       const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
@@ -2122,6 +2103,51 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
       await (force ? stopped : Promise.race([stopped, requestsEnd()]));
     },
   };
+}
+
+// The pause before a server on Deno listens again, in milliseconds.
+const LISTEN_PAUSE = 1000;
+
+/** Listens again where Deno 2.9.6 closes its port because the process has no descriptors left. Requests go on. */
+class Relisten {
+  readonly #servers: DenoServer[] = [];
+  readonly #address: ServeOptions;
+  readonly #listen: () => DenoServer;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isStopping = false;
+
+  constructor(server: DenoServer, { address, listen }: { address: ServeOptions; listen(): DenoServer }) {
+    this.#address = address;
+    this.#listen = listen;
+    this.#watch(server);
+  }
+
+  #watch(server: DenoServer): void {
+    this.#servers.push(server);
+    server.finished.catch((error) => {
+      if (!this.#isStopping) this.#retry(error);
+    });
+  }
+
+  #retry(error: unknown): void {
+    const reason = listenErrorReason(error, this.#address);
+    const where = formatAddress(this.#address);
+    printError(`Cannot accept connections on ${where}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
+    this.#timer = setTimeout(() => {
+      try {
+        this.#watch(this.#listen());
+      } catch (error) {
+        this.#retry(error);
+      }
+    }, LISTEN_PAUSE);
+  }
+
+  /** Ends all retries, and returns the servers so far: each may still have connections. */
+  stop(): DenoServer[] {
+    this.#isStopping = true;
+    clearTimeout(this.#timer);
+    return this.#servers;
+  }
 }
 
 // #endregion
@@ -2155,13 +2181,13 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   const { url, hostname, port, description } = backend;
   const stopped = Promise.withResolvers<void>();
   let isStopping = false;
-  let signalStatus = 0; // the exit status of a process that the signal ends
+  let signalStatus = 0; // the exit status for the signal that came; 0 before
 
   /** Drains until the deadline, and aborts what is left. */
   const stop = async (delay: number) => {
     const expired = Promise.withResolvers<boolean>();
-    const deadline = delay + Math.max(shutdownTimeout, 100); // to close idle connections takes a moment
-    const timer = setTimeout(() => expired.resolve(false), Math.min(deadline, MAX_DELAY));
+    const limit = delay + Math.max(shutdownTimeout, 100); // even with 0, to close idle connections takes a moment
+    const timer = setTimeout(() => expired.resolve(false), Math.min(limit, MAX_DELAY));
     const isDone = await Promise.race([backend.drain(delay), expired.promise]);
     clearTimeout(timer);
     await backend.abort();
@@ -2171,7 +2197,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   const shutdown = (delay = shutdownDelay) => {
     if (isStopping) return stopped.promise;
     isStopping = true;
-    signal?.removeEventListener("abort", abort); // on Deno a listener of AbortSignal.timeout keeps the process alive
+    signal?.removeEventListener("abort", onAbort); // on Deno a listener of AbortSignal.timeout keeps the process alive
     stop(delay).then(stopped.resolve, stopped.reject);
     return stopped.promise;
   };
@@ -2181,7 +2207,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     if (shutdownDelay === 0) return backend.pending === "" ? "nothing is under way" : `${wait} for ${backend.pending}`;
     return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
   };
-  const abort = () => void shutdown();
+  const onAbort = () => void shutdown();
   const removeSignalListeners = signals
     ? onSignal((name, status) => {
       if (signalStatus !== 0) backend.abort().then(() => process.exit(status));
@@ -2211,7 +2237,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     throw error;
   }
   if (signal?.aborted) shutdown(0);
-  else signal?.addEventListener("abort", abort);
+  else signal?.addEventListener("abort", onAbort);
   return server;
 }
 
@@ -2224,15 +2250,15 @@ interface ServerBackend {
   readonly description: string;
   /** The work under way, in words; empty if there is none. */
   readonly pending: string;
-  /** Starts, and calls one of both: when it serves, or with the reason why it cannot. */
+  /** Starts. Calls `onReady` once it serves, and `onFailure` when it cannot, or can no longer. */
   start(onReady: () => void, onFailure: (error: unknown) => void): void;
-  /** Serves on for a delay, then finishes what is under way. Fulfilled with whether all of it was done. */
+  /** Serves on for a delay, then finishes the requests under way. Fulfilled with false when some were lost. */
   drain(delay: number): Promise<boolean>;
   /** Aborts what is under way. */
   abort(): Promise<void>;
 }
 
-// The addresses that a browser reaches as localhost.
+// The addresses whose URL is best shown as localhost.
 const LOCAL_ADDRESSES = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
 
 /** A server in this thread. */
@@ -2258,12 +2284,14 @@ class LocalServer implements ServerBackend {
       : `http+unix://${encodeURIComponent(unix)}/`;
     this.gateway.defaultAuthority = cert === undefined ? `localhost:${port}` : undefined;
     this.gateway.setIdleTimeout = this.#listener.setIdleTimeout;
-    Object.assign(this.gateway.variables, {
+    Object.assign(this.gateway.environTemplate, {
       SERVER_NAME: name,
       SERVER_PORT: unix === undefined ? String(port) : "80",
       "wsgi.url_scheme": scheme,
     });
-    if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
+    if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) {
+      this.gateway.environTemplate["wsgi.multiprocess"] = true;
+    }
   }
 
   get pending(): string {
@@ -2291,7 +2319,7 @@ class LocalServer implements ServerBackend {
     return true;
   }
 
-  /** Closes the port while other threads go on. Requests that still arrive are served. */
+  /** Closes the port while other threads go on. Requests that still arrive are served: `isRefusing` stays false. */
   async retire(): Promise<void> {
     await this.#close();
     await this.gateway.pending.whenIdle(); // with the requests that came meanwhile
@@ -2350,8 +2378,8 @@ const EXIT_DELAY = 900;
 function exitAfterSignal(status: number): void {
   if (status !== 0) process.exitCode = status;
   if (SIGNAL_LISTENERS.size > 0) return;
-  // Timers and connections of the program would keep the process alive. So would, on Deno, clients that neither read nor
-  // leave. Without them, the process ends before this timer.
+  // The program's timers and connections could keep the process alive, and so could, on Deno, clients that neither read
+  // nor leave. A process that nothing keeps alive ends before this timer.
   setTimeout(() => process.exit(), EXIT_DELAY).unref();
 }
 
@@ -2370,7 +2398,7 @@ interface WorkerConfig {
   module: string;
   exportName: string | undefined;
   options: ServeOptions;
-  /** Whether errors go to the main thread, which has the option `errors`. */
+  /** Whether the main thread has the option `errors`, to which the worker's errors go. */
   forwardErrors: boolean;
   multiprocess: boolean;
 }
@@ -2392,7 +2420,7 @@ type WorkerCommand =
 /** A message from a worker to the pool. */
 type WorkerMessage =
   | { ready: true }
-  /** The share of the time spent computing, from 0 to 1, and the number of requests under way. */
+  /** The share of the time since the last sample spent computing, from 0 to 1, and the requests under way. */
   | { load: number; active: number }
   | { errors: string }
   | { failure: string };
@@ -2410,11 +2438,11 @@ const RECONNECT_TIME = 1000;
 // The number of samples in a row without an answer after which standard error names the worker.
 const MISSED_SAMPLES = 5;
 
-/** The number of a worker, and the callbacks of its pool. */
+/** What a worker gets from its pool: its number, and callbacks. */
 interface WorkerListeners {
   number: number;
   onReady(): void;
-  /** The worker answers again after so many samples that standard error named it. */
+  /** A worker that standard error has named answers again, after so many samples. */
   onAnswer(missed: number): void;
   onErrors(text: string): void;
   /** The worker has ended, or the pool waits for it no longer. */
@@ -2485,7 +2513,7 @@ class WorkerHandle {
     this.#listeners.onEnd(what, reason);
   }
 
-  /** Asks for the load. A worker that has not answered the last time counts as fully busy. */
+  /** Asks for the load; where the last question has no answer yet, the worker counts as fully busy. */
   sampleLoad(): void {
     if (this.isReady && this.#sampledAt === undefined) {
       this.#sampledAt = performance.now();
@@ -2588,7 +2616,8 @@ class WorkerPool implements ServerBackend {
       : { min: options.workers, max: options.workers! };
     const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
     const config = workerConfig(options, workers);
-    this.#portHolder = new LocalServer(app, options); // fails where another server has the port
+    // Takes the port first, to fail where another server has it, and to find a free one for 0. start() gives it up.
+    this.#portHolder = new LocalServer(app, options);
     const { url, hostname, port } = this.#portHolder;
     this.url = url;
     this.hostname = hostname;
@@ -2628,7 +2657,7 @@ class WorkerPool implements ServerBackend {
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
 
-  /** Starts a worker, in the place of some that have crashed soon after their start. */
+  /** Starts a worker, after so many crashes in a row soon after a start. */
   #add(crashes = 0): void {
     const number = ++this.#started;
     const worker = new WorkerHandle(this.#config, {
@@ -2690,7 +2719,10 @@ class WorkerPool implements ServerBackend {
     this.#respawnTimers.add(timer);
   }
 
-  /** Adds a worker when all are busy, and retires one when the rest has had the capacity for its work for a while. */
+  /**
+   * Adds a worker when all are over 80 % busy. Retires an idle one when half of the others' capacity was enough for the
+   * whole load for a while.
+   */
   #autoscale(): void {
     const { min, max, interval, scaleDownDelay } = this.#workers;
     const workers = [...this.#handles].filter(({ isStopping }) => !isStopping);
@@ -2700,9 +2732,9 @@ class WorkerPool implements ServerBackend {
     if (workers.length === min || load > 0.5 * (workers.length - 1)) this.#lastBusy = now;
     const isFull = this.#handles.size >= max || now - this.#lastChange < 3 * interval;
     if (!isFull && workers.every((worker) => worker.load > 0.8)) {
-      // A worker that is missed soon was retired too early: the next one stays twice as long.
-      const isMissed = now - this.#lastRetired < this.#scaleDownDelay;
-      this.#scaleDownDelay = isMissed ? 2 * this.#scaleDownDelay : scaleDownDelay;
+      // A worker was retired too early if one is needed again soon: the next one stays twice as long.
+      const isTooEarly = now - this.#lastRetired < this.#scaleDownDelay;
+      this.#scaleDownDelay = isTooEarly ? 2 * this.#scaleDownDelay : scaleDownDelay;
       this.#lastChange = now;
       this.#add();
     } else if (now - this.#lastBusy > this.#scaleDownDelay) {
@@ -2742,7 +2774,9 @@ function workerConfig(
   if (WORKER_CONFIG in globalThis) {
     throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
   }
-  if (options.unix !== undefined) throw new TypeError('Cannot use option "workers" with "unix": they share a port');
+  if (options.unix !== undefined) {
+    throw new TypeError('Cannot use option "workers" with "unix": workers share a TCP port');
+  }
   for (const [name, value] of Object.entries(rest)) {
     try {
       structuredClone(value);
@@ -2820,7 +2854,7 @@ async function runWorker(
       flush() {},
     };
     const server = new LocalServer(app, forwardErrors ? { ...options, errors } : options);
-    server.gateway.variables["wsgi.multiprocess"] = multiprocess;
+    server.gateway.environTemplate["wsgi.multiprocess"] = multiprocess;
     const meter = loadMeter();
     port.on("message", async (command) => {
       const { gateway } = server;
