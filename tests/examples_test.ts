@@ -21,9 +21,8 @@ import { application as hello } from "../examples/hello.ts";
 import { application as reversedEnviron, Reverseware } from "../examples/reverse.ts";
 import { application as stream } from "../examples/stream.ts";
 import { application as upload } from "../examples/upload.ts";
-import { bytes, Client, Event, request, RUNTIME, start, text } from "./support.ts";
+import { bytes, Client, Event, HERE, request, RUNTIME, start, text } from "./support.ts";
 
-const HERE = "http://test.example/";
 const TEXT: HeaderList = [["Content-Type", "text/plain; charset=utf-8"]];
 
 /** An application that answers with chunks, under headers. */

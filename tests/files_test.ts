@@ -48,6 +48,7 @@ import {
   Client,
   Event,
   exchange,
+  native,
   parse,
   type Reply,
   request,
@@ -187,11 +188,6 @@ link("root/loop", "loop");
 link("root/loop-one", "loop-two");
 link("root/loop-two", "loop-one");
 if (process.platform !== "win32") execFileSync("mkfifo", [join(ROOT, "fifo")]);
-
-/** Text as a native string. */
-function native(text: string): string {
-  return Buffer.from(text).toString("latin1");
-}
 
 interface Outcome {
   status: number;

@@ -5,17 +5,15 @@
  */
 
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { serve, type ServeOptions } from "../mod.ts";
-import { Child, Client, parse, request, RUNTIME, within } from "./support.ts";
+import { Child, Client, parse, request, RUNTIME, within, workspace } from "./support.ts";
 
-const FOLDER = mkdtempSync(join(tmpdir(), "wsgi-workers-"));
-after(() => rmSync(FOLDER, { recursive: true, force: true }));
+const { FOLDER, newPath } = workspace();
 
 const FLAGS = ["--no-prompt", "--allow-net", "--allow-read", "--allow-write", "--allow-env", "--unstable-net"];
 
@@ -58,9 +56,8 @@ const APPLICATION = `
 `;
 
 /** A program of its own, with a name that is its. */
-let programs = 0;
 function program(code: string, flags = FLAGS, ...args: string[]): Child {
-  const file = join(FOLDER, `program-${++programs}.mjs`);
+  const file = newPath(".mjs");
   writeFileSync(file, APPLICATION + code);
   return new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? flags : []), file, ...args]);
 }
