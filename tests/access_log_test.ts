@@ -85,7 +85,7 @@ test("accessLog: a line of the combined format has exactly Apache's fields, then
   assert.ok(at >= before && at <= Date.now(), time);
 });
 
-test("accessLog: what is not known is a dash", async () => {
+test("accessLog: an unknown field is a dash", async () => {
   const log = new Log();
   await runApplication(log.around(whole()), testEnviron());
   assert.match(
@@ -367,7 +367,7 @@ for (const status of [200, 99, 1000, NaN, "404", '200 "\n::1 - - forged', { toSt
   });
 }
 
-test("accessLog: an error that cannot be looked at is passed on as it is, and logged", async () => {
+test("accessLog: an error whose properties cannot be read is passed on as it is, and logged", async () => {
   const log = new Log();
   const error = Object.defineProperty(new Error("closed"), "status", {
     get: () => {
@@ -512,7 +512,7 @@ for (const [name, app] of Object.entries(STALLING)) {
   });
 }
 
-test("accessLog: one line inside of a timeout, too", async () => {
+test("accessLog: a log inside of a timeout has one line, too", async () => {
   const log = new Log();
   const wait: Middleware = (app) => timeout(app, { milliseconds: 5 });
   const { response } = await answer(stacked(STALLING.stream!, wait, log.combined, log.json));

@@ -173,7 +173,7 @@ test("a class is constructed anew for each request, and its instance is closed",
   assert.deepEqual(closed, instances);
 });
 
-test("handle is called on its object, also when it is replaced later", async () => {
+test("the method handle is called on its object, also when the method is replaced later", async () => {
   const seen: unknown[] = [];
   const object = {
     handle(_environ: Environ, startResponse: StartResponse): Uint8Array[] {
@@ -193,7 +193,7 @@ test("handle is called on its object, also when it is replaced later", async () 
   assert.ok(seen[0] === object && seen[1] === object);
 });
 
-test("nothing of the server is the this of what it calls", async () => {
+test("the server calls an application without a this", async () => {
   const seen: unknown[] = [];
   await answer(function (this: unknown, _environ, startResponse) {
     seen.push(this);
@@ -216,7 +216,7 @@ const NOT_CALLABLE: [value: unknown, found: RegExp][] = [
   [{ fetch: () => new Response() }, /object/],
 ];
 
-test("what cannot be called is refused at once, by name", () => {
+test("a value that cannot be called is refused at once, by name", () => {
   for (const [value, found] of NOT_CALLABLE) {
     for (const use of [application, toFetch, start]) {
       assert.throws(() => use(value as ApplicationLike), (error: Error) => {
@@ -229,7 +229,7 @@ test("what cannot be called is refused at once, by name", () => {
   }
 });
 
-test("what is no application is a TypeError that shows it", () => {
+test("a value that is not an application is a TypeError that quotes the value", () => {
   for (const app of [undefined, null, "app", 5, {}, { handle: "no" }, []]) {
     assert.throws(() => toFetch(app as never), TypeError);
     assert.throws(() => serve(app as never, { port: 0, onListen() {} }), TypeError);

@@ -107,7 +107,7 @@ for (
 }
 
 for (const password of ["[object Object]", "undefined", "", "null"]) {
-  test(`basicAuth finds nobody in no users with the password ${JSON.stringify(password)}`, async () => {
+  test(`basicAuth without any users refuses the password ${JSON.stringify(password)}`, async () => {
     assert.equal(await userOf({ users: {} }, basic(`__proto__:${password}`)), UNAUTHORIZED);
     assert.equal(await userOf({ users: {} }, basic(`constructor:${password}`)), UNAUTHORIZED);
   });
@@ -132,7 +132,7 @@ test("basicAuth gives check the user and the password as text", async () => {
   assert.deepEqual(given, ["Zoë", "a:塩 "]);
 });
 
-test("basicAuth does not ask check where there is nothing to check", async () => {
+test("basicAuth does not call check without a user and a password", async () => {
   const check = () => assert.fail("check was called");
   assert.equal(await userOf({ check }), UNAUTHORIZED);
   assert.equal(await userOf({ check }, "Bearer x"), UNAUTHORIZED);
@@ -167,7 +167,7 @@ for (
     { what: "rejects", check: () => Promise.reject<boolean>(new Error("The database is away")) },
   ]
 ) {
-  test(`basicAuth lets nobody in when check ${what}, and the failure is reported`, async () => {
+  test(`basicAuth refuses everybody when check ${what}, and the failure is reported`, async () => {
     let calls = 0;
     const app = between((app) => basicAuth(app, { check }), telling(() => `${++calls}`));
     const headers = { Authorization: basic("cook:salt") };

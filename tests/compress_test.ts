@@ -101,7 +101,7 @@ const ACCEPTED: [accept: string | undefined, coding: string | null][] = [
 ];
 
 for (const [accept, coding] of ACCEPTED) {
-  test(`compress answers Accept-Encoding ${JSON.stringify(accept)} with ${coding ?? "what it was given"}`, async () => {
+  test(`compress answers Accept-Encoding ${JSON.stringify(accept)} with ${coding ?? "the body as it was"}`, async () => {
     const app = compressed(giving(() => [bytes(TEXT)]));
     const { response, errors } = await answer(app, get(accept === undefined ? {} : { "Accept-Encoding": accept }));
     assert.equal(response.headers.get("Content-Encoding"), coding);
@@ -189,7 +189,7 @@ for (const coding of Object.keys(CODINGS)) {
     await reader.cancel();
   });
 
-  test(`compress makes by ${coding} no complete body of one that fails`, async () => {
+  test(`compress by ${coding} makes no complete body of a body that fails`, async () => {
     const app: Application = async function* (_environ, startResponse) {
       ok(startResponse);
       yield bytes(TEXT);
@@ -203,7 +203,7 @@ for (const coding of Object.keys(CODINGS)) {
     if (coding !== "br" || RUNTIME === "bun") assert.throws(() => CODINGS[coding]!.decode(received(reply.body)));
   });
 
-  test(`compress gives by ${coding} a body that can be decoded where there are no bytes`, async () => {
+  test(`compress by ${coding} makes a body that can be decoded of a body without bytes`, async () => {
     const bodies: ResponseBody[] = [new Set<Uint8Array>(), new Set([EMPTY]), [], [EMPTY]];
     for (const body of bodies) {
       const given = await decoded(compressed(giving(() => body), { threshold: 0 }), coding);
@@ -253,7 +253,7 @@ test("compress begins anew when a stream that was begun before it was returned i
   assert.equal(text(body), "Sorry");
 });
 
-test("compress leaves alone what replaces a response and is not to be compressed", async () => {
+test("compress leaves alone a replacement that is not to be compressed", async () => {
   const app: Application = function* (_environ, startResponse) {
     ok(startResponse);
     startResponse("200 OK", [["Content-Type", "image/png"]], new Error("No text"));
@@ -332,7 +332,7 @@ for (const [name, size, isCompressed] of SIZES) {
   }
 }
 
-test("compress compresses from 1024 bytes on, if nothing else is said", async () => {
+test("compress compresses from 1024 bytes on by default", async () => {
   assert.equal((await decoded(compressed(giving(() => [new Uint8Array(1023)])))).coding, null);
   assert.equal((await decoded(compressed(giving(() => [new Uint8Array(1024)])))).coding, "gzip");
 });
@@ -343,7 +343,7 @@ test("compress compresses a stream of unknown length, however short", async () =
   assert.equal(text(body), "a");
 });
 
-test("compress refuses a threshold that is no number of bytes", () => {
+test("compress refuses a threshold that is not a number of bytes", () => {
   const wrongs: number[] = [NaN, -1, "large" as unknown as number];
   for (const threshold of wrongs) assert.throws(() => compress(() => [], { threshold }), /option "threshold"/);
 });

@@ -189,7 +189,7 @@ test("a place inside the application is given away only when a generator and clo
   assert.deepEqual(events.slice(0, 4), ["enter /leaves", "close /leaves", "end /leaves", "enter /next"]);
 });
 
-test("a client that leaves while it waits for its turn is not called for on Bun; Deno tells only those who pay", async () => {
+test("the application is not called for a client that has left the queue on Bun; Deno tells of it only applications that read the signal", async () => {
   const entered: string[] = [];
   const go = new Event("permission to go on");
   const begun = new Event("a request inside");

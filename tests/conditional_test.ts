@@ -31,7 +31,7 @@ async function conditionally(app: ApplicationLike, environ: Partial<Environ> = {
   return await runApplication(between(conditional, app), testEnviron(environ));
 }
 
-test("conditional gives equal bodies equal tags, however they are cut, and others others", async () => {
+test("conditional gives equal bodies equal tags, however they are cut into chunks, and different bodies different tags", async () => {
   const whole = tagOf(await conditionally(giving(() => [bytes("one two")])));
   assert.match(whole ?? "", /^"[!#-~]+"$/);
   assert.equal(tagOf(await conditionally(giving(() => [bytes("one"), EMPTY, bytes(" two")]))), whole);
@@ -190,7 +190,7 @@ for (const [what, app] of BODIES.filter(([what]) => !/array|method/.test(what)))
   });
 }
 
-test("conditional gives back the very stream, of which nothing was read", async () => {
+test("conditional returns the application's own stream, unread", async () => {
   let asked = 0;
   const stream: ResponseBody = {
     *[Symbol.iterator]() {
@@ -234,7 +234,7 @@ for (const match of ['"none"', "*"]) {
   });
 }
 
-test("conditional waits for what a promise of an application gives", async () => {
+test("conditional waits for an application that returns a promise", async () => {
   const app: Application = async (_environ, startResponse) => {
     ok(startResponse);
     await settle();
@@ -244,7 +244,7 @@ test("conditional waits for what a promise of an application gives", async () =>
   assert.equal(status, "304 Not Modified");
 });
 
-test("conditional leaves alone what was written", async () => {
+test("conditional leaves alone a response that was written", async () => {
   const app: Application = async (_environ, startResponse) => {
     await startResponse("200 OK", PLAIN)(bytes("one"));
     return [bytes("two")];

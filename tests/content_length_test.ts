@@ -117,7 +117,7 @@ const EXACT: Record<string, Declared> = {
   "an async generator of one chunk": { length: 5, body: generatedAsync("12345") },
 };
 
-test("what has exactly the declared length is sent as it is, and nothing is logged", async () => {
+test("a body of exactly the declared length is sent as it is, and nothing is logged", async () => {
   for (const [name, declared] of Object.entries(EXACT)) {
     const server = startPatient(declaring(declared));
     const reply = await exchange(server, request("/"));
@@ -145,7 +145,7 @@ test("a declared length is sent whenever it is known to be kept, and on Deno wit
   }
 });
 
-test("a length that no number holds does not make a short body look complete", async () => {
+test("a Content-Length too large for a number does not make a short body look complete", async () => {
   for (const length of ["9".repeat(400), "1".padEnd(22, "0"), "9007199254740993"]) {
     await using server = startPatient((_environ, startResponse) => {
       ok(startResponse, ["Content-Length", length]);
@@ -177,7 +177,7 @@ test("a response to HEAD, 204 or 304 is not held to the length it declares", asy
   }
 });
 
-test("a declared Content-Length is among the headers of the Response, for those who have no socket", async () => {
+test("a declared Content-Length is among the headers of the Response, for callers without a socket", async () => {
   for (const body of [[bytes("one")], new Set([bytes("one")])]) {
     const handler = toFetch((_environ, startResponse) => {
       ok(startResponse, ["Content-Length", "3"]);

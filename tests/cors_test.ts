@@ -261,7 +261,7 @@ test("cors calls the application for a disallowed origin, whose browser does the
   assert(environ);
 });
 
-test("cors speaks for what is refused inside, so that a page can read why", async () => {
+test("cors adds its headers to a refusal from inside, so that a page can read the reason", async () => {
   const wrap: Middleware = (app) => cors(validator(basicAuth(app, { users: {} })), { origin: PAGE });
   const { status, headers } = await through(wrap, { HTTP_ORIGIN: PAGE });
   assert.equal(status, "401 Unauthorized");
@@ -269,12 +269,12 @@ test("cors speaks for what is refused inside, so that a page can read why", asyn
   assert.equal(valuesOf(headers, "WWW-Authenticate").length, 1);
 });
 
-test("cors answers a preflight, which has no credentials, before anybody is asked for a password", async () => {
+test("cors answers a preflight, which has no credentials, before basicAuth asks for a password", async () => {
   const wrap: Middleware = (app) => cors(validator(basicAuth(app, { users: {} })));
   assert.equal((await through(wrap, PREFLIGHT)).status, "204 No Content");
 });
 
-test("cors speaks for a response that replaces another", async () => {
+test("cors adds its headers to a response that replaces another", async () => {
   const app = between((app) => cors(app), (_environ, startResponse) => {
     ok(startResponse);
     startResponse("503 Service Unavailable", PLAIN, new Error("Replaced"));
@@ -298,7 +298,7 @@ test("cors does not change the application's own list of headers", async () => {
 });
 
 for (const origin of ["*", ["*"], [PAGE, "*"], undefined]) {
-  test(`cors refuses credentials for ${JSON.stringify(origin) ?? "whoever it is"}`, () => {
+  test(`cors refuses credentials for ${JSON.stringify(origin) ?? "any origin"}`, () => {
     assert.throws(() => cors(() => [], { origin, credentials: true }), { name: "TypeError", message: /"credentials"/ });
   });
 }
@@ -322,7 +322,7 @@ for (
   });
 }
 
-test("cors repeats a list of headers with empty elements, which are none", async () => {
+test("cors ignores empty elements in a list of headers", async () => {
   const wanted = ",x-a, ,\tx-b,";
   const variables = { ...PREFLIGHT, HTTP_ACCESS_CONTROL_REQUEST_HEADERS: wanted };
   const { headers } = await through((app) => cors(app), variables);

@@ -137,7 +137,7 @@ function withHeaders(...headers: string[]): string {
   return request("/", { method: "POST", headers });
 }
 
-test("environ is an ordinary object of ordinary properties, none of which is undefined", async () => {
+test("environ is an ordinary object of ordinary properties, and no value is undefined", async () => {
   const { app, environs } = recorder();
   await using server = start(unchecked(app)); // the validator adds a symbol
   await exchange(server, withHeaders("Cookie: a=1", "Content-Type: text/plain", "Content-Length: 0"));
@@ -182,7 +182,7 @@ test("environ is new for each request, and the application's to change", async (
   assert.deepEqual(seen[0], seen[1]);
 });
 
-test("what an application does to wsgi.version does not reach the next request", () => {
+test("a change that an application makes to wsgi.version does not reach the next request", () => {
   const { app, environs } = recorder();
   const handler = toFetch(app);
   handler(new Request("http://localhost/"));
@@ -298,7 +298,7 @@ test("Content-Type and Content-Length have variables of their own, and no others
   assertAbsent(environ, "HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH");
 });
 
-test("what the client does not send is absent", async () => {
+test("a header that the client does not send is absent", async () => {
   const environ = await environOf(withHeaders());
   assertAbsent(environ, "CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_COOKIE", "HTTP_USER_AGENT", "HTTP_ACCEPT", "HTTPS");
   assertAbsent(environ, "REMOTE_USER", "AUTH_TYPE", "PATH", "HOME");
@@ -438,7 +438,7 @@ test("the deployer's HTTP_HOST does not replace the host of a URL", () => {
   assert.equal(environ.HTTP_HOST, "said.example");
 });
 
-test("a pair that is undefined throws a TypeError that names it", () => {
+test("a pair that is undefined throws a TypeError that names the variable", () => {
   const environ = { "example.here": 1, "example.missing": undefined };
   const expected = { name: "TypeError", message: /environ.*example\.missing/ };
   assert.throws(() => toFetch(recorder().app, { environ }), expected);

@@ -259,7 +259,7 @@ for (const type of ["text/html", "application/json", "text/plain"]) {
     assert.match(body, /error_page_test\.ts/);
   });
 
-  test(`errorPage: in production ${type} tells nothing of the error`, async () => {
+  test(`errorPage: in production ${type} shows nothing of the error`, async () => {
     for (const status of [undefined, 404, 503]) {
       const error = Object.assign(new TypeError(SECRET, { cause: new Error(SECRET) }), { status, detail: SECRET });
       for (const make of Object.values(FAILURES)) {
@@ -491,7 +491,7 @@ for (const [name, error] of Object.entries(ODDITIES)) {
   });
 }
 
-test("errorPage: close of what has failed is called once, after the page", async () => {
+test("errorPage: the body that has failed is closed once, after the page", async () => {
   for (const error of [new Error("no"), withStatus(404)]) {
     const closing = new Closing();
     const { body } = await pageOf((_environ, startResponse) => {

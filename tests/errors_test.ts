@@ -280,7 +280,7 @@ const REPORTING: [what: string, app: (message: string) => Application][] = [
 ];
 
 for (const [what, app] of REPORTING) {
-  test(`a report of ${what} is one, and has nothing that a terminal would obey, whatever it quotes`, async () => {
+  test(`a report of ${what} is a single one, without characters that a terminal would obey`, async () => {
     const { errors } = await answer(app(`found ${HOSTILE}${FORGED}`));
     await errors.matches(/forged/);
     assert.ok(!/[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u.test(errors.text.replace(/[\t\n]/g, "")), errors.text);
@@ -289,7 +289,7 @@ for (const [what, app] of REPORTING) {
   });
 }
 
-test("what an application itself writes to wsgi.errors stays as it is", async () => {
+test("text that an application itself writes to wsgi.errors stays as it is", async () => {
   const { errors } = await answer((environ, startResponse) => {
     environ["wsgi.errors"].write(`${HOSTILE}${FORGED}\n`);
     ok(startResponse);

@@ -68,7 +68,7 @@ const FAILURES: Record<string, unknown> = {
 };
 
 for (const [what, failure] of Object.entries(FAILURES)) {
-  test(`an application that throws ${what} gets a 500 and one report, of which the client learns nothing`, async () => {
+  test(`an application that throws ${what} gets a 500 and one report, and the client learns nothing of the error`, async () => {
     const apps: ApplicationLike[] = [
       () => {
         throw failure;
@@ -472,7 +472,7 @@ const DESTROYED: Record<string, (environ: Environ, waits: () => void) => Respons
 
 for (const [what, body] of Object.entries(DESTROYED)) {
   for (const [where, wrap] of Object.entries(WRAPS)) {
-    test(`what a pending next() makes of a client that has left is no failure: ${what}, ${where}`, async () => {
+    test(`a pending next() that fails because the client has left is not reported: ${what}, ${where}`, async () => {
       const waits = new Event("a pending next()");
       const closed = new Event("close()");
       const app: Application = (environ, startResponse) => {
@@ -498,7 +498,7 @@ for (const [what, body] of Object.entries(DESTROYED)) {
 }
 
 for (const [what, body] of Object.entries(DESTROYED)) {
-  test(`what a pending next() makes of a timeout is no failure: ${what}`, async () => {
+  test(`a pending next() that fails because of a timeout is not reported: ${what}`, async () => {
     const closed = new Event("close()");
     const app: Application = (environ) => {
       const inner = body(environ, () => {});
@@ -520,7 +520,7 @@ for (const [what, body] of Object.entries(DESTROYED)) {
   });
 }
 
-test("a generator that fails after its client has left is reported, for nobody has destroyed it", async () => {
+test("a generator that fails by itself after its client has left is reported", async () => {
   const { promise, reject } = Promise.withResolvers<never>();
   const left = new Event("the client to leave");
   const app: Application = async function* (environ, startResponse) {

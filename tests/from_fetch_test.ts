@@ -234,7 +234,7 @@ async function summary(response: Response): Promise<unknown> {
 }
 
 for (const { name, app, path, init } of ALIKE) {
-  test(`an application through both gives the same Response: ${name}`, async () => {
+  test(`an application through toFetch and fromFetch gives the same Response: ${name}`, async () => {
     const expected = await summary(await asked(app).ask(path, init));
     assert.deepEqual(await summary(await asked(through(app)).ask(path, init)), expected);
   });
@@ -247,7 +247,7 @@ function essence({ status, reason, headers, body }: Reply): unknown {
   return { status, reason, headers: [...said], body };
 }
 
-test("an application through both gives the same over a socket", async () => {
+test("an application through toFetch and fromFetch gives the same over a socket", async () => {
   for (const { name, isBad, app, path = "/", init = {} } of ALIKE) {
     const { method = "GET", body = "" } = init;
     const headers = [...new Headers(init.headers)].map(([header, value]) => `${header}: ${value}`);
@@ -262,7 +262,7 @@ test("an application through both gives the same over a socket", async () => {
   }
 });
 
-test("an application through both twice is still the same", async () => {
+test("an application twice through toFetch and fromFetch still gives the same", async () => {
   const app: Application = (environ, startResponse) => {
     startResponse("201 Created", [["Set-Cookie", "a"], ["Set-Cookie", "b"], ["Location", environ.PATH_INFO]]);
     return [bytes("made")];
@@ -701,7 +701,7 @@ for (const { name, handler, report } of FAILING) {
   });
 }
 
-test("a handler that is none throws a TypeError, or is answered with 500", async () => {
+test("a value that is not a handler throws a TypeError, or is answered with 500", async () => {
   for (const handler of [undefined, null, "text", {}]) {
     let app: Application;
     try {
@@ -791,7 +791,7 @@ test("hop-by-hop headers of a handler's response are left out", async () => {
   assert.deepEqual(names, ["x-kept"]);
 });
 
-test("what connection declares to be hop-by-hop is left out, too", async () => {
+test("a header that Connection declares to be hop-by-hop is left out, too", async () => {
   const app = fromFetch(() =>
     new Response(null, { headers: { "Connection": "close, X-Hop", "X-Hop": "1", "X-A": "2" } })
   );
@@ -855,7 +855,7 @@ test("a handler reads the body of a client that leaves in the middle of it, and 
   assert.equal((await failed.wait() as Error).name, "AbortError");
 });
 
-test("what a middleware has changed is what a handler sees", async () => {
+test("a handler sees the changes that a middleware has made to the environ", async () => {
   const inner = fromFetch((request) => {
     const { pathname, search } = new URL(request.url);
     return new Response(`${request.method} ${pathname}${search} ${request.headers.get("X-User")}`, { headers: PLAIN });

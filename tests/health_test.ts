@@ -205,7 +205,7 @@ test("health: over the wire HEAD has the head of GET, and the answer its length"
 
 const SECRET = "the-secret-of-the-message";
 
-test("health: what the check says stays with the server", async () => {
+test("health: the error of a check is not sent to the client", async () => {
   const check = () => {
     throw new Error(SECRET);
   };

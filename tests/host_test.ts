@@ -108,7 +108,7 @@ for (const [first, second] of [["a", "b"], ["a", "a"], ["a", ""], ["", "a"], [""
   });
 }
 
-test("a hostile Host is answered without a word about it, and is no failure of the application", async () => {
+test("a hostile Host is answered without being quoted, and is not reported as a failure of the application", async () => {
   const { app } = recorder();
   await using server = start(app);
   const reply = await exchange(server, withHost("a/b"));

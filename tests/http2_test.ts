@@ -70,7 +70,7 @@ test("curl is served over HTTP/2 and TLS, by Deno without an option", async () =
   assert.equal(await fetched("--http2", "--cacert", CERT_FILE, plain.url), expected);
 });
 
-test("curl is served over HTTP/2 without TLS when it knows that it can be", async () => {
+test("curl is served over HTTP/2 without TLS when it uses prior knowledge", async () => {
   await using server = start(countBytes, HTTP2);
   assert.equal(await fetched("--http2-prior-knowledge", server.url), "0 2 200");
   assert.equal(await fetched("--http2-prior-knowledge", "-d", "a=1", server.url), "3 2 200");
@@ -78,7 +78,7 @@ test("curl is served over HTTP/2 without TLS when it knows that it can be", asyn
 
 const NO_HTTP3 = { skip: RUNTIME === "deno" && "Deno has no HTTP/3" };
 
-test("HTTP/3 is announced on Bun when it is told so", NO_HTTP3, async () => {
+test("HTTP/3 is announced on Bun when the option says so", NO_HTTP3, async () => {
   await using server = start(hello, { ...IDENTITY, bun: { http3: true } });
   const output = await fetched("-D", "-", "--cacert", CERT_FILE, server.url);
   assert.match(output, new RegExp(`^alt-svc: h3=":${server.port}"`, "im"));
@@ -670,7 +670,7 @@ for (const method of ["get", "FOO"]) {
   });
 }
 
-test("over HTTP/2 a 204 has a length on Bun, and none on Deno", async () => {
+test("over HTTP/2 a 204 has a Content-Length on Bun, and no Content-Length on Deno", async () => {
   await using server = startHttp2((_environ, startResponse) => (startResponse("204 No Content", []), []));
   const session = connectHttp2(`http://127.0.0.1:${server.port}`);
   const answered = new Event<IncomingHttpHeaders>("an answer over HTTP/2");
@@ -680,7 +680,7 @@ test("over HTTP/2 a 204 has a length on Bun, and none on Deno", async () => {
   assert.equal(headers["content-length"], RUNTIME === "deno" ? undefined : "0");
 });
 
-test("over HTTP/2 nothing tells a client that a server is about to stop before shutdownDelay is over", async () => {
+test("over HTTP/2 a client is not told that the server stops before shutdownDelay is over", async () => {
   const { app, environs } = bodyRecorder();
   await using server = startHttp2(app, { shutdownDelay: 500 });
   using client = new Http2Client(server);

@@ -196,7 +196,7 @@ test("a request without a body has an empty one", async () => {
 
 // Where a body ends
 
-test("Content-Length is where the body of a request ends that has more", async () => {
+test("the body of a request ends at its Content-Length, even when more bytes come", async () => {
   for (const [length, expected] of [["0", ""], ["3", "abc"], ["4", "abcd"], ["6", "abcdef"]] as const) {
     const request = new Request(HERE, {
       method: "POST",

@@ -256,7 +256,7 @@ test("a request that is pipelined behind a stream is answered after it, or ends 
   else assert.match(received, /<\/1\r\n1\r\n>[^]*<\/2\r\n1\r\n>/);
 });
 
-test("a response that says so ends its connection on Bun, and leaves that to the client on Deno", async () => {
+test("a response with Connection: close ends its connection on Bun, and leaves that to the client on Deno", async () => {
   const server = start(hello, { shutdownDelay: 1000, shutdownTimeout: 60_000 });
   const client = await Client.connect(server);
   const stopped = server.shutdown();

@@ -102,7 +102,7 @@ async function assertServesAt(port: number): Promise<void> {
   assert.equal(parse(await client.end()).status, 200);
 }
 
-test("serve says once where it serves, on what, and that it stops, on standard error only", async () => {
+test("serve says its address and runtime once, and that it stops, on standard error only", async () => {
   await using child = program("serve(hello, { port: 0 });");
   const [, port] = await child.until(/localhost:(\d+)/);
   await assertServesAt(Number(port));
@@ -150,7 +150,7 @@ test("onListen is called once, with the server, instead of the line", async () =
   assert.deepEqual(printed, []);
 });
 
-test("what onListen throws is thrown by serve, which listens no longer", async () => {
+test("serve throws the error that onListen throws, and listens no longer", async () => {
   const servers: Server[] = [];
   const failure = new Error("no");
   const onListen = (server: Server) => {
@@ -417,7 +417,7 @@ test("a stopping server finishes an upload that waits for its turn", async () =>
   await stopped;
 });
 
-test("a shutdownTimeout without end lets a stream come to its own", async () => {
+test("an infinite shutdownTimeout lets a stream come to its own end", async () => {
   const begun = new Event("a stream");
   const go = new Event("permission to go on");
   const server = startPatient(async function* (_environ, startResponse) {
@@ -439,7 +439,7 @@ test("a shutdownTimeout without end lets a stream come to its own", async () => 
   await stopped;
 });
 
-test("shutdown() can be called again, and is what finished tells", async () => {
+test("shutdown() can be called again, and settles like finished", async () => {
   const server = start((_environ, startResponse) => {
     ok(startResponse);
     return [];
@@ -451,7 +451,7 @@ test("shutdown() can be called again, and is what finished tells", async () => {
   await untilConnectionRefused(server);
 });
 
-test("what is left after shutdownTimeout is aborted, and the application is told", async () => {
+test("a request that is left after shutdownTimeout is aborted, and the application is told", async () => {
   const aborted = new Event("the signal");
   const waiting = new Event("two applications that wait");
   let count = 0;
@@ -480,7 +480,7 @@ test("what is left after shutdownTimeout is aborted, and the application is told
 
 const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
 
-test("a server that has waited in vain cuts nothing of another one", async () => {
+test("a server that has waited in vain cuts no connection of another server", async () => {
   await using child = program(`${SERVING} run({ shutdownTimeout: 50 }); run();`);
   const [, first, second] = await child.until(/^port (\d+)\nport (\d+)$/m);
   const [cut, kept] = await Promise.all(
@@ -498,7 +498,7 @@ test("a server that has waited in vain cuts nothing of another one", async () =>
   assert.equal((await child.ended()).code, STATUSES.SIGTERM);
 });
 
-test("what onListen throws stops a server at once, however long shutdownDelay is", async () => {
+test("an error thrown by onListen stops the server at once, however long shutdownDelay is", async () => {
   const servers: Server[] = [];
   const onListen = (server: Server) => {
     servers.push(server);
@@ -508,7 +508,7 @@ test("what onListen throws stops a server at once, however long shutdownDelay is
   await within(servers[0]!.finished, "the end of the server");
 });
 
-test("what a server that stops refuses ends its connection, like all that it answers", async () => {
+test("a request that a stopping server refuses ends its connection, like every other request then", async () => {
   const server = start(hello, { shutdownDelay: 100, maxBodySize: 10, shutdownTimeout: 60_000 });
   const clients = await Promise.all([1, 2].map(() => Client.connect(server)));
   const stopped = server.shutdown();
@@ -534,7 +534,7 @@ test("a connection that is idle after a response is closed at once", async () =>
   await within(stopped, "the end of the server");
 });
 
-test("a half-sent head holds no stop for long, and what comes of it by then is answered", async () => {
+test("a half-sent head does not delay a stop for long; when it is completed by then, Bun answers with 503", async () => {
   const server = start(hello, { shutdownTimeout: 60_000 });
   const client = await Client.connect(server);
   await client.send("GET / HTTP/1.1\r\nHost: test.ex");

@@ -182,7 +182,7 @@ test("limitBody passes on another error of the application, after a read that fa
   assert.match(errors.text, /Out of order/);
 });
 
-test("limitBody aborts a response of which bytes have left", async () => {
+test("limitBody aborts a response after its first bytes have left", async () => {
   const log: string[] = [];
   const app: Application = (environ, startResponse) => {
     const chunks = async function* () {
@@ -258,7 +258,7 @@ test("limitBody lets GET pass where no byte is allowed", async () => {
   assert.equal(await response.text(), "one");
 });
 
-test("limitBody refuses a limit that is no number of bytes", () => {
+test("limitBody refuses a limit that is not a number of bytes", () => {
   const wrongs: number[] = [NaN, -1, "many" as unknown as number];
   for (const limit of wrongs) assert.throws(() => limitBody(() => [], { maxBodySize: limit }), /option "maxBodySize"/);
 });

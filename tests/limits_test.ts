@@ -69,7 +69,7 @@ test("a body that turns out to be too large is a RangeError, and 413 if the appl
   assert.ok(caught[0] instanceof RangeError, String(caught[0]));
 });
 
-test("a body that is too large stays so, however often it is read", async () => {
+test("a body that is too large makes every read fail, however often it is read", async () => {
   const outcomes: string[] = [];
   await answer(
     async (environ, startResponse) => {

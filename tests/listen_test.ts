@@ -216,7 +216,7 @@ test("a port that is taken throws at once, with the code EADDRINUSE", async () =
   assert.equal((await exchange(server, request("/"))).body, "Hello");
 });
 
-test("a port that is none throws at once", () => {
+test("a port that is not a port number throws at once", () => {
   for (const port of [-1, 65_536, 0.5, NaN, "http"]) {
     assert.throws(() => start(hello, { port: port as number }), `port ${port}`);
   }
@@ -224,7 +224,7 @@ test("a port that is none throws at once", () => {
 
 // Several servers on one port
 
-test("reusePort lets two servers share a port, which environ tells; Deno needs --unstable-net for it", async () => {
+test("reusePort lets two servers share a port, and sets wsgi.multiprocess; Deno needs --unstable-net for that", async () => {
   await using child = program(
     `
     const app = (environ, startResponse) => {

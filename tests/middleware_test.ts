@@ -497,7 +497,7 @@ for (const [name, wrap] of Object.entries(OBSERVING)) {
     }
   });
 
-  test(`${name}: what is no application is a TypeError`, () => {
+  test(`${name}: a value that is not an application is a TypeError`, () => {
     assert.throws(() => wrap(JSON.parse("{}")), TypeError);
   });
 }

@@ -151,7 +151,7 @@ test("mount matches an empty rest of the path at its root", async () => {
   assert.equal(await routed(["/"], { SCRIPT_NAME: "/site", PATH_INFO: "" }), "/ | /site | ");
 });
 
-test("mount sends an empty rest of the path to no key with a path", async () => {
+test("mount does not send an empty path to a key with a path", async () => {
   assert.equal(await routed(["/app"], { SCRIPT_NAME: "/site", PATH_INFO: "" }), NOT_FOUND);
 });
 

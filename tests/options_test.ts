@@ -78,7 +78,7 @@ function call(name: string, options: unknown): unknown {
 }
 
 for (const name of Object.keys(CALLS)) {
-  test(`${name} refuses options that are no object, and says what they are`, () => {
+  test(`${name} refuses options that are not an object, and quotes them`, () => {
     const cases: [options: unknown, shown: string][] = [
       [9000, "9000"],
       ["0.0.0.0", '"0.0.0.0"'],
@@ -143,7 +143,7 @@ test("an option of workers that does not exist is refused, with the nearest that
   });
 });
 
-test("what only serve has is no option of toFetch", () => {
+test("toFetch refuses the options that only serve has", () => {
   assert.throws(() => call("toFetch", { port: 8000 }), { name: "TypeError", message: /option "port"/ });
 });
 
@@ -226,7 +226,7 @@ for (
   });
 }
 
-test("trustedHosts and basicAuth say what they cannot do without", () => {
+test("trustedHosts and basicAuth name the options that they need", () => {
   assert.throws(() => call("trustedHosts", {}), { name: "TypeError", message: /option "hosts": found undefined/ });
   assert.throws(() => call("basicAuth", {}), { name: "TypeError", message: /either "users" or "check"/ });
 });
@@ -380,7 +380,7 @@ const WRONG: [options: Record<string, unknown>, names: RegExp][] = [
 ];
 
 for (const [options, names] of WRONG) {
-  test(`a wrong option is a TypeError that names it: ${names.source}`, () => {
+  test(`a wrong option is a TypeError that names the option: ${names.source}`, () => {
     assert.throws(
       () => toFetch(() => [], options),
       (error: Error) => error instanceof TypeError && names.test(error.message),
@@ -401,7 +401,7 @@ test("options that are undefined are options that are not given", async () => {
   assert.equal((await handler(new Request(ORIGIN))).status, 200);
 });
 
-test("a shutdownTimeout that is none is a TypeError that names it", () => {
+test("a shutdownTimeout that is not a duration is a TypeError that names the option", () => {
   for (const shutdownTimeout of [-1, NaN, "soon"]) {
     assert.throws(() => start(hello, { shutdownTimeout: shutdownTimeout as number }), /TypeError.*shutdownTimeout/s);
   }
@@ -473,7 +473,7 @@ function handedOver(options: ServeOptions): Record<string, unknown> {
   return handed[0]!;
 }
 
-test("what only one runtime has is handed to that one, and wins", () => {
+test("the options of one runtime are handed to that runtime, and win", () => {
   const handed = handedOver({
     hostname: "127.0.0.1",
     deno: { a: "deno", hostname: "d" },
@@ -483,7 +483,7 @@ test("what only one runtime has is handed to that one, and wins", () => {
   assert.equal(handed.hostname, RUNTIME === "deno" ? "d" : "b");
 });
 
-test("Bun is told to cut no large bodies, and what the deployer tells it wins", {
+test("Bun is told not to limit bodies, and the deployer's own options win", {
   skip: RUNTIME === "deno" && "Deno has no such limits",
 }, () => {
   assert.ok(Number(handedOver({}).maxRequestBodySize) >= Number.MAX_SAFE_INTEGER);

@@ -72,12 +72,12 @@ test("pipeline gives every middleware a plain function, once, from the inside to
   assert.equal(typeof stack, "function");
 });
 
-test("pipeline refuses at once what is no application", () => {
+test("pipeline refuses at once a value that is not an application", () => {
   assert.throws(() => pipeline(wrong({})), TypeError);
   assert.throws(() => pipeline(wrong(undefined), validator), TypeError);
 });
 
-test("A pipeline is served over Fetch as any application", async () => {
+test("a pipeline is served over Fetch as any application", async () => {
   const response = await toFetch(pipeline(STREAM, validator, THROUGH, validator))(new Request(HERE));
   assert.equal(await response.text(), "one two three");
 });

@@ -189,7 +189,7 @@ for (
   });
 }
 
-test("proxyFix changes nothing that a proxy says nothing about", async () => {
+test("proxyFix leaves alone every variable that the proxy does not mention", async () => {
   const variables = { REMOTE_ADDR: "127.0.0.1", REMOTE_PORT: "99", HTTP_HOST: "example.com:8000", SERVER_PORT: "8000" };
   const { REMOTE_ADDR, REMOTE_PORT, HTTP_HOST, SERVER_PORT } = await inside((app) => proxyFix(app), variables);
   assert.deepEqual({ REMOTE_ADDR, REMOTE_PORT, HTTP_HOST, SERVER_PORT }, variables);
@@ -765,7 +765,7 @@ test("proxyFix refuses a header that it does not know", () => {
   assert.throws(() => proxyFix(() => [], options), { name: "TypeError", message: /"header".*"X-Real-IP"/ });
 });
 
-test("proxyFix reads repeated headers as one, and none with an underscore", async () => {
+test("proxyFix reads repeated headers as one, and ignores headers with an underscore", async () => {
   const app = between((app) => proxyFix(app), telling(({ REMOTE_ADDR, HTTP_HOST }) => `${REMOTE_ADDR} ${HTTP_HOST}`));
   await using server = start(app);
   const headers = [

@@ -45,7 +45,7 @@ async function idsOf(overrides: Partial<Environ>, options?: RequestIdOptions, ou
   return { environ: seen!, headers, logged: [fields.id, entry.requestId] };
 }
 
-test("requestId: a request without one gets a new one, in the environ, in the response and in the log", async () => {
+test("requestId: a request without an id gets a new one, in the environ, in the response and in the log", async () => {
   const { environ, headers, logged } = await idsOf({});
   const id = String(environ["request.id"]);
   assert.match(id, UUID);
@@ -55,7 +55,7 @@ test("requestId: a request without one gets a new one, in the environ, in the re
   assert.notEqual((await idsOf({})).environ["request.id"], id);
 });
 
-test("requestId: it is in a log inside of it, too", async () => {
+test("requestId: the id is in a log inside of requestId, too", async () => {
   const log = new Log();
   await runApplication(stacked(whole(), requestId, log.combined, log.json), testEnviron());
   const { fields, entry } = await log.one();
@@ -169,7 +169,7 @@ test("requestId: the header can be another one", async () => {
   assert.deepEqual(headers.filter(([name]) => /-id$/i.test(name)), [["X-Correlation-Id", "given-1"]]);
 });
 
-test("requestId: it is taken over and goes out once over the wire, also with an error page and a 304", async () => {
+test("requestId: the id is taken over and goes out once over the wire, also with an error page and a 304", async () => {
   const responses: Record<string, Application> = {
     "200": whole("Hello"),
     "304": responding("304 Not Modified", [], () => []),

@@ -431,7 +431,7 @@ for (const { name, body, report } of ODD_BODIES) {
   });
 }
 
-test("a close that is no function is reported, and the response is complete", async () => {
+test("a close that is not a function is reported, and the response is complete", async () => {
   const { ask, errors } = asked((_environ, startResponse) => {
     ok(startResponse);
     return Object.assign([bytes("sent")], { close: "text" as never });
@@ -440,7 +440,7 @@ test("a close that is no function is reported, and the response is complete", as
   assert.match(errors.text, /TypeError/);
 });
 
-test("a return that is no function is reported, and the body is closed", async () => {
+test("a return that is not a function is reported, and the body is closed", async () => {
   let closed = 0;
   const { ask, errors } = asked((_environ, startResponse) => {
     ok(startResponse);

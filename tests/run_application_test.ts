@@ -301,7 +301,7 @@ for (const { name, chunks, rejects } of ENDS) {
   });
 }
 
-test("runApplication rejects with what was thrown, whatever it is", async () => {
+test("runApplication rejects with the very value that was thrown", async () => {
   for (const thrown of [new Error("An error"), "text", 0, null, undefined, { status: 404 }]) {
     const apps: Application[] = [
       () => {
@@ -343,7 +343,7 @@ test("runApplication waits for close()", async () => {
   assert.equal(closed, true);
 });
 
-test("runApplication closes what cannot be iterated, and rejects", async () => {
+test("runApplication closes a body that cannot be iterated, and rejects", async () => {
   let closed = 0;
   await assert.rejects(
     runApplication((_environ, startResponse) => {
@@ -355,7 +355,7 @@ test("runApplication closes what cannot be iterated, and rejects", async () => {
   assert.equal(closed, 1);
 });
 
-test("runApplication rejects what is no body", async () => {
+test("runApplication rejects a value that is not a body", async () => {
   for (const body of ["text", bytes("bytes"), undefined, null, 5, {}, new Response()]) {
     const run = runApplication((_environ, startResponse) => {
       ok(startResponse);
@@ -365,7 +365,7 @@ test("runApplication rejects what is no body", async () => {
   }
 });
 
-test("runApplication rejects what is no application", async () => {
+test("runApplication rejects a value that is not an application", async () => {
   for (const app of ["text", undefined, null, {}, { handle: 5 }]) {
     await assert.rejects(runApplication(app as never, environFor()), TypeError);
   }
@@ -398,7 +398,7 @@ test("runApplication throws the error given to startResponse back after the firs
   assert.equal(thrown, FAILURE);
 });
 
-test("runApplication rejects what is started twice without an error", async () => {
+test("runApplication rejects an application that starts its response twice without an error", async () => {
   await assert.rejects(
     runApplication((_environ, startResponse) => {
       ok(startResponse);

@@ -105,7 +105,7 @@ for (
     "500 Internal Server Error",
   ]
 ) {
-  test(`secureHeaders speaks for ${status}, too`, async () => {
+  test(`secureHeaders adds its headers to ${status}, too`, async () => {
     const app = between((app) => secureHeaders(app), (_environ, startResponse) => {
       startResponse(status, /^[23]04/.test(status) ? [] : PLAIN);
       return [];

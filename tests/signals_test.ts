@@ -67,7 +67,7 @@ for (const signal of SIGNALS) {
     assert.match(output, /^closed \/endless$/m);
   });
 
-  test(`what ${signal} has waited for in vain is aborted, and the process ends with ${STATUSES[signal]}`, async () => {
+  test(`a request that has not ended in time after ${signal} is aborted, and the process ends with ${STATUSES[signal]}`, async () => {
     await using child = serving({ shutdownTimeout: 50 });
     const server = await child.listening();
     const stream = await Client.connect(server);
@@ -132,7 +132,7 @@ for (const signal of SIGNALS) {
     assert.match(output, /finished\n(?:closed \/stream\n)?finished\n$/);
   });
 
-  test(`a first ${signal} cuts nothing of a server that was stopping already, nor of another`, async () => {
+  test(`a first ${signal} cuts no connection of a server that was stopping already, nor of another server`, async () => {
     await using child = program(`
       ${SERVING}
       const server = run();

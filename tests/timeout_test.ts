@@ -149,7 +149,7 @@ for (const [what, app] of LATE_STARTS) {
   });
 }
 
-test("timeout aborts the signal with a TimeoutError, also for who reads it later", async () => {
+test("timeout aborts the signal with a TimeoutError, also for an application that reads the signal later", async () => {
   const reasons: unknown[] = [];
   const done = new Event("the late end");
   const app: Application = async (environ) => {
@@ -198,7 +198,7 @@ test("timeout does not abort the signal of an application that is in time", asyn
   assert.equal(contexts[0]!.signal.aborted, false);
 });
 
-test("timeout lends a signal that still aborts when the client leaves", async () => {
+test("timeout gives the application a signal that still aborts when the client leaves", async () => {
   const called = new Event("the call");
   const left = new Event<unknown>("the signal");
   const app: Application = async (environ, startResponse) => {
@@ -220,7 +220,7 @@ test("timeout lends a signal that still aborts when the client leaves", async ()
   assert.equal(server.errors.text, "");
 });
 
-test("timeout lends a signal that still aborts when the client leaves a stream", async () => {
+test("timeout gives the application a signal that still aborts when the client leaves a stream", async () => {
   const left = new Event<unknown>("the signal");
   const app: Application = async function* (environ, startResponse) {
     const waiting = aborted(environ);
@@ -238,7 +238,7 @@ test("timeout lends a signal that still aborts when the client leaves a stream",
   assert.equal(reason.name, "AbortError");
 });
 
-test("timeout lends the request, the draining and the waiting of the server", async () => {
+test("timeout passes on request, draining and waitUntil of the server", async () => {
   const called = new Event<FetchContext>("the call");
   const gate = new Event("the test to look");
   const app: Application = async (environ, startResponse) => {
@@ -263,7 +263,7 @@ test("timeout lends the request, the draining and the waiting of the server", as
   assert.match(server.errors.text, /Out of stamps/);
 });
 
-test("timeout does without fetch.context", async () => {
+test("timeout works without fetch.context", async () => {
   const { "fetch.context": _context, ...environ } = testEnviron();
   const late = await runApplication(timed(() => never()), { ...environ });
   assert.equal(late.status, "504 Gateway Timeout");
@@ -325,7 +325,7 @@ test("timeout cancels a ReadableStream that an application returns too late, onc
   assert.equal(count, 1);
 });
 
-test("timeout closes what is returned too late without waiting for its end", async () => {
+test("timeout closes a body that is returned too late without waiting for its end", async () => {
   const log: string[] = [];
   const closed = new Event("close");
   const app: Application = async (environ) => {
@@ -543,7 +543,7 @@ for (const milliseconds of [2 ** 31, Number.MAX_SAFE_INTEGER, Infinity]) {
   });
 }
 
-test("timeout refuses a time that is none", () => {
+test("timeout refuses a time that is not a number of milliseconds", () => {
   const wrongs: number[] = [NaN, -1, "long" as unknown as number];
   for (const milliseconds of wrongs) assert.throws(() => timeout(() => [], { milliseconds }), /option "milliseconds"/);
 });

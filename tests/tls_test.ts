@@ -35,7 +35,7 @@ test("cert and key go together", () => {
   assert.throws(() => serve(hello, { port: 0, key: "PEM" }), /TypeError.*"key"/s);
 });
 
-test("cert and key that are none throw", () => {
+test("a cert and a key that are not PEM text throw", () => {
   assert.throws(() => serve(hello, { port: 0, onListen() {}, cert: "no certificate", key: "no key" }));
 });
 
@@ -115,7 +115,7 @@ test("over TLS a target with http is https all the same", async () => {
   assert.equal(environ.HTTP_HOST, RUNTIME === "deno" ? "other.example" : "test.example");
 });
 
-test("over TLS HTTP/1.0 without a Host has none on Bun, and the one that Deno makes up", async () => {
+test("over TLS HTTP/1.0 without a Host has no HTTP_HOST on Bun, and the one that Deno makes up", async () => {
   const { environ, port } = await environOverTls("GET /p HTTP/1.0\r\n\r\n");
   // It is the :authority of HTTP/2 on the same machine, from which it cannot be told.
   assert.equal(environ.HTTP_HOST, RUNTIME === "deno" ? `localhost:${port}` : undefined);
@@ -139,7 +139,7 @@ test("over TLS and HTTP/2 the :authority is HTTP_HOST, localhost and the server'
 
 const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
 
-test("a connection that says nothing over TLS is waited for on Deno, as long as for anything, and cut on Bun", async () => {
+test("a silent connection over TLS delays a stop on Deno until shutdownTimeout, and is cut on Bun", async () => {
   await using child = serving({ ...IDENTITY, shutdownTimeout: 50 });
   const server = await child.listening();
   const silent = await Client.connect(server);

@@ -200,7 +200,7 @@ test("a handler of toFetch works under the runtime's own server", async () => {
   await ("addr" in server ? server.shutdown() : server.stop(true));
 });
 
-test("what an application adds to its environ is not there in the next request", async () => {
+test("a variable that an application adds to its environ is not there in the next request", async () => {
   const seen: string[] = [];
   const { ask } = asked((environ, startResponse) => {
     seen.push(String(environ["example.mark"]));

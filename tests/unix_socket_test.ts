@@ -261,7 +261,7 @@ for (const what of ["a file", "the socket of another server"]) {
 }
 
 for (const what of ["a socket that nobody has", "a socket that a server has", "a file", "nothing"]) {
-  test(`a symbolic link to ${what} is not followed, and nothing of it is deleted`, async () => {
+  test(`a symbolic link to ${what} is not followed, and neither the link nor its target is deleted`, async () => {
     const target = newPath("");
     const unix = newPath(".sock");
     symlinkSync(target, unix);

@@ -636,16 +636,16 @@ const SWALLOWED: Record<string, { app: Application; found: RegExp }> = {
 for (const [which, { app, found }] of Object.entries(SWALLOWED)) {
   // The second call of startResponse in the first of them fails with the first complaint, which goes through.
   const first = which === "of startResponse";
-  test(`What is swallowed ${which} is raised ${first ? "by each call that follows" : "once more"}`, async () => {
+  test(`a breach that is swallowed ${which} is raised ${first ? "by each call that follows" : "once more"}`, async () => {
     await assert.rejects(run(validator(app)), found);
   });
 
-  test(`What is swallowed ${which} reaches the log of the server`, async () => {
+  test(`a breach that is swallowed ${which} reaches the log of the server`, async () => {
     await assert.rejects(overFetch(validator(app)), found);
   });
 }
 
-test("What is swallowed is raised before a chunk of the body is asked for", async () => {
+test("a breach that is swallowed is raised before a chunk of the body is asked for", async () => {
   const app: Application = (_environ, startResponse) => {
     swallow(() => startResponse("200", PLAIN));
     return new Set([bytes("Hello")]);
@@ -653,7 +653,7 @@ test("What is swallowed is raised before a chunk of the body is asked for", asyn
   await assert.rejects(async () => await validator(app)(testEnviron(), accept), /the status is "200"/);
 });
 
-test("What is swallowed closes the body that is returned all the same, once", async () => {
+test("after a breach that is swallowed, the body that is returned all the same is closed once", async () => {
   let closes = 0;
   const app: Application = (_environ, startResponse) => {
     swallow(() => startResponse("200", PLAIN));
@@ -664,7 +664,7 @@ test("What is swallowed closes the body that is returned all the same, once", as
 });
 
 for (const [what, chunks] of Object.entries({ "an array": ["text"], "a stream": new Set(["text"]) })) {
-  test(`A complaint of ${what} closes it, once`, async () => {
+  test(`a complaint about ${what} closes the body, once`, async () => {
     let closes = 0;
     const app = giving(Object.assign(chunks, { close: () => void closes++ }));
     await assert.rejects(run(validator(app)), /a chunk is "text"/);
@@ -672,7 +672,7 @@ for (const [what, chunks] of Object.entries({ "an array": ["text"], "a stream": 
   });
 }
 
-test("A close that fails does not hide the complaint that has led to it", async () => {
+test("a close that fails does not hide the complaint that has led to it", async () => {
   const app = giving(Object.assign(["text"], {
     close() {
       throw new Error("Cannot close");
@@ -681,7 +681,7 @@ test("A close that fails does not hide the complaint that has led to it", async 
   await assert.rejects(run(validator(app)), /a chunk is "text"/);
 });
 
-test("A generator that fails as it ends does not hide the complaint that has led to it", async () => {
+test("a generator that fails as it ends does not hide the complaint that has led to it", async () => {
   const app: Application = function* (_environ, startResponse) {
     try {
       ok(startResponse);
@@ -694,7 +694,7 @@ test("A generator that fails as it ends does not hide the complaint that has led
   await assert.rejects(run(validator(app)), /a chunk is "text"/);
 });
 
-test("A chunk that is wrong ends the generator it came from", async () => {
+test("a chunk that is wrong ends the generator it came from", async () => {
   let isOver = false;
   const app: Application = function* (_environ, startResponse) {
     try {
@@ -708,7 +708,7 @@ test("A chunk that is wrong ends the generator it came from", async () => {
   assert.equal(isOver, true);
 });
 
-test("The first of several breaches is the one that is told", async () => {
+test("the first of several breaches is the one that is reported", async () => {
   const app: Application = (environ, startResponse) => {
     swallow(() => startResponse("first", PLAIN));
     swallow(() => close(environ["wsgi.errors"]));
@@ -717,7 +717,7 @@ test("The first of several breaches is the one that is told", async () => {
   await assert.rejects(run(validator(app)), /the status is "first"/);
 });
 
-test("A breach in one request is none in another that is answered at the same time", async () => {
+test("a breach in one request does not count in another that is answered at the same time", async () => {
   const app = validator(async (environ, startResponse) => {
     await settle();
     startResponse(environ.QUERY_STRING === "broken" ? "200" : "200 OK", PLAIN);

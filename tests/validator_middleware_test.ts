@@ -469,7 +469,7 @@ testRules("middleware", MIDDLEWARE_RULES, {
   "over Fetch": async (middleware) => await overFetch(validator(middleware(validator(INSIDE)))),
 });
 
-test("A middleware whose write gives no promise is told by the validator below it", async () => {
+test("a middleware whose write gives no promise is blamed by the validator below it", async () => {
   const silent = beginning((startResponse) => (...head) => {
     startResponse(...head);
     return () => wrong(undefined);
@@ -479,7 +479,7 @@ test("A middleware whose write gives no promise is told by the validator below i
   });
 });
 
-test("A middleware that gives its application an input of text is told by the validator below it", async () => {
+test("a middleware that gives its application an input of text is blamed by the validator below it", async () => {
   const app = validator(reading((input) => input.read()));
   const environ = changing({ "wsgi.input": inputOf("text") });
   await assert.rejects(run(validator(environ(app))), {
@@ -487,21 +487,21 @@ test("A middleware that gives its application an input of text is told by the va
   });
 });
 
-test("What the application inside breaks is not blamed on the middleware around it", async () => {
+test("a breach of the application is not blamed on the middleware around the application", async () => {
   const through = handling((body) => body);
   await assert.rejects(run(validator(through(validator(giving(["text"]))))), {
     message: complaint("application", "Buffering and Streaming", 'a chunk is "text"', "a Uint8Array"),
   });
 });
 
-test("What the server breaks is not blamed on the middleware", async () => {
+test("a breach of the server is not blamed on the middleware", async () => {
   const through = handling((body) => body);
   await assert.rejects(run(validator(through(validator(hello))), testEnvironWith({ REMOTE_PORT: 80 })), {
     message: complaint("server", "environ Variables", "REMOTE_PORT is 80", "a string"),
   });
 });
 
-test("A middleware without a validator below it is an application", async () => {
+test("a middleware without a validator below it is an application", async () => {
   const middleware = rechunking(async function* (chunks) {
     for await (const chunk of each(chunks)) yield wrong(text(chunk));
   });
@@ -514,7 +514,7 @@ test("A middleware without a validator below it is an application", async () => 
   });
 });
 
-test("Of three validators the two around the middleware that is broken say so", async () => {
+test("a broken middleware is blamed wherever it stands between three validators", async () => {
   const through = handling((body) => body);
   const draining = rechunking(async function* (chunks) {
     yield* await drain(chunks);
@@ -524,7 +524,7 @@ test("Of three validators the two around the middleware that is broken say so", 
   }
 });
 
-test("A middleware may call the application again, after it has closed what it was given first", async () => {
+test("a middleware may call the application again, after it has closed what it was given first", async () => {
   const again: Middleware = (app) => async (environ, startResponse) => {
     const first = await wrong<Application>(app)(environ, accept);
     await first.close?.();
@@ -533,7 +533,7 @@ test("A middleware may call the application again, after it has closed what it w
   assert.equal(await run(validator(again(validator(STREAM)))), "one two three");
 });
 
-test("A middleware may call another application with the same environ, after it has closed the first one", async () => {
+test("a middleware may call another application with the same environ, after it has closed the first one", async () => {
   const none = validator(starting(["404 Not Found", PLAIN]));
   const other = validator(STREAM);
   const app = validator(async (environ, startResponse) => {
@@ -543,7 +543,7 @@ test("A middleware may call another application with the same environ, after it 
   assert.equal(await run(app), "one two three");
 });
 
-test("A middleware may call another application with the same environ, after the first one has failed", async () => {
+test("a middleware may call another application with the same environ, after the first one has failed", async () => {
   const failing = validator(() => {
     throw ERROR;
   });
@@ -555,7 +555,7 @@ test("A middleware may call another application with the same environ, after the
   assert.equal(await run(app), "one two three");
 });
 
-test("A middleware may call two applications at once, each with an environ of its own", async () => {
+test("a middleware may call two applications at once, each with an environ of its own", async () => {
   const inner = [validator(STREAM), validator(STREAM)];
   const app = validator(async (environ, startResponse) => {
     const [one, other] = await Promise.all(inner.map((app) => app({ ...environ }, accept)));

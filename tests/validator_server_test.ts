@@ -273,7 +273,7 @@ class Inherited {
   }
 }
 
-test("An instance of a class is no environ, and told so before anything else", () => {
+test("an environ that is an instance of a class is refused before anything else", () => {
   const environ = wrong<Environ>(new Inherited());
   assert.throws(() => validator(hello)(environ, accept), {
     message:
@@ -281,17 +281,17 @@ test("An instance of a class is no environ, and told so before anything else", (
   });
 });
 
-test("An environ that cannot be changed is a breach of the server", () => {
+test("an environ that cannot be changed is a breach of the server", () => {
   assert.throws(() => validator(hello)(Object.freeze(testEnvironWith({})), accept), {
     message: /^The server broke PEP 3333, "environ Variables": environ is /,
   });
 });
 
-test("A query that begins with a question mark is a query: RFC 3986, section 3.4", async () => {
+test("a query that begins with a question mark is a query: RFC 3986, section 3.4", async () => {
   await run(validator(hello), testEnviron({ QUERY_STRING: "?a=b" }));
 });
 
-test("A request for a target with two question marks is no breach of the server", async () => {
+test("a request for a target with two question marks is no breach of the server", async () => {
   const { response, errors } = await answer(validator(hello), new Request(`${HERE}??a=b`));
   assert.equal(errors.text, "");
   assert.equal(response.status, 200);
@@ -301,14 +301,14 @@ test('CONTENT_LENGTH "may be empty or absent", says PEP 3333', async () => {
   await run(validator(hello), testEnvironWith({ CONTENT_LENGTH: "" }));
 });
 
-test("The validator is not seen among the variables", async () => {
+test("the validator adds no variables to the environ", async () => {
   const environ = testEnvironWith({});
   const names = Object.keys(environ);
   await run(validator(validator(hello)), environ);
   assert.deepEqual(Object.keys(environ), names);
 });
 
-test("The application gets the server's own environ, to change it", async () => {
+test("the application gets the server's own environ, to change it", async () => {
   const environ = testEnvironWith({});
   const app: Application = (environ, startResponse) => {
     environ["example.user"] = "Ada";
@@ -414,7 +414,7 @@ testRules("server", CALLING_RULES, {
   "in process": async (conduct) => void await conduct(validator(WRITING)),
 });
 
-test("A chunk that was asked for while another was awaited spoils both", async () => {
+test("a call of next() while another is pending makes both calls fail", async () => {
   const chunks = open(await validator(STREAM)(testEnvironWith({}), accept));
   const first = chunks.next();
   const message = complaint(
@@ -427,13 +427,13 @@ test("A chunk that was asked for while another was awaited spoils both", async (
   await assert.rejects(first, { message });
 });
 
-test("After its end a body gives its end, as often as it is asked", async () => {
+test("after its end a body gives its end, as often as it is asked", async () => {
   const chunks = open(await validator(STREAM)(testEnvironWith({}), accept));
   for (let asked = 0; asked < 3; asked++) await chunks.next();
   for (let asked = 0; asked < 3; asked++) assert.equal((await chunks.next()).done, true);
 });
 
-test("After it has failed, a body gives its end, as often as it is asked", async () => {
+test("after it has failed, a body gives its end, as often as it is asked", async () => {
   const app: Application = function* (_environ, startResponse) {
     ok(startResponse);
     yield bytes("one");
@@ -445,7 +445,7 @@ test("After it has failed, a body gives its end, as often as it is asked", async
   for (let asked = 0; asked < 3; asked++) assert.equal((await chunks.next()).done, true);
 });
 
-test("After it was told to return, a body gives its end, also when a chunk was awaited", async () => {
+test("after it was told to return, a body gives its end, also when a chunk was awaited", async () => {
   const app: Application = async function* (_environ, startResponse) {
     ok(startResponse);
     yield bytes("one");

@@ -49,12 +49,12 @@ export function testRules<Case>(
   for (const { section, expected, broken, legal } of rules) {
     for (const [by, run] of Object.entries(runs)) {
       for (const [how, found, breach] of broken) {
-        test(`The ${side} is told, ${by}, of ${how}: ${found}`, async () => {
+        test(`the ${side} is told, ${by}, of ${how}: ${found}`, async () => {
           await assert.rejects(async () => await run(breach), { message: complaint(side, section, found, expected) });
         });
       }
       for (const [how, neighbour] of legal) {
-        test(`The ${side} may do this, ${by}: ${how}`, async () => await run(neighbour));
+        test(`the ${side} may do this, ${by}: ${how}`, async () => await run(neighbour));
       }
     }
   }

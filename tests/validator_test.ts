@@ -120,7 +120,7 @@ async function responseOf(app: ApplicationLike, method: string): Promise<unknown
 }
 
 for (const [what, app] of Object.entries(RIGHT)) {
-  test(`What is right passes two validators and a middleware unchanged: ${what}`, async () => {
+  test(`a correct application passes two validators and a middleware unchanged: ${what}`, async () => {
     const environ = testEnviron();
     const plain = await runApplication(app, environ);
     const watched = await runApplication(validator(THROUGH(validator(app))), environ);
@@ -128,14 +128,14 @@ for (const [what, app] of Object.entries(RIGHT)) {
   });
 
   for (const method of ["GET", "HEAD"]) {
-    test(`What is right gives ${method} the same response with validators as without: ${what}`, async () => {
+    test(`a correct application gives ${method} the same response with validators as without: ${what}`, async () => {
       const watched = await responseOf(validator(THROUGH(validator(app))), method);
       assert.deepEqual(watched, await responseOf(app, method));
     });
   }
 }
 
-test("An array stays an array of the same chunks, at once, and is not changed", () => {
+test("an array stays an array of the same chunks, at once, and is not changed", () => {
   const chunks = ["one", "two"].map(bytes);
   const body = validator(validator(giving(chunks)))(testEnviron(), accept);
   assert.ok(Array.isArray(body));
@@ -144,7 +144,7 @@ test("An array stays an array of the same chunks, at once, and is not changed", 
   assert.deepEqual(Object.keys(chunks), ["0", "1"]);
 });
 
-test("Chunks of a stream are passed on as they are, one for each that is asked for", async () => {
+test("chunks of a stream are passed on as they are, one for each that is asked for", async () => {
   const chunks = ["one", "", "two"].map(bytes);
   const asked: number[] = [];
   const app: Application = function* (_environ, startResponse) {
@@ -162,7 +162,7 @@ test("Chunks of a stream are passed on as they are, one for each that is asked f
   }
 });
 
-test("A write gives the promise of the server", async () => {
+test("a write gives the promise of the server", async () => {
   const promise = Promise.resolve();
   const promises: Promise<void>[] = [];
   const app: Application = (_environ, startResponse) => {
@@ -173,7 +173,7 @@ test("A write gives the promise of the server", async () => {
   assert.equal(promises[0], promise);
 });
 
-test("What startResponse throws is passed on, and is no breach", async () => {
+test("an error that startResponse throws is passed on, and is not a breach", async () => {
   const app: Application = (_environ, startResponse) => {
     const write = startResponse("200 OK", PLAIN);
     write(bytes("Hello"));
@@ -185,7 +185,7 @@ test("What startResponse throws is passed on, and is no breach", async () => {
 });
 
 for (const when of ["when it is called", "later", "in its body", "in close"]) {
-  test(`An error of the application is passed on as it is, thrown ${when}`, async () => {
+  test(`an error of the application is passed on as it is, thrown ${when}`, async () => {
     const fail = () => {
       throw ERROR;
     };
@@ -200,7 +200,7 @@ for (const when of ["when it is called", "later", "in its body", "in close"]) {
   });
 }
 
-test("Input and errors work through validators as they do without", async () => {
+test("input and errors work through validators as they do without", async () => {
   const lines: string[] = [];
   const app: Application = async (environ, startResponse) => {
     const input = environ["wsgi.input"];
@@ -219,7 +219,7 @@ test("Input and errors work through validators as they do without", async () => 
   assert.equal(errors, "one\ntwo\nthree\n");
 });
 
-test("An application may answer with what it was sent", async () => {
+test("an application may answer with what it was sent", async () => {
   const echo: Application = (environ, startResponse) => {
     ok(startResponse);
     return environ["wsgi.input"];
@@ -230,14 +230,14 @@ test("An application may answer with what it was sent", async () => {
   assert.equal(errors.text, "");
 });
 
-test("A flush of wsgi.errors is one of the server's, through validators", async () => {
+test("a flush of wsgi.errors is one of the server's, through validators", async () => {
   let flushes = 0;
   const errors = Object.assign(new ErrorLog(), { flush: () => void flushes++ });
   await run(validator(validator(reporting((errors) => errors.flush()))), testEnvironWith({ "wsgi.errors": errors }));
   assert.equal(flushes, 1);
 });
 
-test("A file that is longer than its Content-Length is sent up to there: PEP 3333 has it so", async () => {
+test("a file that is longer than its Content-Length is sent up to that length, as PEP 3333 allows", async () => {
   const app: Application = (environ, startResponse) => {
     ok(startResponse, ["Content-Length", "4"]);
     return environ["wsgi.file_wrapper"](new MemoryFile("0123456789"));
@@ -288,7 +288,7 @@ const BODIES: Record<string, (chunks: Uint8Array[], fails: boolean) => ResponseB
 
 for (const [which, make] of Object.entries(BODIES)) {
   for (const [how, { status = "200 OK", method = "GET", fails = false, leaves = false }] of Object.entries(ENDINGS)) {
-    test(`Through validators ${which} is closed once when the response ends ${how}`, async () => {
+    test(`through validators ${which} is closed once when the response ends ${how}`, async () => {
       let closes = 0;
       const hasBody = status === "200 OK";
       const app: Application = (_environ, startResponse) => {
@@ -305,7 +305,7 @@ for (const [which, make] of Object.entries(BODIES)) {
   }
 }
 
-test("The first chunk leaves through validators before the second one exists", async () => {
+test("the first chunk leaves through validators before the second one exists", async () => {
   const received = new Event("the first chunk");
   const app: Application = async function* (_environ, startResponse) {
     ok(startResponse);
@@ -322,7 +322,7 @@ test("The first chunk leaves through validators before the second one exists", a
   assert.equal(server.errors.text, "");
 });
 
-test("A client that leaves ends a generator behind validators, once, and nobody is blamed", async () => {
+test("a client that leaves ends a generator behind validators, once, and neither side is blamed", async () => {
   const ended = new Event("the end of the generator");
   const closed = new Event("close");
   let closes = 0;
@@ -356,7 +356,7 @@ test("A client that leaves ends a generator behind validators, once, and nobody 
   assert.doesNotMatch(server.errors.text, /broke/);
 });
 
-test("A breach after the first chunk aborts the response on the wire, and is logged", async () => {
+test("a breach after the first chunk aborts the response on the wire, and is logged", async () => {
   await using server = start(validator(streaming([bytes("first"), "second"])));
   const client = await Client.connect(server);
   await client.send(request("/"));
@@ -364,7 +364,7 @@ test("A breach after the first chunk aborts the response on the wire, and is log
   await server.errors.matches(/The application broke .*: a chunk is "second", expected a Uint8Array/);
 });
 
-test("A request for any kind of target is no breach of the server", async () => {
+test("a request for any kind of target is no breach of the server", async () => {
   await using server = start(validator(hello));
   for (const target of ["/", "//", "/a?b?c", "/?", "/%00%ff", "http://test.example/page", "/a;b=c/../d"]) {
     const client = await Client.connect(server);
@@ -375,7 +375,7 @@ test("A request for any kind of target is no breach of the server", async () => 
 });
 
 for (const like of [undefined, null, 5, "app", {}, { handle: 1 }]) {
-  test(`A validator of ${JSON.stringify(like)} throws a TypeError at once`, () => {
+  test(`a validator of ${JSON.stringify(like)} throws a TypeError at once`, () => {
     assert.throws(() => validator(wrong(like)), TypeError);
   });
 }
@@ -433,7 +433,7 @@ async function quietly<Result>(run: () => Promise<Result>): Promise<Result> {
 }
 
 for (const [which, { app, path = "", init, reply }] of Object.entries(EXAMPLES)) {
-  test(`The validator has nothing to say of the example ${which}`, async () => {
+  test(`the validator has nothing to say of the example ${which}`, async () => {
     await quietly(async () => {
       const { response, errors } = await answer(validator(app), new Request(HERE + path, init));
       assert.match(await response.text(), reply);
@@ -443,7 +443,7 @@ for (const [which, { app, path = "", init, reply }] of Object.entries(EXAMPLES))
   });
 }
 
-test("The validator has nothing to say of the example stream.ts, which a client leaves", async () => {
+test("the validator has nothing to say of the example stream.ts, which a client leaves", async () => {
   await quietly(async () => {
     const { response, errors } = await answer(validator(streamExample));
     const reader = response.body!.getReader();

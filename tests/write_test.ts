@@ -22,7 +22,7 @@ import {
   unchecked,
 } from "./support.ts";
 
-test("what is written leaves before the application returns", async () => {
+test("a chunk that is written leaves before the application returns", async () => {
   const go = new Event("permission to go on");
   await using server = startPatient(async (_environ, startResponse) => {
     const write = startResponse("200 OK", PLAIN);
@@ -37,7 +37,7 @@ test("what is written leaves before the application returns", async () => {
   assert.equal(parse(await client.end()).body, "written and returned");
 });
 
-test("what is written comes before what is returned, in order, whether it is waited for or not", async () => {
+test("chunks that are written come before chunks that are returned, in order, whether write() is awaited or not", async () => {
   const bodies: Record<string, () => ResponseBody> = {
     array: () => [bytes("4"), bytes("5")],
     generator: generated("4", "", "5"),
@@ -71,7 +71,7 @@ test("a synchronous application may write", async () => {
   assert.equal((await exchange(server, request("/"))).body, "one two three");
 });
 
-test("what is written counts for the declared length", async () => {
+test("a chunk that is written counts for the declared length", async () => {
   const cases = [
     { length: "6", complete: true, body: "123456", logged: false },
     { length: "9", complete: false, body: "", logged: true },
@@ -138,7 +138,7 @@ test("write() throws at once when it is given what is not bytes", async () => {
   assert.ok(thrown instanceof TypeError);
 });
 
-test("what is written in answer to HEAD, or with a status without a body, is not sent", async () => {
+test("a chunk that is written in answer to HEAD, or with a status without a body, is not sent", async () => {
   const cases = [["HEAD", "200 OK"], ["GET", "204 No Content"], ["GET", "304 Not Modified"]] as const;
   for (const [method, status] of cases) {
     let closed = 0;
@@ -157,7 +157,7 @@ test("what is written in answer to HEAD, or with a status without a body, is not
   }
 });
 
-test("an application that waits for what it writes learns that nobody wants a body", async () => {
+test("an application that awaits write() learns that the request wants no body", async () => {
   const cases = [["HEAD", "200 OK"], ["GET", "204 No Content"], ["GET", "304 Not Modified"]] as const;
   for (const [method, status] of cases) {
     const ended = new Event<unknown>("the end of an application that would write for ever");
@@ -177,7 +177,7 @@ test("an application that waits for what it writes learns that nobody wants a bo
   }
 });
 
-test("a body that follows writes of all that was declared is looked at: its end is right, more is reported", async () => {
+test("after writes of all that was declared, the end of the body is right, and another chunk is reported", async () => {
   for (
     const [rest, expected] of [[[], /^$/], [["more"], /Content-Length declares 5 bytes, the body has more/]] as const
   ) {
