@@ -1,5 +1,5 @@
 /**
- * What the tests of middleware share.
+ * Helpers for the tests of middleware.
  *
  * @module
  */
@@ -25,12 +25,12 @@ import { bytes, EMPTY, Event, HERE, KIB, MemoryFile, ok, settle } from "./suppor
 
 // #region A middleware around an application
 
-/** A middleware with a validator on either side. */
+/** Puts a validator on each side of a middleware. */
 export function between(middleware: Middleware, app: ApplicationLike): Application {
   return validator(middleware(validator(app)));
 }
 
-/** A middleware around an application, with a validator on each side. */
+/** Puts middleware around an application, the first outermost, with a validator on each side of each. */
 export function stacked(app: ApplicationLike, ...middleware: Middleware[]): Application {
   return middleware.reduceRight((inner, wrap) => validator(wrap(inner)), validator(app));
 }
@@ -46,7 +46,7 @@ export function telling(tell: (environ: Environ) => string): Application {
   };
 }
 
-/** What came of a request, and the environ that the application got, if it was called. */
+/** The response, and the environ if the application was called. */
 export interface Passed extends ApplicationResult {
   environ: Environ | undefined;
 }
@@ -104,7 +104,7 @@ export function get(headers: Record<string, string> = {}, method = "GET"): Reque
 
 // #region Applications
 
-/** An application that answers with chunks that exist. */
+/** An application that returns an array of chunks. */
 export function whole(...chunks: string[]): Application {
   return (_environ, startResponse) => {
     ok(startResponse);
@@ -129,7 +129,7 @@ export function explode(): never {
   throw new Error("the trap");
 }
 
-/** An application of a status, headers and a body. */
+/** An application that answers with a status, headers and a body. */
 export function responding(status: string, headers: HeaderList, make: (environ: Environ) => ResponseBody): Application {
   return (environ, startResponse) => {
     startResponse(status, headers);
@@ -145,7 +145,7 @@ export function giving(body: (environ: Environ) => ResponseBody, ...headers: Hea
   };
 }
 
-/** Sets the signal of a request in motion: Deno tells before the first byte only those who read it. */
+/** Waits for the signal of a request. Before the first byte Deno aborts it only for an application that reads it. */
 export function aborted(environ: Environ): Promise<void> {
   const { signal } = environ["fetch.context"]!;
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
@@ -170,12 +170,12 @@ export class Closing {
 
 // #region Bodies without an end
 
-/** A promise for which the clock of a test waits, and nothing else. */
+/** A promise that never settles. */
 export function never<Value>(): Promise<Value> {
   return new Promise<Value>(() => {});
 }
 
-/** A body of given chunks after which nothing comes, and no end, that says what is done with it. */
+/** A body that gives its chunks, and then neither a chunk nor an end. It logs the calls of `return` and `close`. */
 export function unending(log: string[], chunks: Uint8Array[], closed?: Event, asked?: Event): ResponseBody {
   const left = [...chunks];
   return {
@@ -198,7 +198,7 @@ export function unending(log: string[], chunks: Uint8Array[], closed?: Event, as
   };
 }
 
-/** A body that says what is done with it, and never comes to its end when it is told to. */
+/** A body without chunks whose `return` never settles. It logs the calls of `return` and `close`. */
 export function stubborn(log: string[], closed?: Event): ResponseBody {
   return {
     [Symbol.asyncIterator]: () => ({
@@ -222,7 +222,7 @@ export function stubborn(log: string[], closed?: Event): ResponseBody {
 /** Text that is worth compressing. */
 export const TEXT = "All work and no play makes Jack a dull boy.\n".repeat(100);
 
-/** What no coding makes smaller: 300 KiB of a sequence that does not repeat. */
+/** 300 KiB that no coding makes smaller: a sequence that does not repeat. */
 export const NOISE = (() => {
   const noise = new Uint8Array(300 * KIB);
   for (let index = 0, state = 1; index < noise.length; index++) {
@@ -311,14 +311,14 @@ export function fieldsOf(line: string): Fields {
   return groups;
 }
 
-/** What a line says, in either format. */
+/** The fields that both formats have. */
 export interface Said {
   status: unknown;
   bytes: unknown;
   aborted: unknown;
 }
 
-/** Two access logs, one in each format, around an application, and what they have written. */
+/** Two access logs around an application, one in each format, and their lines. */
 export class Log {
   readonly lines: string[] = [];
   readonly objects: string[] = [];

@@ -1,5 +1,5 @@
 /**
- * What the tests share: a server that is ready and quiet, a client that speaks bytes, and waits that end.
+ * Helpers for all tests: servers that log into memory, a client that sends and receives bytes, and waits with a limit.
  *
  * @module
  */
@@ -67,14 +67,14 @@ export const MIB = 1024 * KIB;
 /** The runtime that runs the tests. */
 export const RUNTIME: "deno" | "bun" = "Deno" in globalThis ? "deno" : "bun";
 
-/** How long anything may take, in milliseconds. */
-const PATIENCE = 20_000;
+/** The time limit of every wait, in milliseconds. */
+const TIME_LIMIT = 20_000;
 
-/** Waits for a promise, but not for ever. */
+/** Waits for a promise, up to the time limit. */
 export async function within<Value>(promise: Promise<Value>, what: string): Promise<Value> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const expired = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`Waited in vain for ${what}`)), PATIENCE);
+    timer = setTimeout(() => reject(new Error(`Timed out waiting for ${what}`)), TIME_LIMIT);
   });
   try {
     return await Promise.race([promise, expired]);
@@ -83,7 +83,7 @@ export async function within<Value>(promise: Promise<Value>, what: string): Prom
   }
 }
 
-/** Something that happens once, to be waited for. */
+/** An event that happens once. Tests wait for it. */
 export class Event<Value = void> {
   readonly #happened = Promise.withResolvers<Value>();
   readonly #name: string;
@@ -101,7 +101,7 @@ export class Event<Value = void> {
   }
 }
 
-/** Lets everything go on that needs no new event. */
+/** Lets all work finish that needs no new event. */
 export async function settle(): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
@@ -124,7 +124,7 @@ export const hello: Application = (_environ, startResponse) => {
   return [bytes("Hello")];
 };
 
-/** Answers with all that a request says. */
+/** Answers with the variables and the body of the request. */
 export const echo: Application = async (environ, startResponse) => {
   const variables = Object.entries(environ)
     .filter(([name, value]) => typeof value === "string" && !/^SERVER_|^REMOTE_PORT$|^REQUEST_URI$/.test(name))
@@ -134,7 +134,7 @@ export const echo: Application = async (environ, startResponse) => {
   return [bytes(JSON.stringify({ variables, body }))];
 };
 
-/** Answers with how many bytes it has read. */
+/** Answers with the number of bytes in the body of the request. */
 export const countBytes: Application = async (environ, startResponse) => {
   let size = 0;
   for (;;) {
@@ -146,7 +146,7 @@ export const countBytes: Application = async (environ, startResponse) => {
   return [bytes(String(size))];
 };
 
-/** An application that also answers `/ping`, so that a test can tell that the server has come round. */
+/** Makes an application answer `/ping`, too, so that a test can tell that the server goes on. */
 export function pingable(app: Application): Application {
   return (environ, startResponse) => {
     if (environ.PATH_INFO !== "/ping") return app(environ, startResponse);
@@ -180,7 +180,7 @@ export function stream(...chunks: string[]): ReadableStream<Uint8Array> {
   });
 }
 
-/** A body that counts how it ends. */
+/** A body that counts the calls of its `close`. */
 export function countingClose(
   chunks: Generator<Uint8Array> | AsyncGenerator<Uint8Array>,
 ): ResponseBody & { closed: number } {
@@ -203,7 +203,7 @@ export function contextOf(environ: { "fetch.context"?: FetchContext }): FetchCon
 
 // #region Error logs
 
-/** A `wsgi.errors` that remembers. */
+/** A `wsgi.errors` that keeps its text. */
 export class ErrorLog implements ErrorStream {
   text = "";
   #waiting: { pattern: RegExp; found: Event }[] = [];
@@ -228,7 +228,7 @@ export class ErrorLog implements ErrorStream {
   }
 }
 
-/** What goes to standard error, one entry a call. */
+/** Collects what `run` prints on standard error, one entry for each call. */
 export async function standardErrorOf(run: () => void | Promise<void>): Promise<string[]> {
   const printed: string[] = [];
   const { error } = console;
@@ -241,12 +241,12 @@ export async function standardErrorOf(run: () => void | Promise<void>): Promise<
   return printed;
 }
 
-/** Reports begin at the margin; what follows is indented. */
+/** The first lines of reports. Their other lines are indented. */
 export function reportsIn(errors: ErrorLog): string[] {
   return errors.text.split("\n").filter((line) => /^\S/.test(line) && !line.startsWith("Caused by"));
 }
 
-/** How often something was reported. */
+/** The number of reports in an error log. */
 export function reportsOf(errors: string): number {
   return errors.match(/^(?:Application|Access log|Health check) failed on /mg)?.length ?? 0;
 }
@@ -261,7 +261,7 @@ export const ORIGIN = "http://test.example";
 /** The URL of requests that are not sent. */
 export const HERE = `${ORIGIN}/`;
 
-/** Answers in process. */
+/** Sends a request to an application in process, without a socket. */
 export async function answer(
   app: ApplicationLike,
   request = new Request("http://test.example/"),
@@ -275,13 +275,13 @@ export async function answer(
   return { response, errors };
 }
 
-/** What a test asks, and what is told about it. */
+/** An application in process: a method that sends a request, and its error log. */
 export interface Asked {
   ask(path?: string, init?: RequestInit): Promise<Response>;
   errors: ErrorLog;
 }
 
-/** An application without a socket. */
+/** Puts an application behind `toFetch`, without a socket. */
 export function asked(app: ApplicationLike, options: ToFetchOptions = {}): Asked {
   const errors = new ErrorLog();
   const handler = toFetch(app, { errors, ...options });
@@ -298,7 +298,7 @@ export function post(body: string, headers: Record<string, string> = {}): Reques
   return new Request(HERE, { method: "POST", body, headers });
 }
 
-/** What makes a request have a stream as its body. */
+/** Options of a request whose body is a stream. */
 export function streamingInit(body: ReadableStream<Uint8Array>): RequestInit {
   return { method: "POST", body, duplex: "half" } as RequestInit;
 }
@@ -325,7 +325,7 @@ export function environWith(variables: Record<string, unknown>): Environ {
 
 const UNCHECKED = new WeakSet<ApplicationLike>();
 
-/** Gives an application that breaks a rule on purpose, or whose test looks at what the validator changes. */
+/** Keeps the validator away from an application that breaks a rule on purpose, or that the validator would change. */
 export function unchecked(app: ApplicationLike): Application {
   const inner = application(app);
   const own: Application = (environ, startResponse) => inner(environ, startResponse);
@@ -333,26 +333,26 @@ export function unchecked(app: ApplicationLike): Application {
   return own;
 }
 
-/** Has an application watched, unless it is unchecked. */
+/** Puts the validator around an application, unless it is unchecked. */
 function checked(app: ApplicationLike): ApplicationLike {
   return UNCHECKED.has(app) ? app : validator(app);
 }
 
-/** A server of an application on a free port, quiet, with its errors collected. */
+/** Serves an application on a free port, prints nothing, and collects its errors. */
 export function start(app: ApplicationLike, options: ServeOptions = {}): Server & { errors: ErrorLog } {
   const errors = new ErrorLog();
   const server = serve(checked(app), { port: 0, errors, onListen: () => {}, shutdownTimeout: 1000, ...options });
   return Object.assign(server, { errors });
 }
 
-/** A server that has to come to its end by itself: what never ends makes a test fail. */
+/** Starts a server with a long `shutdownTimeout`: a request that never ends makes the test fail. */
 export function startPatient(app: ApplicationLike, options: ServeOptions = {}): ReturnType<typeof start> {
   const server = start(app, { shutdownTimeout: 60_000, ...options });
   const { shutdown } = server;
   return Object.assign(server, { shutdown: () => within(shutdown(), "the end of the server") });
 }
 
-/** Takes the time in which a server that has nothing to wait for comes to its end, after a request like another's. */
+/** Starts, asks and stops another server, which takes as long as a stop without anything to wait for. */
 export async function stopAnother(): Promise<void> {
   const server = startPatient((_environ, startResponse) => {
     ok(startResponse);
@@ -372,7 +372,7 @@ export async function assertServes(server: Server): Promise<void> {
   assert.equal((await exchange(server, request("/"))).status, 200);
 }
 
-/** Waits until nobody can connect any more, or is turned away. */
+/** Waits until the server refuses connections, or answers with 503. */
 export async function untilRefused({ port, hostname }: Pick<Server, "port" | "hostname">): Promise<void> {
   for (let attempts = 0; attempts < 5000; attempts++) {
     const answered = new Event<string>("an answer to an attempt to connect");
@@ -393,7 +393,7 @@ export async function untilRefused({ port, hostname }: Pick<Server, "port" | "ho
 /** More than the kernel holds for a client that does not read. */
 export const HELD = 16 * MIB;
 
-/** Waits until a measure stands still, so that many requests are answered and it does not change, or is exceeded. */
+/** Waits until a measure stays the same over 25 requests, or is above `most`. */
 export async function standstill(server: Server, most: number, measure: () => number): Promise<number> {
   for (let answered = 0, before = measure(); answered < 25 && before <= most; answered++) {
     await exchange(server, request("/ping"));
@@ -513,7 +513,7 @@ export class Client {
   }
 }
 
-/** A response as it came over the wire. */
+/** A response as it was received. */
 export interface Reply {
   status: number;
   /** The reason phrase. */
@@ -526,7 +526,7 @@ export interface Reply {
   complete: boolean;
 }
 
-/** Reads a reply off what a client has received. */
+/** Parses the response that a client has received. */
 export function parse(received: string, options: { head?: boolean } = {}): Reply {
   const end = received.indexOf("\r\n\r\n");
   const [statusLine = "", ...lines] = received.slice(0, end).split("\r\n");
@@ -559,7 +559,7 @@ export function parse(received: string, options: { head?: boolean } = {}): Reply
   return { status: Number(status), reason, headers, body, complete };
 }
 
-/** Sends one request and waits for the end of the connection: `Connection: close` is the caller's to say. */
+/** Sends one request and waits for the end of the connection. The request has to say `Connection: close`. */
 export async function exchange(
   server: Pick<Server, "hostname" | "port">,
   request: string,
@@ -591,7 +591,7 @@ export function recorder(): { app: Application; environs: Environ[] } {
   return { app, environs };
 }
 
-/** What came of a request: the reply, and the environ if the application was called. */
+/** The reply to a request, and the environ if the application was called. */
 export interface Received {
   reply: Reply;
   environ: Environ | undefined;
@@ -672,7 +672,7 @@ export async function askHttp2(url: string, headers: OutgoingHttpHeaders): Promi
 
 // #region Files
 
-/** A file in memory, that knows what was done with it. */
+/** A file in memory that records reads and calls of `close`. */
 export class MemoryFile {
   readonly #content: Uint8Array;
   position: number;
@@ -696,7 +696,7 @@ export class MemoryFile {
   }
 }
 
-/** Lets a file be read later, as files are. */
+/** A file whose methods are asynchronous. */
 export class SlowFile {
   constructor(readonly file: MemoryFile) {}
 
@@ -715,7 +715,7 @@ export class SlowFile {
 
 // #region Other programs
 
-/** What another program has done. */
+/** How another program has ended, and what it has printed. */
 export interface Outcome {
   code: number | null;
   signal: string | null;
@@ -723,7 +723,7 @@ export interface Outcome {
   errors: string;
 }
 
-/** Another program, with the lines that it has printed. */
+/** Another program, with the text that it prints. */
 export class Child {
   output = "";
   errors = "";
@@ -762,12 +762,12 @@ export class Child {
     ]);
   }
 
-  /** Waits until it serves. */
+  /** Waits until the program serves. */
   async listening(): Promise<Pick<Server, "port" | "hostname">> {
     return { port: Number((await this.until(/^port (\d+)$/m))[1]), hostname: "127.0.0.1" };
   }
 
-  /** Reads a stream no more, and lets it break: as `| head` does. */
+  /** Closes a stream, so that the program can no longer write to it, as `| head` does. */
   close(stream: "stdout" | "stderr"): void {
     this.#process[stream]?.destroy();
   }
@@ -791,13 +791,13 @@ export class Child {
   }
 }
 
-/** A folder of a test file, which is deleted after its tests, with what is made in it. */
+/** Makes a folder for a test file, which is deleted after its tests, and gives functions that make files in it. */
 export function workspace() {
   const FOLDER = mkdtempSync(join(tmpdir(), "wsgi-"));
   after(() => rmSync(FOLDER, { recursive: true, force: true }));
   let paths = 0;
 
-  /** A path of nothing yet. */
+  /** A path at which there is no file yet. */
   const newPath = (suffix: string): string => join(FOLDER, `${paths++}${suffix}`);
 
   /**
@@ -842,7 +842,7 @@ export function workspace() {
   return { FOLDER, newPath, program, serving };
 }
 
-/** What a path does is said by "closed", when the server has called close. SIGHUP lets what waits go on. */
+/** An application for `program`. It prints "closed" when the server has called `close`, and goes on with SIGHUP. */
 export const SERVING = `
   let go;
   const gone = new Promise((resolve) => void (go = resolve));
@@ -879,7 +879,7 @@ export const SERVING = `
   };
 `;
 
-/** What `attempt` has said. */
+/** The error that `attempt` has printed. */
 export async function failureOf(child: Child): Promise<[message: string, cause: string]> {
   const [message, cause] = JSON.parse((await child.until(/^\["Cannot.*\]$/m))[0]);
   assert.doesNotMatch(message, /\n/);
@@ -923,15 +923,15 @@ export async function runProgram(source: string): Promise<{ code: number | null;
   }
 }
 
-/** A real client. It must not wait in this thread, which serves. */
+/** Starts curl as another program, since this thread may have to serve it. */
 export function curl(...args: string[]): Child {
   return new Child("curl", ["-q", "-sS", "--noproxy", "*", "--max-time", "10", ...args]);
 }
 
-/** Options with which curl says the version and the status. */
+/** Options that make curl print the version of HTTP and the status. */
 export const ASKS = ["-w", " %{http_version} %{http_code}"];
 
-/** What curl has got, and then the version and the status. */
+/** Runs curl, and gives the body, the version of HTTP and the status. */
 export async function fetched(...args: string[]): Promise<string> {
   await using child = curl(...ASKS, ...args);
   const { code, output, errors } = await child.ended();

@@ -1,5 +1,5 @@
 /**
- * What the tests of the validator share: rules, what breaks them, and applications that do.
+ * Helpers for the tests of the validator: rules, and applications that keep or break them.
  *
  * @module
  */
@@ -22,17 +22,17 @@ import { answer, bytes, ErrorLog, hello, HERE, ok, PLAIN, settle, text } from ".
 
 // #region Rules
 
-/** A value of a wrong type, for code that has to find out when it runs. */
+/** A value of a wrong type, which only a check at run time can find. */
 export function wrong<Wanted>(value: unknown): Wanted {
   return value as Wanted;
 }
 
-/** What the validator says. */
+/** The message of the validator about a breach. */
 export function complaint(side: string, section: string, found: string, expected: string): string {
   return `The ${side} broke PEP 3333, "${section}": ${found}, expected ${expected}`;
 }
 
-/** A rule: what breaks it and how that is described, and what comes close and is legal. */
+/** A rule: cases that break it, with their descriptions, and cases that come close and are legal. */
 export interface Rule<Case> {
   section: string;
   expected: string;
@@ -77,7 +77,7 @@ export function testEnvironWith(changes: Record<string, unknown>): Environ {
   return Object.assign(testEnviron({ "wsgi.errors": new ErrorLog() }), changes);
 }
 
-/** Answers as a server that checks nothing, so that nobody but the validator can complain. */
+/** Answers as a server without checks, so that only the validator can complain. */
 export async function run(
   app: Application,
   environ = toEnviron(aRequest(), { errors: new ErrorLog() }),
@@ -93,7 +93,7 @@ export async function run(
   return received;
 }
 
-/** Opens a body to ask for its chunks by hand. */
+/** The iterator of a body, for a test that asks for the chunks by itself. */
 export function open(body: ResponseBody): AsyncIterator<Uint8Array> {
   assert.ok(Symbol.asyncIterator in body);
   return body[Symbol.asyncIterator]();
@@ -122,7 +122,7 @@ export const STREAM: Application = function* (_environ, startResponse) {
   yield bytes("three");
 };
 
-/** An application that calls startResponse with whatever it is given, and returns whatever it is given. */
+/** An application that calls `startResponse` with any arguments, and returns any value. */
 export function starting(args: unknown[], body: unknown = []): Application {
   return (_environ, startResponse) => {
     Reflect.apply(startResponse, undefined, args);
@@ -179,7 +179,7 @@ export const WRITING: Application = (_environ, startResponse) => {
   return new Set(["one ", "two "].map(bytes));
 };
 
-/** What an application has caught. */
+/** The error that an application has caught. */
 export const ERROR = new Error("What was caught");
 
 /** An application that is a class. */
@@ -212,7 +212,7 @@ export const THROUGH: Middleware = (app) => async (environ, startResponse) => {
 
 // #region Inputs
 
-/** An input that gives what it is told, whatever that is. */
+/** An input whose methods give one value, of any type. */
 export function inputOf(given: unknown): InputStream {
   const give = () => Promise.resolve(wrong<never>(given));
   return {
