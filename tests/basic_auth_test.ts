@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { basicAuth, type BasicAuthOptions, runApplication, testEnviron } from "../mod.ts";
-import { basic, between, inside, shown, telling, through } from "./middleware_support.ts";
+import { basic, between, inside, shown, telling, through, USERS } from "./middleware_support.ts";
 import { answer, exchange, native, request, start, text } from "./support.ts";
 
 /** Who is let in, or the status with which the request was refused. */
@@ -21,15 +21,6 @@ async function userOf(options: BasicAuthOptions, authorization?: string): Promis
 }
 
 const UNAUTHORIZED = "401 Unauthorized";
-
-const USERS = {
-  cook: "salt",
-  "": "nobody's",
-  guest: "",
-  colon: "a:b:c",
-  "Zoë 料理": "pässwörd 塩",
-  constructor: "real",
-};
 
 for (
   const { what, authorization, user } of [

@@ -15,6 +15,7 @@ import {
   ErrorLog,
   Event,
   exchange,
+  FAILURE,
   hello,
   HERE,
   ok,
@@ -289,8 +290,6 @@ test("thousands of requests wait for one place, and each gets its own answer", a
 });
 
 // When a place is free again
-
-const FAILURE = new Error("This application fails");
 
 const LEAVING: {
   name: string;

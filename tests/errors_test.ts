@@ -22,6 +22,7 @@ import {
   answer,
   bytes,
   ErrorLog,
+  FAILURE,
   HERE,
   ok,
   ORIGIN,
@@ -196,8 +197,6 @@ test("a report that the option errors refuses goes to standard error", async () 
   assert.match(printed.join("\n"), /The application failed/);
   assert.match(printed.join("\n"), /The log is full/);
 });
-
-const FAILURE = new Error("This application fails");
 
 test("the option errors gets what the application writes and what fails", async () => {
   const errors = new ErrorLog();

@@ -42,6 +42,7 @@ import {
   RUNTIME,
   settle,
   start,
+  surroundings,
   text,
   untilRefused,
   within,
@@ -55,16 +56,10 @@ const { FOLDER } = workspace();
 const CERT_FILE = join(FOLDER, "cert.pem");
 const IDENTITY = makeIdentity(CERT_FILE);
 
-const SURROUNDINGS: Application = (environ, startResponse) => {
-  ok(startResponse);
-  const names = ["wsgi.url_scheme", "HTTPS", "SERVER_NAME", "HTTP_HOST", "REMOTE_ADDR"];
-  return [bytes(names.map((name) => String(environ[name])).join(" "))];
-};
-
 test("curl is served over HTTP/2 and TLS, by Deno without an option", async () => {
-  await using server = start(SURROUNDINGS, { ...HTTP2, ...IDENTITY });
-  const surroundings = `https on 127.0.0.1 localhost:${server.port} 127.0.0.1`;
-  assert.equal(await fetched("--http2", "--cacert", CERT_FILE, server.url), `${surroundings} 2 200`);
+  await using server = start(surroundings, { ...HTTP2, ...IDENTITY });
+  const expectedOverTls = `https on 127.0.0.1 localhost:${server.port} 127.0.0.1`;
+  assert.equal(await fetched("--http2", "--cacert", CERT_FILE, server.url), `${expectedOverTls} 2 200`);
   await using plain = start(hello, IDENTITY);
   const expected = RUNTIME === "deno" ? "Hello 2 200" : "Hello 1.1 200";
   assert.equal(await fetched("--http2", "--cacert", CERT_FILE, plain.url), expected);
@@ -87,7 +82,7 @@ test("HTTP/3 is announced on Bun when the option says so", NO_HTTP3, async () =>
 // The curl of most machines does not speak it, Bun's own client does. Nothing else is spoken here.
 test("a client is served over HTTP/3 on Bun, both ways", NO_HTTP3, async () => {
   const app: Application = (environ, startResponse) => {
-    return (environ.REQUEST_METHOD === "POST" ? countBytes : SURROUNDINGS)(environ, startResponse);
+    return (environ.REQUEST_METHOD === "POST" ? countBytes : surroundings)(environ, startResponse);
   };
   await using server = start(app, { ...IDENTITY, bun: { http3: true, http1: false } });
   const textOf = async (init: RequestInit) => {

@@ -11,6 +11,7 @@ import {
   bytes,
   Client,
   Event,
+  FAILURE,
   hello,
   KIB,
   ok,
@@ -159,8 +160,6 @@ const KEPT: KeptCase[] = [
     body: "sent",
   },
 ];
-
-const FAILURE = new Error("This application fails");
 
 const various: Application = (environ, startResponse) => {
   const respond = (status: string, headers: HeaderList, body: ResponseBody) => {

@@ -18,6 +18,7 @@ import {
   EMPTY,
   Event,
   exchange,
+  FAILURE,
   hello,
   makeIdentity,
   ok,
@@ -29,6 +30,7 @@ import {
   standardErrorOf,
   start,
   startPatient,
+  STATUSES,
   stopAnother,
   untilRefused,
   within,
@@ -66,8 +68,6 @@ test("serve calls onListen once, with the server, before it returns", async () =
   await server.shutdown();
   assert.equal(received.length, 1);
 });
-
-const FAILURE = new Error("This application fails");
 
 async function isRefused(port: number): Promise<boolean> {
   try {
@@ -477,8 +477,6 @@ test("a request that is left after shutdownTimeout is aborted, and the applicati
   assert.equal(reply.complete, false);
   assert.notEqual(parse(await slow.end()).status, 200);
 });
-
-const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 test("a server that has waited in vain cuts no connection of another server", async () => {
   await using child = program(`${SERVING} run({ shutdownTimeout: 50 }); run();`);

@@ -95,6 +95,16 @@ export function basic(credentials: string | Uint8Array, scheme = "Basic "): stri
   return scheme + Buffer.from(credentials).toString("base64");
 }
 
+/** Users and their passwords. */
+export const USERS = {
+  cook: "salt",
+  "": "nobody's",
+  guest: "",
+  colon: "a:b:c",
+  "Zoë 料理": "pässwörd 塩",
+  constructor: "real",
+};
+
 /** A request that is not sent. */
 export function get(headers: Record<string, string> = {}, method = "GET"): Request {
   return new Request(HERE, { method, headers });

@@ -49,6 +49,7 @@ import {
   telling,
   TEXT,
   unending,
+  USERS,
   whole,
 } from "./middleware_support.ts";
 import {
@@ -516,15 +517,6 @@ const VARIABLES = {
   HTTP_AUTHORIZATION: basic("cook:salt"),
   HTTP_ORIGIN: PAGE,
   HTTP_X_FORWARDED_FOR: "203.0.113.7",
-};
-
-const USERS = {
-  cook: "salt",
-  "": "nobody's",
-  guest: "",
-  colon: "a:b:c",
-  "Zoë 料理": "pässwörd 塩",
-  constructor: "real",
 };
 
 const ROUTING: { name: string; wrap: Middleware; isAsync?: boolean }[] = [

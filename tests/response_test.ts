@@ -16,6 +16,7 @@ import {
   EMPTY,
   ErrorLog,
   exchange,
+  FAILURE,
   MemoryFile,
   ok,
   parse,
@@ -350,8 +351,6 @@ test("an application can return its input as its body", async () => {
 });
 
 // What is no body
-
-const FAILURE = new Error("This application fails");
 
 const ODD_BODIES: { name: string; body: () => unknown; report: RegExp }[] = [
   {

@@ -16,7 +16,7 @@ import {
   type StartResponse,
   toEnviron,
 } from "../mod.ts";
-import { bytes, countingClose, environFor, ErrorLog, ok, ORIGIN, PLAIN, text } from "./support.ts";
+import { bytes, countingClose, environFor, ErrorLog, FAILURE, ok, ORIGIN, PLAIN, text } from "./support.ts";
 
 test("runApplication gives status and headers exactly as they were given", async () => {
   const headers: HeaderList = [["coNTent-tYPE", "text/plain"], ["X-Twice", "2"], ["x-twice", "1"], ["X-Twice", "2"]];
@@ -209,8 +209,6 @@ test("runApplication takes application objects, classes and async functions", as
     assert.equal(text((await runApplication(like, environFor("/path"))).body), "/path");
   }
 });
-
-const FAILURE = new Error("This application fails");
 
 /** Applications that end in every way, with a body that counts its ends. */
 const ENDS: {

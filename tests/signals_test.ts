@@ -7,13 +7,23 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { test } from "node:test";
-import { Client, hello, parse, request, RUNTIME, SERVING, start, untilRefused, workspace } from "./support.ts";
+import {
+  Client,
+  hello,
+  parse,
+  request,
+  RUNTIME,
+  SERVING,
+  start,
+  STATUSES,
+  untilRefused,
+  workspace,
+} from "./support.ts";
 
 const { program, serving } = workspace();
 
 // SIGINT and SIGTERM
 
-const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
 for (const signal of SIGNALS) {

@@ -13,6 +13,7 @@ import {
   bytes,
   Client,
   exchange,
+  FAILURE,
   ok,
   pingable,
   PLAIN,
@@ -246,8 +247,6 @@ test("no second response can be started once the first is complete", async () =>
   assert.equal(received.split("HTTP/1.1").length, 3);
   assert.doesNotMatch(received, /two/);
 });
-
-const FAILURE = new Error("This application fails");
 
 test("startResponse throws when it is called after the response, which stays as it was", async () => {
   let late!: StartResponse;

@@ -124,6 +124,16 @@ export const hello: Application = (_environ, startResponse) => {
   return [bytes("Hello")];
 };
 
+/** The error of applications that fail. */
+export const FAILURE = new Error("This application fails");
+
+/** Answers with the scheme, the addresses of server and client, and the Host of the request. */
+export const surroundings: Application = (environ, startResponse) => {
+  ok(startResponse);
+  const names = ["wsgi.url_scheme", "HTTPS", "SERVER_NAME", "HTTP_HOST", "REMOTE_ADDR"];
+  return [bytes(names.map((name) => String(environ[name])).join(" "))];
+};
+
 /** Answers with the variables and the body of the request. */
 export const echo: Application = async (environ, startResponse) => {
   const variables = Object.entries(environ)
@@ -392,16 +402,6 @@ export async function untilRefused({ port, hostname }: Pick<Server, "port" | "ho
 
 /** More than the kernel holds for a client that does not read. */
 export const HELD = 16 * MIB;
-
-/** Waits until a measure stays the same over 25 requests, or is above `most`. */
-export async function standstill(server: Server, most: number, measure: () => number): Promise<number> {
-  for (let answered = 0, before = measure(); answered < 25 && before <= most; answered++) {
-    await exchange(server, request("/ping"));
-    if (measure() !== before) answered = 0;
-    before = measure();
-  }
-  return measure();
-}
 
 /** A port for a program that cannot choose one. */
 export async function freePort(): Promise<number> {
@@ -714,6 +714,9 @@ export class SlowFile {
 // #endregion
 
 // #region Other programs
+
+/** The exit status of a process that was ended by a signal. */
+export const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 /** How another program has ended, and what it has printed. */
 export interface Outcome {

@@ -11,18 +11,18 @@ import { connect as connectTls } from "node:tls";
 import { type Application, type Environ, serve, type Server } from "../mod.ts";
 import {
   askHttp2,
-  bytes,
   Client,
   Event,
   fetched,
   hello,
   HTTP2,
   makeIdentity,
-  ok,
   recorder,
   request,
   RUNTIME,
   start,
+  STATUSES,
+  surroundings,
   workspace,
 } from "./support.ts";
 
@@ -63,14 +63,8 @@ for (const [given, missing] of [["cert", "key"], ["key", "cert"]] as const) {
 
 // Requests
 
-const SURROUNDINGS: Application = (environ, startResponse) => {
-  ok(startResponse);
-  const names = ["wsgi.url_scheme", "HTTPS", "SERVER_NAME", "HTTP_HOST", "REMOTE_ADDR"];
-  return [bytes(names.map((name) => String(environ[name])).join(" "))];
-};
-
 test("curl is served over TLS, and environ says so", async () => {
-  await using server = start(SURROUNDINGS, IDENTITY);
+  await using server = start(surroundings, IDENTITY);
   assert.equal(
     await fetched("--http1.1", "--cacert", CERT_FILE, server.url),
     `https on 127.0.0.1 localhost:${server.port} 127.0.0.1 1.1 200`,
@@ -136,8 +130,6 @@ test("over TLS and HTTP/2 the :authority is HTTP_HOST, localhost and the server'
 });
 
 // Connections
-
-const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 test("a silent connection over TLS delays a stop on Deno until shutdownTimeout, and is cut on Bun", async () => {
   await using child = serving({ ...IDENTITY, shutdownTimeout: 50 });

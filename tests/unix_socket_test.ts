@@ -20,7 +20,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { type Application, serve, type ServeOptions, type Server } from "../mod.ts";
+import { serve, type ServeOptions, type Server } from "../mod.ts";
 import {
   assertAbsent,
   assertRefused,
@@ -38,6 +38,7 @@ import {
   request,
   RUNTIME,
   start,
+  surroundings,
   withHost,
   workspace,
 } from "./support.ts";
@@ -46,15 +47,9 @@ const { newPath, FOLDER, program } = workspace();
 
 // Requests
 
-const SURROUNDINGS: Application = (environ, startResponse) => {
-  ok(startResponse);
-  const names = ["wsgi.url_scheme", "HTTPS", "SERVER_NAME", "HTTP_HOST", "REMOTE_ADDR"];
-  return [bytes(names.map((name) => String(environ[name])).join(" "))];
-};
-
 test("curl is served over a unix socket", async () => {
   const unix = newPath(".sock");
-  await using server = start(SURROUNDINGS, { unix });
+  await using server = start(surroundings, { unix });
   assert.equal(server.hostname, unix);
   assert.equal(server.port, 0);
   assert.equal(
@@ -79,7 +74,7 @@ test("TLS over a unix socket is TLS on Bun, and refused on Deno, which would ser
   const unix = newPath(".sock");
   const options: ServeOptions = { unix, ...IDENTITY };
   if (RUNTIME === "deno") return assert.throws(() => void start(hello, options).shutdown(), /unix/);
-  await using _server = start(SURROUNDINGS, options);
+  await using _server = start(surroundings, options);
   assert.equal(
     await fetched("--unix-socket", unix, "--cacert", CERT_FILE, "https://localhost/"),
     "https on localhost localhost undefined 1.1 200",
