@@ -313,7 +313,7 @@ function optionError(name: string, found: unknown, expected: string, options?: E
   return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
 }
 
-/** Reads from a value that may be anything, so that even a property of it may throw. */
+/** Reads a property of any value. Returns the fallback where the property's getter throws. */
 function safely<Value>(read: () => Value, fallback: Value): Value {
   try {
     return read();
@@ -365,7 +365,7 @@ function fromNative(bytes: string): string | undefined {
 
 // #region Promises and bodies
 
-/** Applies `use` now, or when the promise resolves. A body that is an array costs no promise. */
+/** Applies `use` now, or when the promise resolves. It is synchronous where the value is no promise. */
 function mapMaybe<Value, Result>(
   value: Value | PromiseLike<Value>,
   use: (value: Value) => Result | PromiseLike<Result>,
@@ -402,14 +402,14 @@ interface BodyHooks {
   flush?(): Uint8Array | Promise<Uint8Array>;
   /** Handles a failure of the application: returns a body to send instead, or throws. */
   recover?(error: unknown): ResponseBody;
-  /** Calls the inner `close`. A body is open if it was asked for chunks, and has neither ended nor been told to. */
+  /** Calls the inner `close`. A body is open from its first `next` to its end, its failure or `return`. */
   close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
 }
 
 /**
- * Passes a body on, chunk by chunk, through hooks. An array stays an array.
+ * Passes a body on, chunk by chunk, through hooks. An array stays an array, for which only `close` is called.
  *
- * This is not a generator: a generator that waits for a chunk cannot be told that the client has left.
+ * This is not a generator: where a client leaves, the `return` of a generator is queued behind its pending `next`.
  */
 function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
   if (!isIterableBody(body)) return body; // the server refuses it
@@ -514,7 +514,7 @@ function mapStart(startResponse: StartResponse, change: (head: StartArguments) =
 /**
  * A `startResponse` that waits for the body, so that a middleware can change both together.
  *
- * What the application writes, or starts later, as a generator does, is not deferred.
+ * A call of `write`, and a start after the application has returned, as that of a generator, is not deferred.
  */
 class DeferredStart {
   readonly #startResponse: StartResponse;
@@ -570,7 +570,7 @@ class DeferredStart {
   }
 }
 
-/** Changes status and headers in place; returns a body to replace the other, if it changes that, too. */
+/** Changes status and headers in place. Returns the new body, or undefined to keep the body. */
 type ChangeResponse = (
   head: StartArguments,
   body?: ResponseBody,
@@ -1013,7 +1013,7 @@ class Folder {
     return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   }
 
-  /** Opens a file; undefined if it cannot be opened, or is not the one at its path. */
+  /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
   async open(real: string): Promise<OpenFile | undefined> {
     const handle = await orUndefined(this.#fs.promises.open(real, this.#flags));
     if (!handle) return undefined;
@@ -1299,7 +1299,7 @@ class LoggedRequest implements BodyHooks {
   }
 
   watch(body: ResponseBody, isLater: boolean): ResponseBody {
-    if (!isIterableBody(body)) this.#log(this.#isDisconnected); // it will not be closed
+    if (!isIterableBody(body)) this.#log(this.#isDisconnected); // the server refuses it, and calls no close
     else if (Array.isArray(body) && this.#entry.bytes === 0) this.#chunks = body;
     else if (Array.isArray(body)) body.forEach((chunk) => this.transform(chunk));
     this.#isSync = !isLater;
@@ -1311,7 +1311,7 @@ class LoggedRequest implements BodyHooks {
     try {
       return this.recover(error);
     } finally {
-      // Before there is a response the signal is not read: on Deno only an application that reads it should pay for it.
+      // Before there is a response, reading the signal costs time on Deno, which prints a warning.
       this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
     }
   }
@@ -2008,7 +2008,7 @@ class Encoder {
  * @throws {TypeError} When `app` is not an application.
  *
  * @param app The application.
- * @returns The application, which sends no response twice.
+ * @returns The application, which answers 304 where the client has the response.
  *
  * @example
  * ```ts
@@ -2131,7 +2131,7 @@ class LimitedInput implements InputStream {
   error: Error | undefined;
   readonly #input: ChunkedInput;
   readonly #maxBodySize: number;
-  /** How many bytes may still be read, plus one: if that one is read, too, the body is too large. */
+  /** The bytes that may still be read, plus one. At 0 the body is too large. */
   #remaining: number;
 
   constructor(input: InputStream, maxBodySize: number) {
@@ -2832,7 +2832,7 @@ type Section = keyof typeof SECTION;
 /** Throws the error that says what was found and what was expected. */
 type ReportViolation = (section: Section, found: string, expected: string) => never;
 
-/** Blames one side. A second validator on the other side of a middleware tells it from server and application. */
+/** Blames one side. Between two validators, the middleware is blamed in place of server and application. */
 type Fail = (side: "inside" | "outside", ...violation: Parameters<ReportViolation>) => never;
 
 const REQUEST_CHECK = Symbol("validator"); // a symbol, so that the application does not find it among the variables
@@ -2918,7 +2918,7 @@ class RequestCheck implements BodyHooks {
   /** How many chunks were requested. */
   #requested = 0;
   #isPending = false;
-  /** The body that a middleware inside has been given and must close. Bodies after its own response do not count. */
+  /** The body that a middleware got from the application inside, and must close, before it has returned its own. */
   #unclosedInner: RequestCheck | undefined;
 
   constructor(inner: Application, outer: RequestCheck | undefined) {

@@ -91,7 +91,7 @@ export const REASONS: Record<number, string> = {
   501: "Not Implemented",
   503: "Service Unavailable",
 };
-// The errors that decide the status of a response, which are the client's affair: they are not logged.
+// The errors of the server's own, which have a status. They are not logged.
 const HTTP_ERRORS = new WeakMap<object, number>();
 
 /** Gives an error its status, also as a property, for an application or a middleware that catches it. */
@@ -266,7 +266,7 @@ export function checkOptions<Options extends object>(
     const value = options[name];
     const [test, expected] = checks[name];
     if (value === undefined || test(value)) continue;
-    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // a path is shorter
+    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // PEM text, and not the path of a file
     const found = isSecret ? `${value.length} characters` : inspect(value);
     throw new TypeError(`Cannot use option ${label(name)}: found ${found}, expected ${expected}`);
   }
@@ -411,7 +411,7 @@ function concat(chunks: readonly Uint8Array[]): Uint8Array {
   return whole;
 }
 
-/** The one test of what a promise is. @internal */
+/** Tests for a promise, or an object that behaves like one. @internal */
 export function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
   return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
 }
@@ -1068,7 +1068,7 @@ const ABORTED = DENO && "The response was aborted";
 /**
  * One request and its response, from the call of the application to the call of `close`.
  *
- * Two states say how far it is. Each changes in the order of its table and never back.
+ * Two states say how far it is. Each changes in the order of its table, may skip some, and never goes back.
  *
  * | state of the response | meaning                                                                 | ends with               |
  * | --------------------- | ----------------------------------------------------------------------- | ----------------------- |
@@ -1217,7 +1217,7 @@ class Exchange {
   /** Asks for chunks until one of them is not empty, or the body ends. */
   async #pump(): Promise<void> {
     for (;;) {
-      // A chunk leaves between two turns of the event loop. While a block of a file is read there are some.
+      // A chunk leaves between two turns of the event loop. Reading a block of a file takes turns of its own.
       if (!(this.#iterator instanceof FileBlocks)) {
         await nextTurn();
         if (DENO && this.#responseState === "streaming" && this.#resolveResponse) {
