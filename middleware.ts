@@ -386,7 +386,7 @@ function catching<Result>(
 ): Result | Promise<Result> {
   try {
     const result = call();
-    return result instanceof Promise ? result.catch(onError) : result;
+    return isPromise(result) ? Promise.resolve(result).catch(onError) : result;
   } catch (error) {
     return onError(error);
   }
@@ -1255,7 +1255,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
     return catching(
       () => {
         const result = inner(environ, request.start(startResponse));
-        return mapMaybe(result, (body) => request.watch(body, result instanceof Promise));
+        return mapMaybe(result, (body) => request.watch(body, isPromise(result)));
       },
       (error) => request.fail(error),
     );
