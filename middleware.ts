@@ -1,9 +1,8 @@
 /**
- * What stands between server and application: a validator of the interface, the middleware that people expect, and the
- * helpers that an application shares with them.
+ * Middleware, a validator of the interface, and the helpers that applications and middleware share.
  *
- * Every middleware is a plain function `name(app, options?)` that gives back an application. It holds back no chunk of a
- * stream, calls the inner `close` once, and leaves alone what it has nothing to do with.
+ * Every middleware is a plain function `name(app, options?)` that returns an application. It never delays a chunk of a
+ * stream, calls the inner `close` once, and does not touch what is not its business.
  *
  * @example
  * ```ts
@@ -42,32 +41,56 @@ import type {
 } from "./mod.ts";
 import {
   application,
+  bodyTooLarge,
   checkOptions,
+  type ChunkIterator,
+  type ChunkResult,
+  EMPTY,
+  escapeByte,
+  FILE,
+  HEADER_VALUE,
+  HOP_BY_HOP,
+  HOST,
+  inspect,
   integerFrom,
   isAbortError,
   isBoolean,
   isFunction,
+  isHost,
   isObject,
+  isPromise,
+  logError,
   matching,
+  MAX_DELAY,
+  NULL_BODY_STATUSES,
+  openBody,
   type OptionChecks,
+  parseHead,
   parseList,
-  printable,
+  percentDecode,
+  READ_CHUNK,
+  REASONS,
+  startedTwice,
+  STATUS_PATTERN,
   toEnviron,
+  TOKEN,
 } from "./server.ts";
+
+// #region Helpers of wsgiref.util
 
 /**
  * Options for {@linkcode requestUri}.
  *
  * @example
  * ```ts
- * import type { RequestUriOptions } from "./middleware.ts";
+ * import type { RequestUriOptions } from "./mod.ts";
  *
  * const options: RequestUriOptions = { includeQuery: false };
  * ```
  */
 export interface RequestUriOptions {
   /**
-   * Whether the query is a part of it.
+   * Whether the address includes the query.
    *
    * @default {true}
    */
@@ -77,20 +100,20 @@ export interface RequestUriOptions {
 const REQUEST_URI_OPTIONS: OptionChecks<RequestUriOptions> = { includeQuery: [isBoolean, "true or false"] };
 
 /**
- * The whole address of the request, as `wsgiref.util.request_uri` in Python.
+ * Returns the address of the request, as Python's `wsgiref.util.request_uri`.
  *
  * PEP 3333, "URL Reconstruction".
  *
- * @throws {TypeError} When an option does not exist or is not what it should be.
+ * @throws {TypeError} When an option is unknown or invalid.
  *
  * @param environ The environ.
- * @param options Whether with the query.
+ * @param options Whether to include the query.
  * @returns The address.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { requestUri, testEnviron } from "./middleware.ts";
+ * import { requestUri, testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ SCRIPT_NAME: "/app", PATH_INFO: "/a b", QUERY_STRING: "c=d" });
  * assert.equal(requestUri(environ), "http://127.0.0.1/app/a%20b?c=d");
@@ -105,7 +128,7 @@ export function requestUri(environ: Environ, options: RequestUriOptions = {}): s
 }
 
 /**
- * The address of the application, without PATH_INFO and query, as `wsgiref.util.application_uri` in Python.
+ * Returns the address of the application, without PATH_INFO and query, as Python's `wsgiref.util.application_uri`.
  *
  * PEP 3333, "URL Reconstruction".
  *
@@ -115,7 +138,7 @@ export function requestUri(environ: Environ, options: RequestUriOptions = {}): s
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { applicationUri, testEnviron } from "./middleware.ts";
+ * import { applicationUri, testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ HTTP_HOST: "example.com:8080", SCRIPT_NAME: "/app", PATH_INFO: "/page" });
  * assert.equal(applicationUri(environ), "http://example.com:8080/app");
@@ -127,34 +150,19 @@ export function applicationUri(environ: Environ): string {
   return `${scheme}://${host}${quote(SCRIPT_NAME || "/")}`;
 }
 
-function defaultPort(scheme: string): string {
-  return scheme === "https" ? "443" : "80";
-}
-
-/** Percent-encodes bytes, each a character, as Python's `quote`: all but letters, digits, `_.-~/` and what is kept. */
-function quote(bytes: string, kept = ""): string {
-  return bytes.replace(
-    /[^\w.~/-]/g,
-    (byte) => {
-      if (byte > "\xff") throw new RangeError(`Cannot quote ${show(bytes)}: expected one character for each byte`);
-      return kept.includes(byte) ? byte : `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
-    },
-  );
-}
-
 /**
- * Moves one segment from PATH_INFO to SCRIPT_NAME, as `wsgiref.util.shift_path_info` in Python.
+ * Moves one segment from PATH_INFO to SCRIPT_NAME, as Python's `wsgiref.util.shift_path_info`.
  *
- * Empty segments and those of one dot are dropped on the way; two dots take a segment away from SCRIPT_NAME, as they do
- * in Python: compare what you get before you trust it.
+ * Empty segments and `.` are dropped. A segment `..` removes one from SCRIPT_NAME, as in Python, so check the result
+ * before you trust it.
  *
  * @param environ The environ, which is changed.
- * @returns The segment, empty for a slash at the end of the path, or `null` when nothing is left.
+ * @returns The segment, which is empty for a slash at the end of the path, or `null` if nothing is left.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { shiftPathInfo, testEnviron } from "./middleware.ts";
+ * import { shiftPathInfo, testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ PATH_INFO: "/users/7" });
  * assert.equal(shiftPathInfo(environ), "users");
@@ -166,27 +174,27 @@ export function shiftPathInfo(environ: Environ): string | null {
   const [first = "", ...rest] = environ.PATH_INFO.split("/");
   const last = rest.pop();
   if (last === undefined) return null;
-  const [name = "", ...left] = [...rest.filter((segment) => segment !== "" && segment !== "."), last];
+  const [name = "", ...remaining] = [...rest.filter((segment) => segment !== "" && segment !== "."), last];
   const script: string[] = [];
   for (const segment of `${environ.SCRIPT_NAME}/${name}`.split("/")) {
     if (segment === "..") script.pop();
     else if (segment !== "" && segment !== ".") script.push(`/${segment}`);
   }
   environ.SCRIPT_NAME = script.join("") + (name === "" ? "/" : "");
-  environ.PATH_INFO = [first, ...left].join("/");
+  environ.PATH_INFO = [first, ...remaining].join("/");
   return name === "." ? null : name;
 }
 
 /**
- * Guesses the scheme by the variable HTTPS, as `wsgiref.util.guess_scheme` in Python.
+ * Guesses the scheme from the variable HTTPS, as Python's `wsgiref.util.guess_scheme`.
  *
  * @param environ The environ, or a part of one.
- * @returns `"https"` when HTTPS is `"on"`, `"yes"` or `"1"`, else `"http"`.
+ * @returns `"https"` if HTTPS is `"on"`, `"yes"` or `"1"`, else `"http"`.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { guessScheme } from "./middleware.ts";
+ * import { guessScheme } from "./mod.ts";
  *
  * assert.equal(guessScheme({ HTTPS: "on" }), "https");
  * ```
@@ -196,15 +204,15 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
 }
 
 /**
- * Makes an environ for tests, as `wsgiref.util.setup_testing_defaults` in Python, with all that is always present.
+ * Makes an environ for tests, with every required variable, as Python's `wsgiref.util.setup_testing_defaults`.
  *
- * @param overrides What should be different, or added.
- * @returns A new environ: a GET for `/` on 127.0.0.1 without a body, if nothing else is said.
+ * @param overrides Variables to replace or to add.
+ * @returns A new environ: by default that of a GET for `/` on 127.0.0.1, without a body.
  *
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { testEnviron } from "./middleware.ts";
+ * import { testEnviron } from "./mod.ts";
  *
  * const environ = testEnviron({ HTTPS: "on", PATH_INFO: "/page" });
  * assert.equal(environ["wsgi.url_scheme"], "https");
@@ -221,7 +229,7 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
     SERVER_PROTOCOL: "HTTP/1.0",
     SERVER_PORT: defaultPort(scheme),
     HTTP_HOST: SERVER_NAME,
-    REQUEST_URI: quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, native), ";=,") +
+    REQUEST_URI: quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNative), ";=,") +
       (QUERY_STRING ? `?${QUERY_STRING}` : ""),
     PATH_INFO,
     "wsgi.url_scheme": scheme,
@@ -229,14 +237,33 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
   };
 }
 
+function defaultPort(scheme: string): string {
+  return scheme === "https" ? "443" : "80";
+}
+
+/** Percent-encodes all bytes but letters, digits, `_.-~/` and those of `safe`, as Python's `urllib.parse.quote`. */
+function quote(bytes: string, safe = ""): string {
+  return bytes.replace(
+    /[^\w.~/-]/g,
+    (byte) => {
+      if (byte > "\xff") throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
+      return safe.includes(byte) ? byte : escapeByte(byte);
+    },
+  );
+}
+
+// #endregion
+
+// #region Pipeline
+
 /**
- * Puts an application into a stack of middleware, of which the first given is the outermost.
+ * Wraps an application in middleware. The first middleware is the outermost.
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When `app` is not an application.
  *
  * @param app The application.
- * @param middleware What wraps it, from the outside to the inside.
- * @returns The application with all of it around.
+ * @param middleware The middleware, from the outermost to the innermost.
+ * @returns The wrapped application.
  *
  * @example
  * ```ts
@@ -259,301 +286,16 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
   return middleware.reduceRight((inner, wrap) => wrap(inner), application(app));
 }
 
-// What follows up to the validator is what the middleware are made of.
+// #endregion
 
-// The statuses of responses that have no body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
-const BODILESS = /^(?:204|205|304)/;
-// What a method or the name of a header is made of (RFC 9110, section 5.6.2).
-const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
+// #region Options, errors and text
 
-/** Uses a value, or what a promise of it comes to. What is there at once stays so: an array needs no promise. */
-function after<Value, Result>(
-  value: Value | PromiseLike<Value>,
-  use: (value: Value) => Result | PromiseLike<Result>,
-): Result | Promise<Result> {
-  const isPromise = typeof (value as PromiseLike<Value> | undefined)?.then === "function";
-  return (isPromise ? Promise.resolve(value).then(use) : use(value as Value)) as Result | Promise<Result>;
-}
-
-/** Gives back a promise that may fail without anybody waiting for it. */
-function ignorable<Value>(promise: Promise<Value>): Promise<Value> {
-  promise.catch(() => {});
-  return promise;
-}
-
-/** Hands over every failure of a call, now or later. */
-function attempt<Result>(
-  call: () => Result | Promise<Result>,
-  failed: (error: unknown) => Result | Promise<Result>,
-): Result | Promise<Result> {
-  try {
-    const result = call();
-    return result instanceof Promise ? result.catch(failed) : result;
-  } catch (error) {
-    return failed(error);
-  }
-}
-
-/** Opens a body. A stream is read by a reader, whose `cancel` does not wait for a `read` that is pending. */
-function open(body: ResponseBody): AsyncIterator<Uint8Array> | Iterator<Uint8Array> {
-  if (!(body instanceof ReadableStream)) {
-    return Symbol.asyncIterator in body ? body[Symbol.asyncIterator]() : body[Symbol.iterator]();
-  }
-  const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
-  return {
-    next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
-    return: () => reader.cancel().then(() => END),
-  };
-}
-
-// What server.ts has, too: the mark of a file, which may be longer than declared, and the method of an input that reads
-// what is there, up to a size.
-const FILE: unique symbol = Symbol.for("wsgi.file");
-const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
-
-const ENCODER = new TextEncoder();
-const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const NOTHING = new Uint8Array(0);
-const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
-
-/** What a middleware does with a body on its way. */
-interface Handling {
-  /** Asks the application for a chunk, and waits for it; `cancel` tells it that no more is wanted. */
-  take?(
-    ask: () => Promise<IteratorResult<Uint8Array>>,
-    cancel: () => Promise<void>,
-  ): Promise<IteratorResult<Uint8Array>>;
-  /** Gives what is sent in place of a chunk. */
-  chunk?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
-  /** Gives what is sent after the last chunk. */
-  last?(): Uint8Array | Promise<Uint8Array>;
-  /** Takes over when the application fails: gives a body to go on with, or throws. */
-  failed?(error: unknown): ResponseBody;
-  /** Calls the inner `close`. A body is open that was asked for chunks, and neither ended nor was told to. */
-  close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
-}
-
-/**
- * Passes a body on, chunk by chunk. What exists whole stays an array.
- *
- * It is no generator because a generator that waits for a chunk cannot be told that the client has left.
- */
-function relay(body: ResponseBody, handling: Handling): ResponseBody {
-  if (!isBody(body)) return body; // the server will say so
-  const inner = () => body.close?.();
-  const close = () => handling.close ? handling.close(inner, () => isOpen) : inner();
-  let isOpen = false;
-  if (Array.isArray(body)) return Object.assign([...body], { close });
-  let chunks: AsyncIterator<Uint8Array> | Iterator<Uint8Array> | undefined;
-  let { failed } = handling;
-  let ended = false;
-  const ask = async () => {
-    if (ended) return END;
-    isOpen = true;
-    return await (chunks ??= open(body)).next();
-  };
-  const cancel = async () => void await (chunks ??= open(body)).return?.();
-  const stop = async () => {
-    ended = true;
-    isOpen = false;
-    await cancel();
-    return END;
-  };
-  const take = async (): Promise<IteratorResult<Uint8Array>> => {
-    try {
-      return await (handling.take ? handling.take(ask, cancel) : ask());
-    } catch (error) {
-      isOpen = false;
-      if (!failed || ended) throw error;
-      chunks = open(failed(error));
-      failed = undefined;
-      return await chunks.next();
-    }
-  };
-  const next = async (): Promise<IteratorResult<Uint8Array>> => {
-    const step = await take();
-    if (ended) return END;
-    try {
-      if (!step.done) return { done: false, value: handling.chunk ? await handling.chunk(step.value) : step.value };
-      ended = true;
-      isOpen = false;
-      const value = await handling.last?.();
-      return value?.length ? { done: false, value } : END;
-    } catch (error) {
-      if (!step.done) await stop().catch(() => {}); // it does not know that it has failed
-      throw error;
-    }
-  };
-  const relayed = { [Symbol.asyncIterator]: () => ({ next: () => ignorable(next()), return: stop }), close };
-  return FILE in body ? Object.assign(relayed, { [FILE]: true }) : relayed;
-}
-
-/** Whether a body exists whole. What is in it besides bytes is left to whoever checks it. */
-function isWhole(body: unknown): body is ResponseBody & Uint8Array[] {
-  return Array.isArray(body) && body.every((chunk) => chunk instanceof Uint8Array);
-}
-
-function isBody(body: unknown): body is ResponseBody {
-  return typeof body === "object" && body !== null && !(body instanceof Uint8Array) &&
-    (Symbol.asyncIterator in body || Symbol.iterator in body);
-}
-
-/** Passes a body on as other chunks, with its `close`. */
-function replace(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
-  return body.close ? Object.assign(chunks, { close: () => body.close?.() }) : chunks;
-}
-
-/** Ends a body that is not passed on, whatever it waits for. */
-async function discard(body: ResponseBody): Promise<void> {
-  const end = async () => isBody(body) ? await open(body).return?.() : undefined;
-  await Promise.all([end(), (async () => await body?.close?.())()]);
-}
-
-/** Ends a body that cannot be passed on, because what had to be done before has failed. */
-function closing<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
-  return attempt(work, (error) => {
-    discard(body).catch(() => {}); // the first failure is the one that tells
-    throw error;
-  });
-}
-
-/** What an application says with `startResponse`. */
-interface Head {
-  status: string;
-  headers: HeaderList;
-  error: unknown;
-}
-
-/** A `startResponse` that changes what passes through it. What is no list of pairs is left to whoever checks it. */
-function changing(startResponse: StartResponse, change: (head: Head) => HeaderList): StartResponse {
-  return (status, headers, error) =>
-    startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
-}
-
-function isPairs(headers: unknown): headers is HeaderList {
-  const isPair = (pair: unknown) => Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
-  return Array.isArray(headers) && headers.every(isPair);
-}
-
-/** The value of a header, given in lower case, or all of its values. */
-function valueOf(headers: HeaderList, name: string): string | undefined {
-  const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
-  return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
-}
-
-/** Headers without some, given in lower case. */
-function without(headers: HeaderList, ...names: string[]): HeaderList {
-  return headers.filter(([name]) => !names.includes(name.toLowerCase()));
-}
-
-/** Headers with one, in place of those of its name. */
-function withHeader(headers: HeaderList, name: string, value: string): HeaderList {
-  return [...without(headers, name.toLowerCase()), [name, value]];
-}
-
-/** Headers that say on what the response depends (RFC 9110, section 12.5.5). */
-function vary(headers: HeaderList, ...names: string[]): HeaderList {
-  const said = valueOf(headers, "vary") ?? "";
-  const known = parseList(said.toLowerCase());
-  const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
-  return added.length === 0 ? headers : withHeader(headers, "Vary", [...said ? [said] : [], ...added].join(", "));
-}
-
-/**
- * Calls an application and holds back what it begins until it has returned its body, so that both can be changed
- * together. What it writes, or begins later, as a generator does, is not held back.
- */
-function hold(
-  call: (startResponse: StartResponse) => ResponseBody | Promise<ResponseBody>,
-  startResponse: StartResponse,
-  change: (head: Head, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined,
-): ResponseBody | Promise<ResponseBody> {
-  let held: Head | undefined;
-  let write: Write | undefined;
-  let failure: Error | undefined;
-  let hasReturned = false;
-  const begin = ({ status, headers, error }: Head) => write = startResponse(status, headers, error);
-  const result = call((status, headers, error) => {
-    const head = { status, headers, error };
-    if (hasReturned && isPairs(headers)) change(head);
-    if (hasReturned || write) return begin(head);
-    if ((held || failure) && error === undefined) {
-      failure = new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
-      throw failure;
-    }
-    failure = undefined;
-    checkHead(status, headers, (_section, found, expected) => {
-      failure = new TypeError(`Cannot start the response: ${found}, expected ${expected}`);
-      throw failure;
-    });
-    held = head;
-    return (chunk) => {
-      if (held) begin(held);
-      held = undefined;
-      return write!(chunk);
-    };
-  });
-  return after(result, (body) => {
-    hasReturned = true;
-    const head = held;
-    held = undefined;
-    return closing(body, () => {
-      if (failure) throw failure; // an application may have gone on as though nothing had happened
-      if (!head) return body;
-      return after(change(head, body) ?? body, (changed) => {
-        begin(head);
-        return changed;
-      });
-    });
-  });
-}
-
-/** Answers in place of the application, in plain text. */
-function answer(startResponse: StartResponse, status: string, headers: HeaderList = [], error?: unknown): Uint8Array[] {
-  startResponse(status, [["Content-Type", "text/plain; charset=utf-8"], ...headers], error);
-  return [ENCODER.encode(`${status.slice(4)}\n`)];
-}
-
-/** Looks at what was thrown. It may be anything, and looking at it may throw again. */
-function look<Value>(at: () => Value, otherwise: Value): Value {
-  try {
-    return at();
-  } catch {
-    return otherwise;
-  }
-}
-
-/** The status that an error asks for, which is 500 for most. */
-function statusOf(error: unknown): number {
-  const status = look(() => (Object(error) as { status?: unknown }).status, undefined);
-  return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
-}
-
-/** Whether an error is that of a client that has left: the server's own, or what the signal has made of it. */
-function isLeaving(error: unknown, context: FetchContext | undefined): boolean {
-  if (!isAbortError(error)) return false;
-  return statusOf(error) === 400 || (context?.signal.aborted ?? false);
-}
-
-/** Reports a failure of which the server does not get to know. */
-function report(environ: Environ, error: unknown, what = "Application"): void {
-  const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
-  errors.write(`${printable(`${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}: ${show(error, 16)}`)}\n`);
-}
-
-/** Describes any value, an error with its stack and its causes. */
-function show(value: unknown, depth = 1): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  const { inspect } = process.getBuiltinModule("node:util");
-  return look(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
-}
-
-/** Makes a test of whether a value is an array of values that pass another test. */
+/** Makes a test for an array whose items all pass another test. */
 function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
   return (value) => Array.isArray(value) && value.every(test);
 }
 
-/** The same for an object, whatever its names are. */
+/** Makes a test for an object whose values all pass another test. */
 function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
   return (value) => isObject(value) && Object.values(value).every(test);
 }
@@ -566,25 +308,341 @@ function isNotNegative(value: unknown): boolean {
   return typeof value === "number" && value >= 0;
 }
 
-/** The error for an option that is not what it should be. */
-function wrongOption(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
-  return new TypeError(`Cannot use option "${name}": found ${show(found)}, expected ${expected}`, options);
+/** Makes the error for an invalid option, in the words of `checkOptions`. */
+function optionError(name: string, found: unknown, expected: string, options?: ErrorOptions): TypeError {
+  return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
 }
 
-/** Text as a native string: the bytes of its UTF-8, each a character. PEP 3333, "Unicode Issues". */
-function native(text: string): string {
+/** Reads a property of any value. Returns the fallback where the property's getter throws. */
+function safely<Value>(read: () => Value, fallback: Value): Value {
+  try {
+    return read();
+  } catch {
+    return fallback;
+  }
+}
+
+/** The status of the response to an error: its own `status` from 400 to 599, or 500. */
+function errorStatus(error: unknown): number {
+  const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
+  return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
+}
+
+/** Whether an error means that the client has left: the server's own error, or one that the signal has caused. */
+function isDisconnect(error: unknown, context: FetchContext | undefined): boolean {
+  if (!isAbortError(error)) return false;
+  return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
+}
+
+/** Logs a failure that does not reach the server. */
+function logFailure(environ: Environ, error: unknown, what = "Application"): void {
+  const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
+  logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
+}
+
+/** Describes a value with its contents, and an error with its stack and its causes. `inspect` only names the class. */
+function inspectDeep(value: unknown, depth = 1): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  const { inspect } = process.getBuiltinModule("node:util");
+  return safely(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
+}
+
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/** Encodes text as a native string: one character for each byte of its UTF-8. PEP 3333, "Unicode Issues". */
+function toNative(text: string): string {
   return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
 }
 
-/** A native string as text; nothing if its bytes are no UTF-8. */
-function textOf(bytes: string): string | undefined {
-  return look(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
+/** Decodes a native string to text; undefined if its bytes are not UTF-8. */
+function fromNative(bytes: string): string | undefined {
+  return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
 }
 
-/** The weights of what a client accepts: RFC 9110, section 12.4.2. */
-function weightsOf(accept: string | undefined): Map<string, number> {
+// #endregion
+
+// #region Promises and bodies
+
+/** Applies `use` now, or when the promise resolves. It is synchronous where the value is no promise. */
+function mapMaybe<Value, Result>(
+  value: Value | PromiseLike<Value>,
+  use: (value: Value) => Result | PromiseLike<Result>,
+): Result | Promise<Result> {
+  return (isPromise(value) ? Promise.resolve(value).then(use) : use(value)) as Result | Promise<Result>;
+}
+
+/** Marks a promise as handled: it may reject although nobody waits for it. */
+function handled<Value>(promise: Promise<Value>): Promise<Value> {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** Makes a call, and handles its failure now or when its promise rejects. */
+function catching<Result>(
+  call: () => Result | Promise<Result>,
+  onError: (error: unknown) => Result | Promise<Result>,
+): Result | Promise<Result> {
+  try {
+    const result = call();
+    return isPromise(result) ? Promise.resolve(result).catch(onError) : result;
+  } catch (error) {
+    return onError(error);
+  }
+}
+
+/** What a middleware does with a body. Each hook is optional. */
+interface BodyHooks {
+  /** Asks the application for a chunk and waits for it; `cancel` tells the application that no more is wanted. */
+  pull?(ask: () => Promise<ChunkResult>, cancel: () => Promise<void>): Promise<ChunkResult>;
+  /** Returns the chunk to send in place of a chunk. */
+  transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  /** Returns a chunk to send after the last one. */
+  flush?(): Uint8Array | Promise<Uint8Array>;
+  /** Handles a failure of the application: returns a body to send instead, or throws. */
+  recover?(error: unknown): ResponseBody;
+  /** Calls the inner `close`. A body is open from its first `next` to its end, its failure or `return`. */
+  close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
+}
+
+/**
+ * Passes a body on, chunk by chunk, through hooks. An array stays an array, for which only `close` is called.
+ *
+ * This is not a generator: where a client leaves, the `return` of a generator is queued behind its pending `next`.
+ */
+function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
+  if (!isIterableBody(body)) return body; // the server refuses it
+  let iterator: ChunkIterator | undefined;
+  let isOpen = false;
+  let hasEnded = false;
+  let hasRecovered = false;
+  const closeInner = () => body.close?.();
+  const close = () => hooks.close ? hooks.close(closeInner, () => isOpen) : closeInner();
+  if (Array.isArray(body)) return Object.assign([...body], { close });
+
+  const ask = async () => {
+    if (hasEnded) return END;
+    isOpen = true;
+    return await (iterator ??= openBody(body)).next();
+  };
+  const cancel = async () => void await (iterator ??= openBody(body)).return?.();
+  const stop = async () => {
+    hasEnded = true;
+    isOpen = false;
+    await cancel();
+    return END;
+  };
+  const pull = async (): Promise<ChunkResult> => {
+    try {
+      return await (hooks.pull ? hooks.pull(ask, cancel) : ask());
+    } catch (error) {
+      isOpen = false;
+      if (!hooks.recover || hasRecovered || hasEnded) throw error;
+      iterator = openBody(hooks.recover(error));
+      hasRecovered = true;
+      return await iterator.next();
+    }
+  };
+  const next = async (): Promise<ChunkResult> => {
+    const step = await pull();
+    if (hasEnded) return END;
+    try {
+      if (!step.done) {
+        return { done: false, value: hooks.transform ? await hooks.transform(step.value) : step.value };
+      }
+      hasEnded = true;
+      isOpen = false;
+      const value = await hooks.flush?.();
+      return value?.length ? { done: false, value } : END;
+    } catch (error) {
+      if (!step.done) await stop().catch(() => {}); // a hook has failed, of which the application does not know
+      throw error;
+    }
+  };
+  const hooked = { [Symbol.asyncIterator]: () => ({ next: () => handled(next()), return: stop }), close };
+  return FILE in body ? Object.assign(hooked, { [FILE]: true }) : hooked;
+}
+
+/** Whether a body is an array of chunks. The server refuses an array of anything else. */
+function isChunkArray(body: unknown): body is ResponseBody & Uint8Array[] {
+  return Array.isArray(body) && body.every((chunk) => chunk instanceof Uint8Array);
+}
+
+function isIterableBody(body: unknown): body is ResponseBody {
+  return typeof body === "object" && body !== null && !(body instanceof Uint8Array) &&
+    (Symbol.asyncIterator in body || Symbol.iterator in body);
+}
+
+/** Replaces the chunks of a body, and keeps its `close`. */
+function withChunks(body: ResponseBody, chunks: Uint8Array[]): ResponseBody {
+  return body.close ? Object.assign(chunks, { close: () => body.close?.() }) : chunks;
+}
+
+/** Stops and closes a body that is not passed on, even while it waits for something. */
+async function cancelBody(body: ResponseBody): Promise<void> {
+  const stop = async () => isIterableBody(body) ? await openBody(body).return?.() : undefined;
+  const close = async () => await body?.close?.();
+  await Promise.all([stop(), close()]);
+}
+
+/** Does some work before a body is passed on, and cancels the body if that fails. */
+function cancelOnError<Result>(body: ResponseBody, work: () => Result | Promise<Result>): Result | Promise<Result> {
+  return catching(work, (error) => {
+    cancelBody(body).catch(() => {}); // the first failure is the one to report
+    throw error;
+  });
+}
+
+// #endregion
+
+// #region Headers and negotiation
+
+/** The arguments of `startResponse`. */
+interface StartArguments {
+  status: string;
+  headers: HeaderList;
+  error: unknown;
+}
+
+/** A `startResponse` that changes the headers. The server refuses what is not a list of pairs. */
+function mapStart(startResponse: StartResponse, change: (head: StartArguments) => HeaderList): StartResponse {
+  return (status, headers, error) =>
+    startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
+}
+
+/**
+ * A `startResponse` that waits for the body, so that a middleware can change both together.
+ *
+ * A call of `write`, and a start after the application has returned, as that of a generator, is not deferred.
+ */
+class DeferredStart {
+  readonly #startResponse: StartResponse;
+  readonly #change: ChangeResponse;
+  #deferred: StartArguments | undefined;
+  #write: Write | undefined;
+  #failure: unknown;
+  #hasReturned = false;
+
+  constructor(startResponse: StartResponse, change: ChangeResponse) {
+    this.#startResponse = startResponse;
+    this.#change = change;
+  }
+
+  readonly start: StartResponse = (status, headers, error) => {
+    const head = { status, headers, error };
+    if (this.#hasReturned && isPairs(headers)) this.#change(head);
+    if (this.#hasReturned || this.#write) return this.#commit(head);
+    try {
+      if ((this.#deferred || this.#failure) && error === undefined) throw startedTwice(status);
+      parseHead(status, headers);
+    } catch (failure) {
+      this.#failure = failure;
+      throw failure;
+    }
+    this.#failure = undefined;
+    this.#deferred = head;
+    return (chunk) => {
+      if (this.#deferred) this.#commit(this.#deferred);
+      return this.#write!(chunk);
+    };
+  };
+
+  /** Changes status, headers and body, and starts the response with them. */
+  finish(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+    const head = this.#deferred;
+    this.#deferred = undefined;
+    this.#hasReturned = true;
+    return cancelOnError(body, () => {
+      if (this.#failure) throw this.#failure; // the application may have caught it and gone on
+      if (!head) return body;
+      return mapMaybe(this.#change(head, body) ?? body, (changed) => {
+        this.#commit(head);
+        return changed;
+      });
+    });
+  }
+
+  #commit({ status, headers, error }: StartArguments): Write {
+    this.#write = this.#startResponse(status, headers, error);
+    this.#deferred = undefined;
+    return this.#write;
+  }
+}
+
+/** Changes status and headers in place. Returns the new body, or undefined to keep the body. */
+type ChangeResponse = (
+  head: StartArguments,
+  body?: ResponseBody,
+) => ResponseBody | Promise<ResponseBody> | undefined;
+
+/** Responds in place of the application, with the status as plain text. */
+function respondWith(
+  startResponse: StartResponse,
+  status: string,
+  headers: HeaderList = [],
+  error?: unknown,
+): Uint8Array[] {
+  startResponse(status, [["Content-Type", "text/plain; charset=utf-8"], ...headers], error);
+  return [ENCODER.encode(`${status.slice(4)}\n`)];
+}
+
+function isPairs(headers: unknown): headers is HeaderList {
+  const isPair = (pair: unknown) => Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
+  return Array.isArray(headers) && headers.every(isPair);
+}
+
+/** The value of a header, whose name is given in lower case. Several values are joined. */
+function getHeader(headers: HeaderList, name: string): string | undefined {
+  const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
+  return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
+}
+
+/** The headers without those whose names are given, in lower case. */
+function omitHeaders(headers: HeaderList, ...names: string[]): HeaderList {
+  return headers.filter(([name]) => !names.includes(name.toLowerCase()));
+}
+
+/** The headers with one that replaces all others of its name. */
+function setHeader(headers: HeaderList, name: string, value: string): HeaderList {
+  return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
+}
+
+/** The headers with more names in Vary (RFC 9110, section 12.5.5). */
+function addVary(headers: HeaderList, ...names: string[]): HeaderList {
+  const vary = getHeader(headers, "vary");
+  const known = parseList(vary?.toLowerCase() ?? "");
+  const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
+  return added.length === 0 ? headers : setHeader(headers, "Vary", (vary ? [vary, ...added] : added).join(", "));
+}
+
+/** Whether a response with this status has no body. */
+function hasNullBody(status: string): boolean {
+  return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
+}
+
+/** A host in lower case, with and without its port. */
+interface Host {
+  authority: string;
+  name: string;
+  port: string | undefined;
+}
+
+function parseHost(text: string): Host | undefined {
+  const authority = text.toLowerCase();
+  const [, name, port] = HOST.exec(authority) ?? [];
+  return name !== undefined && isHost(authority) ? { authority, name, port: port || undefined } : undefined;
+}
+
+/** The host that the client asked for. */
+function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
+  return parseHost(HTTP_HOST || SERVER_NAME);
+}
+
+/** Parses Accept or Accept-Encoding into weights, by name in lower case: RFC 9110, section 12.4.2. */
+function parseQValues(accept = ""): Map<string, number> {
   const weights = new Map<string, number>();
-  for (const item of parseList(accept?.toLowerCase() ?? "")) {
+  for (const item of parseList(accept.toLowerCase())) {
     const [name = "", ...parameters] = item.split(";").map((part) => part.trim());
     const weight = Number(parameters.find((parameter) => parameter.startsWith("q="))?.slice(2) ?? 1);
     if (name !== "") weights.set(name, weight >= 0 && weight <= 1 ? weight : 0);
@@ -592,494 +650,70 @@ function weightsOf(accept: string | undefined): Map<string, number> {
   return weights;
 }
 
-/** The content codings that a client would rather have than none, the best first: RFC 9110, section 12.5.3. */
-function codingsFor({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
-  const weights = weightsOf(HTTP_ACCEPT_ENCODING);
-  const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
-  const wanted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= (weights.get("identity") ?? 0));
-  return wanted.sort((one, other) => weightOf(other) - weightOf(one));
+/** The one of some media types that a client prefers: RFC 9110, section 12.5.1. */
+function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): string {
+  const weights = parseQValues(HTTP_ACCEPT);
+  const weightOf = (type: string) =>
+    weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
+  return offered.reduce((best, type) => weightOf(type) > weightOf(best) ? type : best);
 }
 
-/** Whether the client has already what would be sent: RFC 9110, section 13.2.2. */
+/** The content codings that a client prefers to none, the best first: RFC 9110, section 12.5.3. */
+function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
+  const weights = parseQValues(HTTP_ACCEPT_ENCODING);
+  const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
+  const identity = weights.get("identity") ?? 0;
+  const accepted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= identity);
+  return accepted.sort((one, other) => weightOf(other) - weightOf(one));
+}
+
+/** Whether the client already has this response: RFC 9110, section 13.2.2. */
 function isFresh(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since } = environ;
-  if (tags === undefined) return timeOf(valueOf(headers, "last-modified")) <= timeOf(since);
-  const tag = valueOf(headers, "etag")?.replace(/^W\//, "");
+  if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) <= parseHttpDate(since);
+  const tag = getHeader(headers, "etag")?.replace(/^W\//, "");
   return tags.trim() === "*" || Array.from(tags.matchAll(/"[^"]*"/g), ([known]) => known).includes(tag ?? "");
 }
 
-/** Whether the client wants an answer only about something else: RFC 9110, sections 13.1.1 and 13.1.4. */
-function isRefused(environ: Environ, headers: HeaderList): boolean {
+/** Whether the client asked for another version of this response: RFC 9110, sections 13.1.1 and 13.1.4. */
+function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_MATCH: tags, HTTP_IF_UNMODIFIED_SINCE: since } = environ;
-  if (tags === undefined) return timeOf(valueOf(headers, "last-modified")) > timeOf(since);
+  if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) > parseHttpDate(since);
   const known = Array.from(tags.matchAll(/(?:W\/)?"[^"]*"/g), ([tag]) => tag); // weak ones never match
-  return tags.trim() !== "*" && !known.includes(valueOf(headers, "etag") ?? "");
+  return tags.trim() !== "*" && !known.includes(getHeader(headers, "etag") ?? "");
 }
 
-/** The time of a date in one of its three forms, or none: RFC 9110, section 5.6.7. */
-function timeOf(date = ""): number {
-  if (/^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/.test(date)) return Date.parse(`${date} GMT`);
-  const isDate = /^[A-Z][a-z]+, \d\d(?: [A-Z][a-z]{2} \d\d|-[A-Z][a-z]{2}-)\d\d \d\d:\d\d:\d\d GMT$/.test(date);
-  return isDate ? Date.parse(date) : NaN;
+// The three forms of a date: RFC 9110, section 5.6.7.
+const IMF_FIXDATE = /^[A-Z][a-z]+, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT$/; // Sun, 06 Nov 1994 08:49:37 GMT
+const RFC850_DATE = /^[A-Z][a-z]+, \d\d-[A-Z][a-z]{2}-\d\d \d\d:\d\d:\d\d GMT$/; // Sunday, 06-Nov-94 08:49:37 GMT
+const ASCTIME_DATE = /^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/; // Sun Nov  6 08:49:37 1994
+
+/** The time of a date, or NaN. */
+function parseHttpDate(date = ""): number {
+  if (ASCTIME_DATE.test(date)) return Date.parse(`${date} GMT`);
+  return IMF_FIXDATE.test(date) || RFC850_DATE.test(date) ? Date.parse(date) : NaN;
 }
 
-/** Begins a 304. It has the headers that a 200 would have, but for those that describe the body. */
-function notModified(headers: HeaderList): HeaderList {
+/** The headers of a 304: those of the 200, except those that describe the body. */
+function notModifiedHeaders(headers: HeaderList): HeaderList {
   return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
 }
 
-// Headings of PEP 3333.
-const CALLING = "The Application/Framework Side";
-const ENVIRON = "environ Variables";
-const STREAMS = "Input and Error Streams";
-const STARTING = "The start_response() Callable";
-const WRITING = "The write() Callable";
-const LENGTH = "Handling the Content-Length Header";
-const BLOCKS = "Middleware Handling of Block Boundaries";
-const BUFFERING = "Buffering and Streaming";
-const CLOSING = "Specification Details";
-const STRINGS = "Unicode Issues";
-const HTTP = "Other HTTP Features";
+// #endregion
 
-/** Raises the error that says what was found and what was expected. */
-type Broken = (section: string, found: string, expected: string) => never;
-
-/** The same, on either side. A middleware is told from server and application by a second validator on its other side. */
-type Fail = (side: "inside" | "outside", ...broken: Parameters<Broken>) => never;
-
-/** Reads what is there, if the input knows how to. */
-function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
-  return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
-}
-
-/** An input that may know how to read what is there. */
-type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
-
-const PASSAGE = Symbol("validator"); // no string, so that the application does not see it among the variables
+// #region mount
 
 /**
- * Raises an error on every rule of the interface that either side breaks: what `wsgiref.validate` is for Python.
+ * Dispatches requests by path, and by host where a key names one.
  *
- * It tells which side it was, what was found and what would be right, and names the section of PEP 3333. With a second
- * one on the other side of a middleware, the middleware is checked as well: `validator(middleware(validator(app)))`.
+ * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`. A prefix matches
+ * whole segments: `"/app"` matches `/app` and `/app/page`, but not `/application`. Keys with a host come first, then the
+ * longest prefix. The prefix that matches moves from PATH_INFO to SCRIPT_NAME.
  *
- * What an application does wrong fails where it does so, and once more at the server, should the application go on. A
- * middleware that does so before it has called what is inside is taken for an application.
+ * @throws {TypeError} When a key is invalid, or a value is not an application.
  *
- * @throws {TypeError} When the application is none.
- *
- * @param app The application.
- * @returns The application, watched.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { runApplication, testEnviron, validator } from "./mod.ts";
- *
- * const app = validator((_environ, startResponse) => {
- *   startResponse("200", [["Content-Type", "text/plain"]]);
- *   return [];
- * });
- * await assert.rejects(async () => await runApplication(app, testEnviron()), {
- *   message: 'The application broke PEP 3333, "The start_response() Callable": ' +
- *     'the status is "200", expected three digits from 200 to 599, a space and a reason, such as "200 OK"',
- * });
- * ```
- */
-export function validator(app: ApplicationLike): Application {
-  const inner = application(app);
-  return (...call: Parameters<Application>) => {
-    const [environ, startResponse] = call as [Environ & { [PASSAGE]?: Passage }, StartResponse];
-    let above = Object(environ)[PASSAGE] as Passage | undefined;
-    // A middleware may call the application twice, or another one when it is done with this.
-    while (above && (above.inner === inner || above.closed)) above = above.above;
-    const passage = new Passage(inner, above);
-    if (call.length !== 2 || typeof startResponse !== "function") {
-      passage.fail("outside", CALLING, `the application was called with ${given(call)}`, "(environ, startResponse)");
-    }
-    checkEnviron(environ, (...broken) => passage.fail("outside", ...broken));
-    if (above) above.below = passage;
-    environ[PASSAGE] = passage;
-    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], passage.fail);
-    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], passage.fail);
-    passage.isHead = environ.REQUEST_METHOD === "HEAD";
-    return attempt(
-      () => after(inner(environ, passage.start(startResponse)), (body) => passage.watch(body)),
-      (error) => {
-        passage.closed = true;
-        const { below } = passage;
-        if (below?.hasReturned && !below.closed && !below.failure) {
-          const found = `it failed with ${show(error)} and left the application inside open`;
-          passage.fail("inside", CLOSING, found, "a call of close");
-        }
-        throw error;
-      },
-    );
-  };
-}
-
-/** Arguments, as they were given. */
-function given(values: unknown[]): string {
-  return `(${values.map((value) => show(value)).join(", ")})`;
-}
-
-/** One request on its way through a validator: what is known of it, and what has to hold for its response. */
-class Passage implements Handling {
-  /** The application inside. */
-  readonly inner: Application;
-  /** The passage through the next validator outside, of the same request. */
-  readonly above: Passage | undefined;
-  /** The passage through the next validator inside. */
-  below: Passage | undefined;
-  isHead = false;
-  hasReturned = false;
-  closed = false;
-  failure: Error | undefined;
-  #wasCalled = false;
-  #status = "";
-  #length: number | undefined;
-  #sent = 0;
-  #isFile = false;
-  /** How many chunks were asked for. */
-  #asked = 0;
-  #isAwaited = false;
-  /** What a middleware inside has been given and has to close. What comes after its own answer is not waited for. */
-  #owed: Passage | undefined;
-
-  constructor(inner: Application, above: Passage | undefined) {
-    this.inner = inner;
-    this.above = above;
-  }
-
-  readonly fail: Fail = (side, section, found, expected) => {
-    const [neighbour, last] = side === "inside" ? [this.below, "application"] : [this.above, "server"];
-    const who = neighbour ? "middleware" : last;
-    this.failure ??= new Error(`The ${who} broke PEP 3333, "${section}": ${found}, expected ${expected}`);
-    throw this.failure;
-  };
-
-  /** Gives the application a `startResponse` that checks what it is given. */
-  start(startResponse: StartResponse): StartResponse {
-    return (...call) => {
-      const [status, headers, error] = call as Parameters<StartResponse>;
-      if (call.length < 2 || call.length > 3) {
-        this.fail("inside", STARTING, `startResponse was called with ${given(call)}`, "2 or 3 arguments");
-      }
-      if (this.#wasCalled && error === undefined) {
-        const found = `startResponse was called again with ${show(status)}`;
-        this.fail("inside", STARTING, found, "the error that requires it, too");
-      }
-      this.#wasCalled = true;
-      checkHead(status, headers, (...broken) => this.fail("inside", ...broken));
-      const type = valueOf(headers, "content-type");
-      if (type !== undefined && BODILESS.test(status)) {
-        this.fail("inside", HTTP, `${show(status)} came with a Content-Type`, "none without a body");
-      }
-      if (type === undefined && !/^(?:204|205|3)/.test(status)) {
-        this.fail("inside", HTTP, `${show(status)} came without a Content-Type`, "one");
-      }
-      const write = startResponse(status, headers, error);
-      if (typeof write !== "function") {
-        this.fail("outside", WRITING, `startResponse returned ${show(write)}`, "a function");
-      }
-      this.#status = status;
-      const declared = valueOf(headers, "content-length");
-      this.#length = declared === undefined ? undefined : Number(declared);
-      return (chunk) => {
-        if (this.hasReturned) {
-          this.fail("inside", WRITING, "write was called after the body was returned", "a chunk of it");
-        }
-        const sending = write(this.#send(chunk));
-        if (!(sending instanceof Promise)) {
-          this.fail("outside", WRITING, `write returned ${show(sending)}`, "a promise");
-        }
-        return sending;
-      };
-    };
-  }
-
-  /** Passes the body on that the application has returned. */
-  watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
-    this.hasReturned = true;
-    this.#isFile = FILE in Object(body);
-    this.#owe();
-    return closing(body, () => {
-      if (this.failure) throw this.failure;
-      // An application may answer with what it was sent, but the input is not closed with the response.
-      const isEcho = body instanceof CheckedInput;
-      const checked = relay(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
-      if (checked === body) {
-        this.fail("inside", CALLING, `the application returned ${show(body)}`, "an iterable of chunks");
-      }
-      if (Array.isArray(body)) {
-        for (const chunk of body) this.#send(chunk);
-        this.last();
-      }
-      return checked;
-    });
-  }
-
-  async take(ask: () => Promise<IteratorResult<Uint8Array>>): Promise<IteratorResult<Uint8Array>> {
-    this.#asked++;
-    if (this.closed) this.fail("outside", CLOSING, "a chunk was asked for after close", "close to come last");
-    if (this.#isAwaited) {
-      this.fail("outside", BUFFERING, "a chunk was asked for while another was awaited", "one after the other");
-    }
-    if (this.above && this.#asked > this.above.#asked) {
-      const found = `chunk ${this.#asked} was asked for ahead of its turn`;
-      this.fail("outside", BLOCKS, found, "each to be passed on first");
-    }
-    this.#isAwaited = true;
-    try {
-      return await ask();
-    } finally {
-      this.#isAwaited = false;
-    }
-  }
-
-  chunk(chunk: Uint8Array): Uint8Array {
-    this.#owe();
-    if (this.failure) throw this.failure;
-    return this.#send(chunk);
-  }
-
-  last(): Uint8Array {
-    this.#owe();
-    if (this.failure) throw this.failure;
-    if (this.#status === "") {
-      this.fail("inside", STARTING, "the body ended without a call of startResponse", "one");
-    }
-    if (this.#sent < (this.#length ?? 0) && !this.isHead && !BODILESS.test(this.#status)) {
-      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
-    }
-    return NOTHING;
-  }
-
-  close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
-    if (this.closed) this.fail("outside", CLOSING, "close was called a second time", "one call");
-    this.closed = true;
-    const check = () => {
-      if (isOpen() && !this.above?.failure) {
-        this.fail("outside", CLOSING, "close was called before the end without return of the iterator", "both");
-      }
-      if (!this.#owed || this.#owed.closed) return;
-      this.fail("inside", CLOSING, "close of the application inside was not called", "a call before this one ends");
-    };
-    // A generator around passes on return no sooner than in the next microtask, and close is not held up by that.
-    return after(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
-  }
-
-  #send(chunk: Uint8Array): Uint8Array {
-    if (!(chunk instanceof Uint8Array)) this.fail("inside", BUFFERING, `a chunk is ${show(chunk)}`, "a Uint8Array");
-    if (chunk.length === 0) return chunk;
-    const status = this.#status;
-    if (status === "") this.fail("inside", STARTING, "a chunk came before startResponse was called", "the call first");
-    if (BODILESS.test(status)) this.fail("inside", HTTP, `${status} came with a body of ${show(chunk)}`, "no body");
-    this.#sent += chunk.length;
-    if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
-      this.fail("inside", LENGTH, `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
-    }
-    return chunk;
-  }
-
-  #owe(): void {
-    if (this.below?.hasReturned) this.#owed = this.below;
-  }
-}
-
-/** What the variables have to be, by pattern where they are strings. PEP 3333, "environ Variables". */
-const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
-  REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
-  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
-  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
-  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
-  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
-  SERVER_NAME: [/^./, 'a host such as "localhost"'],
-  SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
-  SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
-  SERVER_SOFTWARE: [/^./, "a name"],
-  "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
-  "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
-  "wsgi.input": [has("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
-  "wsgi.errors": [has("write", "writelines", "flush"), "an error stream"],
-  "wsgi.multithread": [isBoolean, "true or false"],
-  "wsgi.multiprocess": [isBoolean, "true or false"],
-  "wsgi.run_once": [isBoolean, "true or false"],
-  "wsgi.input_terminated": [isBoolean, "true or false"],
-  "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
-};
-const OPTIONAL: typeof VARIABLES = {
-  CONTENT_LENGTH: [/^\d*$/, "a number of bytes"],
-  HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
-  HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
-};
-
-function has(...members: PropertyKey[]): (value: unknown) => boolean {
-  return (value) => members.every((member) => typeof Object(value)[member] === "function");
-}
-
-/** Checks what the server gives. */
-function checkEnviron(environ: Environ, broken: Broken): void {
-  const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
-  if (prototype !== Object.prototype && prototype !== null) {
-    broken(ENVIRON, `environ is ${show(environ)}`, "an ordinary object");
-  }
-  if (!Object.isExtensible(environ)) {
-    broken(ENVIRON, `environ is closed to changes`, "one for the application to change");
-  }
-  for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
-    if (!(name in environ)) {
-      if (name in VARIABLES) broken(ENVIRON, `${name} is absent`, expected);
-      continue;
-    }
-    const value = environ[name];
-    const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
-    if (!isRight) broken(ENVIRON, `${name} is ${show(value)}`, expected);
-  }
-  if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
-    broken(ENVIRON, 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
-  }
-  for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
-    if (get) broken(ENVIRON, `${name} is computed when it is read`, "a value");
-    if (value === undefined) broken(ENVIRON, `${name} is undefined`, "what is not known to be absent");
-    if (name.includes(".")) continue;
-    if (typeof value !== "string") broken(ENVIRON, `${name} is ${show(value)}`, "a string");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, `${name} is ${show(value)}`, "one character for each byte");
-  }
-}
-
-/** Checks what the application gives to `startResponse`. */
-function checkHead(status: string, headers: HeaderList, broken: Broken): void {
-  if (typeof status !== "string" || !/^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/.test(status)) {
-    broken(
-      STARTING,
-      `the status is ${show(status)}`,
-      'three digits from 200 to 599, a space and a reason, such as "200 OK"',
-    );
-  }
-  if (!Array.isArray(headers)) broken(STARTING, `the headers are ${show(headers)}`, "an array of pairs");
-  const names: string[] = [];
-  for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) broken(STARTING, `a header is ${show(pair)}`, '["Name", "value"]');
-    const [name, value] = pair;
-    const lower = name.toLowerCase();
-    const shown = `header ${show(name)} has the value ${show(value)}`;
-    if (!TOKEN.test(name)) broken(STARTING, `a header has the name ${show(name)}`, "a token");
-    if (lower === "status") broken(STARTING, shown, "the status as the first argument");
-    if (HOP_BY_HOP.test(lower)) broken(HTTP, shown, "what is hop-by-hop to be left to the server");
-    if (/[^\0-\xff]/.test(value)) broken(STRINGS, shown, "one character for each byte");
-    // deno-lint-ignore no-control-regex
-    if (/[\0-\x08\x0a-\x1f\x7f]/.test(value)) broken(STARTING, shown, "no control characters");
-    if (lower === "content-length") {
-      if (!/^\d+$/.test(value) || names.includes(lower)) broken(LENGTH, shown, "one number of bytes");
-      if (status.startsWith("204")) broken(LENGTH, `${show(status)} came with ${shown}`, "no Content-Length");
-    }
-    names.push(lower);
-  }
-}
-
-// RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
-const HOP_BY_HOP =
-  /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
-
-/** `wsgi.input`, with both sides watched. */
-class CheckedInput implements InputStream {
-  readonly #input: ChunkedInput;
-  readonly #fail: Fail;
-
-  constructor(input: InputStream, fail: Fail) {
-    this.#input = input;
-    this.#fail = fail;
-  }
-
-  read(...sizes: [size?: number]): Promise<Uint8Array> {
-    return ignorable(this.#bytes(this.#input.read(...this.#checked("read", sizes)), sizes[0]));
-  }
-
-  readline(...sizes: [size?: number]): Promise<Uint8Array> {
-    return ignorable(this.#bytes(this.#input.readline(...this.#checked("readline", sizes)), sizes[0]));
-  }
-
-  readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
-    return ignorable(this.#lines(this.#input.readlines(...this.#checked("readlines", hints))));
-  }
-
-  [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return ignorable(this.#bytes(readChunk(this.#input, most), most));
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
-    for await (const line of this.#input) yield await this.#bytes(line);
-  }
-
-  close(): void {
-    this.#fail("inside", STREAMS, "wsgi.input was closed", "it to be left open");
-  }
-
-  #checked<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
-    const [size] = sizes;
-    if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
-      this.#fail("inside", STREAMS, `${method} was called with ${given(sizes)}`, "an integer or nothing");
-    }
-    return sizes;
-  }
-
-  async #lines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
-    const lines = await reading;
-    if (!Array.isArray(lines)) this.#fail("outside", STREAMS, `readlines gave ${show(lines)}`, "an array");
-    return await Promise.all(lines.map((line) => this.#bytes(line)));
-  }
-
-  async #bytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
-    const bytes = await reading;
-    if (!(bytes instanceof Uint8Array)) this.#fail("outside", STREAMS, `wsgi.input gave ${show(bytes)}`, "bytes");
-    if (size < 0 || bytes.length <= size) return bytes;
-    return this.#fail("outside", STREAMS, `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
-  }
-}
-
-/** `wsgi.errors`, with the application watched. */
-class CheckedErrors implements ErrorStream {
-  readonly #errors: ErrorStream;
-  readonly #fail: Fail;
-
-  constructor(errors: ErrorStream, fail: Fail) {
-    this.#errors = errors;
-    this.#fail = fail;
-  }
-
-  write(text: string): void {
-    if (typeof text !== "string") this.#fail("inside", STREAMS, `wsgi.errors was given ${show(text)}`, "a string");
-    this.#errors.write(text);
-  }
-
-  writelines(lines: Iterable<string>): void {
-    if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
-      this.#fail("inside", STREAMS, `writelines was given ${show(lines)}`, "strings");
-    }
-    for (const line of lines) this.write(line);
-  }
-
-  flush(): void {
-    this.#errors.flush();
-  }
-
-  close(): void {
-    this.#fail("inside", STREAMS, "wsgi.errors was closed", "it to be left open");
-  }
-}
-
-/**
- * Dispatches by the path, and by the host where a key names one.
- *
- * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`. It matches whole
- * segments: `"/app"` is for `/app` and `/app/page`, not for `/application`. Keys with a host come first, then those with
- * the longest prefix. What has matched moves from PATH_INFO to SCRIPT_NAME.
- *
- * @throws {TypeError} When a key is neither of these, or an application is none.
- *
- * @param apps The applications by their keys.
- * @param fallback What answers when none matches: 404 if it is not given.
+ * @param apps The applications, by key.
+ * @param fallback The application for all other requests, which responds with 404 by default.
  * @returns The application that dispatches.
  *
  * @example
@@ -1098,26 +732,20 @@ class CheckedErrors implements ErrorStream {
  */
 export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
   if (!isObject(apps)) {
-    throw new TypeError(`Cannot mount ${show(apps)}, expected applications`);
+    throw new TypeError(`Cannot mount ${inspect(apps)}, expected applications`);
   }
-  const routes = Object.entries(apps).map(([key, app]) => {
-    const [, host = "", path] = /^([^/]*\.[^/]*|[^/]*(?=\/))(\/[^?#*]*|)$/.exec(key) ?? [];
-    if (path === undefined || /[^/]\/$|\/\//.test(path) || host !== "" && !HOST.test(host.toLowerCase())) {
-      throw new TypeError(`Cannot mount at ${show(key)}: expected a path such as "/api", or "example.com/api"`);
-    }
-    return { host: host.toLowerCase(), prefix: path === "/" ? "" : unquote(native(path)), app: application(app) };
-  });
+  const routes = Object.entries(apps).map(([key, app]) => ({ ...parseMountKey(key), app: application(app) }));
   routes.sort((one, other) =>
     Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length ||
     other.host.length - one.host.length
   );
   const otherwise = application(fallback);
-  const goesByHost = routes.some(({ host }) => host !== "");
+  const hasHosts = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
-    const { named, bare } = (goesByHost ? hostOf(environ) : undefined) ?? {};
+    const { authority, name } = (hasHosts ? requestedHost(environ) : undefined) ?? {};
     for (const { host, prefix, app } of routes) {
-      if (host !== "" && host !== named && host !== bare) continue;
+      if (host !== "" && host !== authority && host !== name) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
       environ.SCRIPT_NAME += prefix;
       environ.PATH_INFO = path.slice(prefix.length);
@@ -1127,70 +755,74 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   };
 }
 
-/** The host that the client asked for, with and without its port; nothing if it is none. */
-function hostOf(
-  { HTTP_HOST, SERVER_NAME }: Environ,
-): { named: string; bare: string; port: string | undefined } | undefined {
-  const named = (HTTP_HOST || SERVER_NAME).toLowerCase();
-  const [, bare, port] = HOST.exec(named) ?? [];
-  return bare !== undefined && URL.canParse(`http://${named}`) ? { named, bare, port: port || undefined } : undefined;
+/** Splits a key into a host and a prefix, either of which may be empty. */
+function parseMountKey(key: string): { host: string; prefix: string } {
+  const slash = key.includes("/") ? key.indexOf("/") : key.length;
+  const host = key.slice(0, slash).toLowerCase();
+  const path = key.slice(slash);
+  const isMount = host === "" ? path !== "" : HOST.test(host) && (path !== "" || host.includes("."));
+  if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
+    throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
+  }
+  return { host, prefix: path === "/" ? "" : percentDecode(toNative(path)) };
 }
-
-// RFC 9110, section 7.2: a name or an address, and a port, and nothing that could be taken for a path.
-const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/;
 
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
-  return answer(startResponse, "404 Not Found");
+  return respondWith(startResponse, "404 Not Found");
 }
+
+// #endregion
+
+// #region files
 
 /**
  * Options for {@linkcode files}.
  *
  * @example
  * ```ts
- * import type { FilesOptions } from "./middleware.ts";
+ * import type { FilesOptions } from "./mod.ts";
  *
  * const options: FilesOptions = { cacheControl: "public, max-age=3600", types: { gpx: "application/gpx+xml" } };
  * ```
  */
 export interface FilesOptions {
   /**
-   * The file that stands for a folder.
+   * The file to serve for a folder.
    *
    * @default {"index.html"}
    */
   index?: string | undefined;
   /**
-   * The header Cache-Control.
+   * The value of Cache-Control.
    *
    * @default {"no-cache"}
    */
   cacheControl?: string | undefined;
   /**
-   * Whether files and folders are served whose names begin with a dot.
+   * Whether to serve files and folders whose names begin with a dot.
    *
    * @default {false}
    */
   dotFiles?: boolean | undefined;
   /**
-   * Whether `name.br` and `name.gz` are served in place of `name` to clients that accept them.
+   * Whether to serve `name.br` or `name.gz` in place of `name` to clients that accept them.
    *
    * @default {true}
    */
   precompressed?: boolean | undefined;
-  /** Media types by file extension, beside the usual ones. */
+  /** More media types, by file extension. */
   types?: Record<string, string> | undefined;
 }
 
 const FILES_OPTIONS: OptionChecks<FilesOptions> = {
   index: [isString, 'the name of a file such as "index.html"'],
-  cacheControl: [matching(/^[\t\x20-\x7e\x80-\xff]*$/), 'a header value such as "no-cache"'],
+  cacheControl: [matching(HEADER_VALUE), 'a header value such as "no-cache"'],
   dotFiles: [isBoolean, "true or false"],
   precompressed: [isBoolean, "true or false"],
   types: [recordOf(isString), 'media types by extension, such as { gpx: "application/gpx+xml" }'],
 };
 
-// What browsers have to be told, and what people download. Everything else is application/octet-stream.
+// The types that browsers and downloads need. Every other file is application/octet-stream.
 // deno-fmt-ignore
 const TYPES: Record<string, string> = {
   html: "text/html", htm: "text/html", css: "text/css", js: "text/javascript", mjs: "text/javascript",
@@ -1203,20 +835,24 @@ const TYPES: Record<string, string> = {
   m4a: "audio/mp4", ogg: "audio/ogg", wav: "audio/wav", mp4: "video/mp4", webm: "video/webm",
 };
 
+// The compressed variants of a file, by content coding.
+const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["gzip", ".gz"]];
+
 /**
- * Serves the files of a folder, to GET and HEAD.
+ * Serves the files of a folder, for GET and HEAD.
  *
- * With media types, Last-Modified and ETag, 304, ranges, one or several, and compressed twins where there are some. What
- * is not there is answered with 404, and so is whatever leads out of the folder: dot segments, backslashes, NUL, symbolic
- * links. A folder is served by its index file; there are no listings. RFC 9110, sections 8, 13 and 14.
+ * Responses have a media type, Last-Modified and ETag. Conditional requests, one or several ranges and precompressed
+ * variants are supported. A file that does not exist gets 404, and so does every path that leads out of the folder: dot
+ * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. RFC 9110,
+ * sections 8, 13 and 14.
  *
- * Deno needs `--allow-read` for it.
+ * Deno needs `--allow-read`.
  *
- * @throws {Error} When the root is not a folder that can be read.
- * @throws {TypeError} When an option does not exist or is not what it should be.
+ * @throws {Error} When `root` is not a readable folder.
+ * @throws {TypeError} When an option is unknown or invalid.
  *
  * @param root The folder, as a path or a `file:` URL.
- * @param options How to serve it.
+ * @param options The options.
  * @returns The application.
  *
  * @example
@@ -1233,49 +869,68 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   checkOptions(options, FILES_OPTIONS);
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
-  const { find, open } = folderAt(root, dotFiles);
+  const folder = new Folder(root, dotFiles);
+
+  /** Finds the file of a path, and the variant of it to send. */
+  const select = async (path: string, environ: Environ): Promise<Selection | "folder" | undefined> => {
+    let file = await folder.resolve(path);
+    if (file?.isFolder) {
+      if (!path.endsWith("/")) return "folder";
+      path += index;
+      file = await folder.resolve(path);
+    }
+    if (!file?.isFile) return undefined;
+    const variants = new Map<string, ResolvedPath>();
+    for (const [coding, suffix] of precompressed ? VARIANTS : []) {
+      const variant = await folder.resolve(path + suffix);
+      if (variant?.isFile) variants.set(coding, variant);
+    }
+    const [coding = ""] = acceptedEncodings(environ, [...variants.keys()]);
+    return { path, file: variants.get(coding) ?? file, coding, hasVariants: variants.size > 0 };
+  };
+
+  /** Opens the file of a path. A file that is replaced meanwhile is looked up again, ten times at most. */
+  const open = async (path: string, environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const selection = await select(path, environ);
+      if (!selection || selection === "folder") return selection;
+      const opened = await folder.open(selection.file.real);
+      if (opened) return { ...selection, ...opened };
+    }
+    return undefined;
+  };
+
+  const headersOf = ({ path, coding, hasVariants, stats }: Selection & OpenFile): HeaderList => {
+    const { size, mtime } = stats; // of what is open now, whatever was there before
+    const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
+    const headers: HeaderList = [
+      ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
+      ["Cache-Control", cacheControl],
+      ["Accept-Ranges", "bytes"],
+      ["Last-Modified", new Date(Math.min(mtime.getTime(), Date.now())).toUTCString()],
+      ["ETag", `"${mtime.getTime().toString(16)}-${size.toString(16)}${coding && `-${coding}`}"`],
+    ];
+    if (coding) headers.push(["Content-Encoding", coding]);
+    if (hasVariants) headers.push(["Vary", "Accept-Encoding"]);
+    return headers;
+  };
+
   return async (environ, startResponse) => {
-    const isGet = environ.REQUEST_METHOD === "GET";
-    if (!isGet && environ.REQUEST_METHOD !== "HEAD") {
-      return answer(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
+    const { REQUEST_METHOD: method, PATH_INFO } = environ;
+    if (method !== "GET" && method !== "HEAD") {
+      return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
     }
-    let path = pathOf(environ.PATH_INFO, dotFiles);
-    if (path === undefined) return notFound(environ, startResponse);
-    const twins = new Map<string, Found | undefined>();
-    let coding: string | undefined;
-    let opened: Opened | undefined;
-    // A file may be replaced meanwhile, which is looked up again. One that never stays the same is not there.
-    for (let attempt = 0; opened === undefined && attempt < 10; attempt++) {
-      let file = await find(path);
-      if (file?.isFolder) {
-        if (!path.endsWith("/")) {
-          return answer(startResponse, "301 Moved Permanently", [["Location", slashed(environ)]]);
-        }
-        path += index;
-        file = await find(path);
-      }
-      if (!file?.isFile) break;
-      if (precompressed) twins.set("br", await find(`${path}.br`)).set("gzip", await find(`${path}.gz`));
-      coding = codingsFor(environ, [...twins.keys()]).find((coding) => twins.get(coding)?.isFile);
-      opened = await open(((coding ? twins.get(coding) : undefined) ?? file).real);
-    }
+    const path = safePath(PATH_INFO, dotFiles);
+    const opened = path === undefined ? undefined : await open(path, environ);
     if (!opened) return notFound(environ, startResponse);
-    const { handle, stats: { size: bytes, mtime } } = opened; // of what is open now, whatever was there before
+    if (opened === "folder") {
+      return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
+    }
+    const { handle, stats } = opened;
     try {
-      const size = Number(bytes);
-      const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
-      const headers: HeaderList = [
-        ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
-        ["Cache-Control", cacheControl],
-        ["Accept-Ranges", "bytes"],
-        ["Last-Modified", new Date(Math.min(mtime.getTime(), Date.now())).toUTCString()],
-        ["ETag", `"${mtime.getTime().toString(16)}-${size.toString(16)}${coding ? `-${coding}` : ""}"`],
-      ];
-      if (coding) headers.push(["Content-Encoding", coding]);
-      if ([...twins.values()].some((twin) => twin?.isFile)) headers.push(["Vary", "Accept-Encoding"]);
-      const pieces = deliver(environ, startResponse, headers, size);
-      const body = isGet ? pieces : [];
-      if (!isWhole(body)) return environ["wsgi.file_wrapper"](new Pieces(handle, body));
+      const parts = startFileResponse(environ, startResponse, headersOf(opened), Number(stats.size));
+      const body = method === "GET" ? parts : [];
+      if (!isChunkArray(body)) return environ["wsgi.file_wrapper"](new PartsReader(handle, body));
       await handle.close();
       return body;
     } catch (error) {
@@ -1285,193 +940,234 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   };
 }
 
-/** Gives what a promise comes to, or nothing where there is no file that can be read. */
-async function orNothing<Value>(promise: Promise<Value>): Promise<Value | undefined> {
-  try {
-    return await promise;
-  } catch (error) {
-    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test((error as { code?: string }).code ?? "")) {
-      return undefined;
-    }
-    throw error;
-  }
+/** A file to send. */
+interface Selection {
+  /** The requested path; for a folder, that of its index file. */
+  path: string;
+  /** The file itself, or a compressed variant of it. */
+  file: ResolvedPath;
+  /** The content coding of the variant, or "". */
+  coding: string;
+  hasVariants: boolean;
 }
 
-/** What a path of the root stands for. */
-interface Found {
-  /** The path without links. */
+/** A path below the root, resolved. */
+interface ResolvedPath {
+  /** The path in the file system, without links. */
   real: string;
   isFolder: boolean;
   isFile: boolean;
 }
 
-/** A file that is open. */
-interface Opened {
+interface OpenFile {
   handle: FileHandle;
   stats: BigIntStats;
 }
 
 /**
- * Makes functions that find out what a path stands for, if that is inside the root, and open just that.
+ * A folder to serve: resolves paths inside it, and opens just what it has resolved.
  *
- * Whoever may write inside the root can put a link in the place of a file or of a folder at any moment, and take it away
- * again, so that no look at a path tells where it led when the file was opened. So it is opened first and then looked
- * for: it is sent if it stands at its path, and no folder of that is a link. The path may change during such a look, but
- * every change marks the folder in which it was made. Two looks that find the same marks have seen one state.
+ * Somebody who may write inside the folder can put a link in the place of a file or of a folder at any moment, and take
+ * it away again, so that no look at a path tells where it led when the file was opened. So a file is opened first, and
+ * then traced: it is sent if it is at its path, and no folder of that is a link. The path may change during a trace, but
+ * every change marks the folder in which it was made. Two traces that find the same marks have seen one state.
  */
-function folderAt(root: string | URL, dotFiles: boolean) {
-  const fs = process.getBuiltinModule("node:fs");
-  const { isAbsolute, join, relative, sep } = process.getBuiltinModule("node:path");
-  let base: string;
-  try {
-    if (root === "") throw new TypeError("The path is empty"); // for Bun it is the working folder
-    base = fs.realpathSync(root);
-    fs.readdirSync(base);
-  } catch (cause) {
-    throw new Error(`Cannot serve files from ${show(String(root))}: expected a folder that can be read`, { cause });
+class Folder {
+  readonly #fs = process.getBuiltinModule("node:fs");
+  readonly #path = process.getBuiltinModule("node:path");
+  readonly #root: string;
+  readonly #dotFiles: boolean;
+  readonly #flags: number;
+
+  constructor(root: string | URL, dotFiles: boolean) {
+    try {
+      if (root === "") throw new TypeError("The path is empty"); // Bun takes it for the working folder
+      this.#root = this.#fs.realpathSync(root);
+      this.#fs.readdirSync(this.#root);
+    } catch (cause) {
+      throw new Error(`Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`, {
+        cause,
+      });
+    }
+    this.#dotFiles = dotFiles;
+    // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO. Windows
+    // has only the first of these flags.
+    const { constants } = this.#fs;
+    const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
+    this.#flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
   }
-  // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO.
-  const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof fs.constants> = fs.constants; // not on Windows
-  const flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
-  const statsOf = (path: string) => fs.lstatSync(path, { bigint: true });
-  const markOf = ({ dev, ino }: BigIntStats) => `${dev}:${ino}`;
+
+  /** Finds out what a path stands for, if that is inside the folder. */
+  resolve(path: string): Promise<ResolvedPath | undefined> {
+    return orUndefined(this.#resolve(path));
+  }
+
+  async #resolve(path: string): Promise<ResolvedPath | undefined> {
+    const { isAbsolute, relative, sep } = this.#path;
+    const real = await this.#fs.promises.realpath(this.#root + path);
+    const inside = relative(this.#root, real);
+    const segments = inside.split(sep);
+    if (isAbsolute(inside) || segments[0] === "..") return undefined;
+    if (!this.#dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
+    const stats = this.#fs.lstatSync(real);
+    return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+  }
+
+  /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
+  async open(real: string): Promise<OpenFile | undefined> {
+    const handle = await orUndefined(this.#fs.promises.open(real, this.#flags));
+    if (!handle) return undefined;
+    const stats = this.#fs.fstatSync(handle.fd, { bigint: true });
+    const trace = () => safely(() => this.#trace(real), undefined);
+    const first = trace();
+    // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
+    // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
+    let looks = first?.isFresh ? 16 : 1;
+    while (first && looks > 0 && trace()?.trail === first.trail) looks--;
+    if (looks === 0 && stats.isFile() && first?.trail.endsWith(` ${identify(stats)}`)) return { handle, stats };
+    await handle.close();
+    return undefined;
+  }
 
   /**
-   * Looks at a path without links, unless a folder of it is one by now: which folders lead to it, when something was
-   * last put into or taken out of each of them, and which file it is; and whether a folder was changed just now.
+   * Follows a path without links; undefined if one of its folders is a link by now. The trail has the identity of each
+   * folder with the times of its last change, and that of the file. It is fresh if a folder was changed just now.
    */
-  const follow = (real: string) => {
+  #trace(real: string): { trail: string; isFresh: boolean } | undefined {
+    const { join, relative, sep } = this.#path;
     const now = Date.now();
-    let path = base;
+    let path = this.#root;
     let trail = "";
     let isFresh = false;
-    for (const segment of relative(base, real).split(sep).filter((segment) => segment !== "")) {
-      const folder = statsOf(path);
+    for (const segment of relative(path, real).split(sep).filter((segment) => segment !== "")) {
+      const folder = this.#fs.lstatSync(path, { bigint: true });
       if (!folder.isDirectory()) return undefined;
-      trail += ` ${markOf(folder)}:${folder.mtimeNs}:${folder.ctimeNs}`;
+      trail += ` ${identify(folder)}:${folder.mtimeNs}:${folder.ctimeNs}`;
       isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
       path = join(path, segment);
     }
-    return { trail: `${trail} ${markOf(statsOf(path))}`, isFresh };
-  };
-
-  const find = async (path: string): Promise<Found | undefined> => {
-    const real = await fs.promises.realpath(base + path);
-    const inside = relative(base, real);
-    const segments = inside.split(sep);
-    if (isAbsolute(inside) || segments[0] === "..") return undefined;
-    if (!dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
-    const stats = statsOf(real);
-    return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
-  };
-
-  const open = async (real: string): Promise<Opened | undefined> => {
-    const handle = await orNothing(fs.promises.open(real, flags));
-    if (!handle) return undefined;
-    const stats = fs.fstatSync(handle.fd, { bigint: true });
-    const first = look(() => follow(real), undefined);
-    // A second change in the same moment leaves no mark where times are coarse: in Deno 2.9.6 a second, in Linux before
-    // 6.13 up to 10 ms. Nobody hits the right moment to make one, and to take it back, for so many looks.
-    let looks = first?.isFresh ? 16 : 1;
-    while (first && looks > 0 && look(() => follow(real)?.trail, undefined) === first.trail) looks--;
-    if (looks === 0 && stats.isFile() && first?.trail.endsWith(` ${markOf(stats)}`)) return { handle, stats };
-    await handle.close();
-    return undefined;
-  };
-  return { find: (path: string) => orNothing(find(path)), open };
+    return { trail: `${trail} ${identify(this.#fs.lstatSync(path, { bigint: true }))}`, isFresh };
+  }
 }
 
-/** The path of a file below the root, or nothing if it could lead elsewhere. */
-function pathOf(pathInfo: string, dotFiles: boolean): string | undefined {
-  const path = textOf(pathInfo);
+/** The identity of a file, whatever its path. */
+function identify({ dev, ino }: BigIntStats): string {
+  return `${dev}:${ino}`;
+}
+
+/** Waits for a promise; undefined where there is no file that can be read. */
+async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
+    const { code = "" } = error as { code?: string };
+    if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test(code)) return undefined;
+    throw error;
+  }
+}
+
+/** The path below the root, decoded; undefined if it could lead elsewhere. */
+function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
+  const path = fromNative(pathInfo);
   const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
   if (path === undefined || /^[^/]|[\0\\]|\/\//.test(path) || hidden.test(path)) return undefined;
   return path;
 }
 
-/** The address of a folder, which is that of the request with a slash. */
-function slashed({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
-  const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would lead away
+/** The address of the request with a slash at its end, which is that of a folder. */
+function withTrailingSlash({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
+  const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would be another host
   return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
 }
 
-/** A part of a body: bytes as they are, or those of the file from one position to another. */
-type Piece = Uint8Array | { at: number; end: number };
+/** Bytes of a file, from `start` on up to, but without, `end`. */
+interface ByteRange {
+  start: number;
+  end: number;
+}
 
-/** Begins what is answered about a file: all of it, some of it, or that the client has no need of it. */
-function deliver(environ: Environ, startResponse: StartResponse, headers: HeaderList, size: number): Piece[] {
-  const send = (status: string, headers: HeaderList, pieces: Piece[]) => {
+/** A part of a body: bytes as they are, or a range of the file. */
+type BodyPart = Uint8Array | ByteRange;
+
+/** Starts the response for a file: all of it, some ranges, or none of it. */
+function startFileResponse(
+  environ: Environ,
+  startResponse: StartResponse,
+  headers: HeaderList,
+  size: number,
+): BodyPart[] {
+  const send = (status: string, headers: HeaderList, parts: BodyPart[]) => {
     let length = 0;
-    for (const piece of pieces) length += piece instanceof Uint8Array ? piece.length : piece.end - piece.at;
+    for (const part of parts) length += part instanceof Uint8Array ? part.length : part.end - part.start;
     startResponse(status, [...headers, ["Content-Length", String(length)]]);
-    return pieces;
+    return parts;
   };
-  if (isRefused(environ, headers)) return answer(startResponse, "412 Precondition Failed");
+  if (failsPrecondition(environ, headers)) return respondWith(startResponse, "412 Precondition Failed");
   if (isFresh(environ, headers)) {
-    startResponse("304 Not Modified", notModified(headers));
+    startResponse("304 Not Modified", notModifiedHeaders(headers));
     return [];
   }
-  const ranges = rangesOf(environ, headers, size);
-  if (!ranges) return send("200 OK", headers, [{ at: 0, end: size }]);
-  const saying = ({ at, end }: { at: number; end: number }) => `bytes ${at}-${end - 1}/${size}`;
+  const ranges = parseRange(environ, headers, size);
+  if (!ranges) return send("200 OK", headers, [{ start: 0, end: size }]);
+  const contentRange = ({ start, end }: ByteRange) => `bytes ${start}-${end - 1}/${size}`;
   const [first, second] = ranges;
-  if (!first) return answer(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
-  if (!second) return send("206 Partial Content", [...headers, ["Content-Range", saying(first)]], [first]);
+  if (!first) return respondWith(startResponse, "416 Range Not Satisfiable", [["Content-Range", `bytes */${size}`]]);
+  if (!second) return send("206 Partial Content", [...headers, ["Content-Range", contentRange(first)]], [first]);
   const boundary = crypto.randomUUID();
-  const type = valueOf(headers, "content-type");
+  const type = getHeader(headers, "content-type");
   const parts = ranges.flatMap((range) => {
-    const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${saying(range)}\r\n\r\n`;
+    const head = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: ${contentRange(range)}\r\n\r\n`;
     return [ENCODER.encode(head), range];
   });
-  const typed = withHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
-  return send("206 Partial Content", typed, [...parts, ENCODER.encode(`\r\n--${boundary}--\r\n`)]);
+  const multipart = setHeader(headers, "Content-Type", `multipart/byteranges; boundary=${boundary}`);
+  return send("206 Partial Content", multipart, [...parts, ENCODER.encode(`\r\n--${boundary}--\r\n`)]);
 }
 
 /**
- * Reads a Range: none that can be satisfied is an empty array, and one that does not hold is nothing.
+ * Reads a Range: an empty array if no range can be satisfied, undefined if the header is to be ignored.
  *
- * Many ranges, or such as repeat the file, only serve to make a server work. RFC 9110, sections 13.1.5 and 14.2.
+ * Many or overlapping ranges are a denial-of-service vector. RFC 9110, sections 13.1.5 and 14.2.
  */
-function rangesOf(environ: Environ, headers: HeaderList, size: number): { at: number; end: number }[] | undefined {
+function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRange[] | undefined {
   const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
-  const isMeant = validator === undefined ||
-    ["etag", "last-modified"].some((name) => validator === valueOf(headers, name));
+  const isCurrent = validator === undefined ||
+    ["etag", "last-modified"].some((name) => validator === getHeader(headers, name));
   const specs = /^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1]?.split(",");
-  if (REQUEST_METHOD !== "GET" || !isMeant || !specs || specs.length > 16) return undefined;
-  const ranges: { at: number; end: number }[] = [];
+  if (REQUEST_METHOD !== "GET" || !isCurrent || !specs || specs.length > 16) return undefined;
+  const ranges: ByteRange[] = [];
   let sum = 0;
   for (const spec of specs) {
     const [, first = "", last = ""] = /^(\d*)-(\d*)$/.exec(spec.trim()) ?? [];
     if (first + last === "" || first !== "" && last !== "" && Number(last) < Number(first)) return undefined;
-    const at = first === "" ? Math.max(size - Number(last), 0) : Number(first);
+    const start = first === "" ? Math.max(size - Number(last), 0) : Number(first);
     const end = first === "" || last === "" ? size : Math.min(Number(last) + 1, size);
-    if (at < end) ranges.push({ at, end });
-    sum += Math.max(end - at, 0);
+    if (start < end) ranges.push({ start, end });
+    sum += Math.max(end - start, 0);
   }
   return sum > size ? undefined : ranges;
 }
 
-/** A file for `wsgi.file_wrapper`, of which some pieces are read. */
-class Pieces {
+/** A file for `wsgi.file_wrapper`, which gives the parts of a body. */
+class PartsReader {
   readonly #handle: FileHandle;
-  readonly #pieces: Piece[];
+  readonly #parts: BodyPart[];
 
-  constructor(handle: FileHandle, pieces: Piece[]) {
+  constructor(handle: FileHandle, parts: BodyPart[]) {
     this.#handle = handle;
-    this.#pieces = pieces;
+    this.#parts = parts;
   }
 
   async read(size: number): Promise<Uint8Array> {
-    const [piece] = this.#pieces;
-    if (!piece) return NOTHING;
-    if (piece instanceof Uint8Array) {
-      this.#pieces.splice(0, 1, ...piece.length > size ? [piece.subarray(size)] : []);
-      return piece.subarray(0, size);
+    const [part] = this.#parts;
+    if (!part) return EMPTY;
+    if (part instanceof Uint8Array) {
+      this.#parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
+      return part.subarray(0, size);
     }
-    const block = new Uint8Array(Math.min(size, piece.end - piece.at));
-    const { bytesRead } = await this.#handle.read(block, 0, block.length, piece.at);
-    piece.at += bytesRead;
-    if (piece.at === piece.end) this.#pieces.shift();
+    const block = new Uint8Array(Math.min(size, part.end - part.start));
+    const { bytesRead } = await this.#handle.read(block, 0, block.length, part.start);
+    part.start += bytesRead;
+    if (part.start === part.end) this.#parts.shift();
     return block.subarray(0, bytesRead);
   }
 
@@ -1480,32 +1176,36 @@ class Pieces {
   }
 }
 
+// #endregion
+
+// #region accessLog
+
 /**
  * Options for {@linkcode accessLog}.
  *
  * @example
  * ```ts
- * import type { AccessLogOptions } from "./middleware.ts";
+ * import type { AccessLogOptions } from "./mod.ts";
  *
  * const options: AccessLogOptions = { format: "json", skip: ["/livez", "/readyz"] };
  * ```
  */
 export interface AccessLogOptions {
   /**
-   * Apache's combined format, followed by the duration, the request's id and `aborted` where they apply, or an object of
-   * JSON a line.
+   * Apache's combined format, followed by the duration, the request id and `aborted` where they apply, or one JSON object
+   * for each request.
    *
    * @default {"combined"}
    */
   format?: "combined" | "json" | undefined;
   /**
-   * Takes a line, which has no end of line. Standard output by default.
+   * Writes a line. The default is standard output.
    *
-   * @param line The line.
+   * @param line The line, without an end of line.
    */
   write?: ((line: string) => void) | undefined;
   /**
-   * Paths that are not logged, as the client has asked for them.
+   * Paths that are not logged, as the client requests them.
    *
    * @default {[]}
    */
@@ -1519,16 +1219,16 @@ const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
 };
 
 /**
- * Writes a line about every request, once, when its response has ended or the client has left.
+ * Writes one line for each request, when its response has ended or the client has left.
  *
- * With the bytes of the body that were given to the server to be sent, and the time from the call of the application to
- * that of `close`. Whatever could forge a line is escaped, as Apache does it, or JSON.
+ * The line has the number of bytes that the server was given to send, and the time from the call of the application to
+ * that of `close`. Characters that could forge a line are escaped, as Apache or JSON does.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What to write, and where to.
- * @returns The application, logged.
+ * @param options The options.
+ * @returns The application, whose requests are logged.
  *
  * @example
  * ```ts
@@ -1546,79 +1246,113 @@ const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
  */
 export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}): Application {
   checkOptions(options, ACCESS_LOG_OPTIONS);
-  const { format = "combined", write: print = (line) => console.log(line), skip = [] } = options;
+  const { format = "combined", write = (line) => console.log(line), skip = [] } = options;
+  const formatEntry = format === "json" ? formatJson : formatCombined;
   const inner = application(app);
   return (environ, startResponse) => {
-    const { REQUEST_METHOD: method, REQUEST_URI: target, SCRIPT_NAME, PATH_INFO, "fetch.context": context } = environ;
-    if (skip.includes(SCRIPT_NAME + PATH_INFO)) return inner(environ, startResponse);
-    const time = new Date();
-    const start = performance.now();
-    let status = 500;
-    let most = Infinity;
-    let bytes = 0;
-    let hasLeft = false;
-    const count = (chunk: Uint8Array) => {
-      bytes = Math.min(bytes + (chunk?.length ?? 0), most);
-      return chunk;
-    };
-    const failed = (error: unknown): never => {
-      hasLeft ||= isLeaving(error, context);
-      if (bytes === 0) status = statusOf(error);
-      throw error;
-    };
-    const log = (aborted: boolean) => {
-      if (aborted && bytes === 0) status = 499; // as nginx has it
-      const entry = { time, method, target, status, bytes, duration: performance.now() - start, aborted };
-      const line = format === "json" ? jsonOf(environ, entry) : combinedOf(environ, entry);
-      attempt<unknown>(() => print(line), (error) => report(environ, error, "Access log")); // the response has nothing to do with it
-    };
-    const isAborted = () => hasLeft || (context?.signal.aborted ?? false);
-
-    const begin: StartResponse = (line, headers, error) => {
-      const write = startResponse(line, headers, error);
-      hasLeft ||= isLeaving(error, context);
-      status = Number(line.slice(0, 3));
-      most = method === "HEAD" || BODILESS.test(line) ? 0 : Number(valueOf(headers, "content-length") ?? Infinity);
-      return (chunk) => {
-        const sending = write(chunk);
-        count(chunk);
-        return sending;
-      };
-    };
-    const pass = (body: ResponseBody, isLater: boolean) => {
-      if (!isBody(body)) {
-        log(hasLeft); // it will not be closed
-        return body;
-      }
-      const whole = Array.isArray(body) ? body : [];
-      const isAtOnce = Array.isArray(body) && bytes === 0;
-      const close = (inner: () => void | Promise<void>) => {
-        try {
-          return inner();
-        } finally {
-          // Of what was whole at once the signal knows nothing.
-          const aborted = isAtOnce && !isLater ? hasLeft : isAborted();
-          if (!aborted || !isAtOnce) whole.forEach(count);
-          log(aborted);
-        }
-      };
-      return relay(body, { chunk: count, failed, close });
-    };
-    const call = () => {
-      const result = inner(environ, begin);
-      return after(result, (body) => pass(body, result instanceof Promise));
-    };
-    return attempt(call, (error) => {
-      try {
-        return failed(error);
-      } finally {
-        log(bytes > 0 ? isAborted() : hasLeft); // before there is an answer the signal is not to be asked for
-      }
-    });
+    if (skip.includes(environ.SCRIPT_NAME + environ.PATH_INFO)) return inner(environ, startResponse);
+    const request = new LoggedRequest(environ, (entry) => write(formatEntry(environ, entry)));
+    return catching(
+      () => {
+        const result = inner(environ, request.start(startResponse));
+        return mapMaybe(result, (body) => request.watch(body, isPromise(result)));
+      },
+      (error) => request.fail(error),
+    );
   };
 }
 
-/** What is logged of a request. */
+/** One request, as the access log sees it. */
+class LoggedRequest implements BodyHooks {
+  readonly #environ: Environ;
+  readonly #write: (entry: LogEntry) => void;
+  readonly #context: FetchContext | undefined;
+  readonly #startedAt = performance.now();
+  readonly #entry: LogEntry;
+  #maxBytes = Infinity;
+  #isDisconnected = false;
+  /** The body, if it is an array and nothing was written before it. */
+  #chunks: Uint8Array[] | undefined;
+  #isSync = false;
+
+  constructor(environ: Environ, write: (entry: LogEntry) => void) {
+    const { REQUEST_METHOD: method, REQUEST_URI: target, "fetch.context": context } = environ;
+    this.#environ = environ;
+    this.#write = write;
+    this.#context = context;
+    this.#entry = { time: new Date(), method, target, status: 500, bytes: 0, duration: 0, aborted: false };
+  }
+
+  start(startResponse: StartResponse): StartResponse {
+    return (status, headers, error) => {
+      const write = startResponse(status, headers, error);
+      this.#isDisconnected ||= isDisconnect(error, this.#context);
+      this.#entry.status = Number(status.slice(0, 3));
+      const hasBody = this.#entry.method !== "HEAD" && !hasNullBody(status);
+      this.#maxBytes = hasBody ? Number(getHeader(headers, "content-length") ?? Infinity) : 0;
+      return (chunk) => {
+        const sending = write(chunk);
+        this.transform(chunk);
+        return sending;
+      };
+    };
+  }
+
+  watch(body: ResponseBody, isLater: boolean): ResponseBody {
+    if (!isIterableBody(body)) this.#log(this.#isDisconnected); // the server refuses it, and calls no close
+    else if (Array.isArray(body) && this.#entry.bytes === 0) this.#chunks = body;
+    else if (Array.isArray(body)) body.forEach((chunk) => this.transform(chunk));
+    this.#isSync = !isLater;
+    return withHooks(body, this);
+  }
+
+  /** Logs a request whose application has failed before it returned a body. */
+  fail(error: unknown): never {
+    try {
+      return this.recover(error);
+    } finally {
+      // Before there is a response, reading the signal costs time on Deno, which prints a warning.
+      this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
+    }
+  }
+
+  transform(chunk: Uint8Array): Uint8Array {
+    this.#entry.bytes = Math.min(this.#entry.bytes + (chunk?.length ?? 0), this.#maxBytes);
+    return chunk;
+  }
+
+  recover(error: unknown): never {
+    this.#isDisconnected ||= isDisconnect(error, this.#context);
+    if (this.#entry.bytes === 0) this.#entry.status = errorStatus(error);
+    throw error;
+  }
+
+  close(inner: () => void | Promise<void>): void | Promise<void> {
+    try {
+      return inner();
+    } finally {
+      // The signal says nothing about a response that was complete at once.
+      const aborted = this.#chunks && this.#isSync ? this.#isDisconnected : this.#isAborted();
+      if (!aborted) this.#chunks?.forEach((chunk) => this.transform(chunk));
+      this.#log(aborted);
+    }
+  }
+
+  #isAborted(): boolean {
+    return this.#isDisconnected || (this.#context?.signal.aborted ?? false);
+  }
+
+  #log(aborted: boolean): void {
+    const entry = this.#entry;
+    entry.aborted = aborted;
+    entry.duration = performance.now() - this.#startedAt;
+    if (aborted && entry.bytes === 0) entry.status = 499; // as nginx logs it
+    // The response does not depend on its log.
+    catching<unknown>(() => this.#write(entry), (error) => logFailure(this.#environ, error, "Access log"));
+  }
+}
+
+/** What a line of the log says. */
 interface LogEntry {
   time: Date;
   method: string;
@@ -1630,8 +1364,11 @@ interface LogEntry {
   aborted: boolean;
 }
 
-/** A line of Apache's combined log format, and a little more at its end. */
-function combinedOf(environ: Environ, { time, method, target, status, bytes, duration, aborted }: LogEntry): string {
+/** Formats a line in Apache's combined log format, with a little more at its end. */
+function formatCombined(
+  environ: Environ,
+  { time, method, target, status, bytes, duration, aborted }: LogEntry,
+): string {
   const { REMOTE_ADDR, REMOTE_USER, SERVER_PROTOCOL, HTTP_REFERER, HTTP_USER_AGENT, "request.id": id } = environ;
   const [, day, month, year, clock] = time.toUTCString().split(" ");
   const escape = (value: unknown) =>
@@ -1647,8 +1384,8 @@ function combinedOf(environ: Environ, { time, method, target, status, bytes, dur
     `${duration.toFixed(3)}ms${id ? ` ${bare(id)}` : ""}${aborted ? " aborted" : ""}`;
 }
 
-/** A line of JSON. */
-function jsonOf(environ: Environ, entry: LogEntry): string {
+/** Formats a line of JSON. */
+function formatJson(environ: Environ, entry: LogEntry): string {
   const line = JSON.stringify({
     ...entry,
     protocol: environ.SERVER_PROTOCOL,
@@ -1658,23 +1395,27 @@ function jsonOf(environ: Environ, entry: LogEntry): string {
     userAgent: environ.HTTP_USER_AGENT,
     requestId: environ["request.id"],
   });
-  // What JSON allows, a terminal may obey.
+  // JSON allows these control characters, but a terminal may obey them.
   return line.replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
 }
+
+// #endregion
+
+// #region errorPage
 
 /**
  * Options for {@linkcode errorPage}.
  *
  * @example
  * ```ts
- * import type { ErrorPageOptions } from "./middleware.ts";
+ * import type { ErrorPageOptions } from "./mod.ts";
  *
  * const options: ErrorPageOptions = { development: true };
  * ```
  */
 export interface ErrorPageOptions {
   /**
-   * Whether to show the error, its causes, the stack and the environ. They are nobody's business but the developer's.
+   * Whether to show the error, its causes, the stack and the environ, which nobody but the developer should see.
    *
    * @default {false}
    */
@@ -1684,17 +1425,17 @@ export interface ErrorPageOptions {
 const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = { development: [isBoolean, "true or false"] };
 
 /**
- * Answers with a page when the application fails, and reports the error on `wsgi.errors`.
+ * Responds with an error page when the application fails, and logs the error to `wsgi.errors`.
  *
- * An error that has a `status` from 400 to 599 decides that of the response, and is reported from 500 on; it may be the
- * server's own, for a body that is too large. Clients that accept JSON or plain text rather than HTML get that. Once
- * bytes have left there is nothing to answer any more, and the error goes on. PEP 3333, "Error Handling".
+ * A `status` of the error from 400 to 599 is that of the response. Errors below 500 are not logged; they may be the
+ * server's own, for a body that is too large. The page is JSON, plain text or HTML, as the client accepts it. Once bytes
+ * have left, no page can be sent, and the error is thrown on. PEP 3333, "Error Handling".
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What to show.
- * @returns The application, which does not fail any more before its first byte.
+ * @param options The options.
+ * @returns The application, which no longer fails before its first byte.
  *
  * @example
  * ```ts
@@ -1715,49 +1456,44 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   const { development = false } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const failed = (thrown: unknown): ResponseBody => {
-      // To a client that has left there is nothing to say, as the server knows.
-      if (isLeaving(thrown, environ["fetch.context"])) throw thrown;
-      const error = thrown ?? new Error(`${thrown} was thrown`); // for startResponse, undefined would be no error
+    const recover = (thrown: unknown): ResponseBody => {
+      // The server expects this error, and nobody would read the page.
+      if (isDisconnect(thrown, environ["fetch.context"])) throw thrown;
+      const error = thrown ?? new Error(`${thrown} was thrown`); // startResponse takes undefined for no error
       const { STATUS_CODES } = process.getBuiltinModule("node:http");
-      const code = statusOf(error);
+      const code = errorStatus(error);
       const status = `${code} ${REASONS[code] ?? STATUS_CODES[code] ?? "Unknown"}`;
-      const weights = weightsOf(environ.HTTP_ACCEPT ?? "*/*");
-      const weightOf = (type: string) =>
-        weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
       const types = development ? ["text/html", "application/json", "text/plain"] : ["text/plain", "application/json"];
-      const [type = ""] = types.sort((one, other) => weightOf(other) - weightOf(one));
+      const type = preferredType(environ, types);
       startResponse(status, [
         ["Content-Type", type === "application/json" ? type : `${type}; charset=utf-8`],
         ["Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"],
         ["Cache-Control", "no-store"],
         ["Vary", "Accept"],
       ], error);
-      if (code >= 500) report(environ, error);
-      const detail = development ? show(error, 16) : undefined;
-      const page = type === "text/html"
-        ? htmlOf(status, error, environ)
-        : type === "text/plain"
-        ? `${detail ?? status}\n`
-        : JSON.stringify({ status: code, title: status.slice(4), detail });
+      if (code >= 500) logFailure(environ, error);
+      const detail = development ? inspectDeep(error, 16) : undefined;
+      let page = `${detail ?? status}\n`;
+      if (type === "text/html") page = renderHtml(status, error, environ);
+      if (type === "application/json") page = JSON.stringify({ status: code, title: status.slice(4), detail });
       return [ENCODER.encode(page)];
     };
-    return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed })), failed);
+    return catching(
+      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })),
+      recover,
+    );
   };
 }
 
-// RFC 9110 has other names for these than the runtimes.
-const REASONS: Record<number, string> = { 413: "Content Too Large", 422: "Unprocessable Content" };
-
-/** The page for a developer. */
-function htmlOf(status: string, error: unknown, environ: Environ): string {
+/** Renders the page for a developer. */
+function renderHtml(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  const cell = (value: unknown) => escape(typeof value === "string" ? value : show(value));
+  const cell = (value: unknown) => escape(typeof value === "string" ? value : inspectDeep(value));
   const rows = Object.keys(environ).sort().map((name) => `<tr><th>${cell(name)}<td>${cell(environ[name])}\n`);
   const causes: string[] = [];
   for (let cause = error; cause !== undefined && causes.length < 10;) {
-    causes.push(escape(look(() => cause instanceof Error ? String(cause) : show(cause), show(cause))));
-    cause = look(() => (Object(cause) as { cause?: unknown }).cause, undefined);
+    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : inspectDeep(cause), inspectDeep(cause))));
+    cause = safely(() => (Object(cause) as { cause?: unknown }).cause, undefined);
   }
   return `<!doctype html>
 <html lang="en">
@@ -1775,34 +1511,38 @@ th, td { vertical-align: top; }
 <h1>${escape(status)}</h1>
 <p>${causes.join("\n<p>Caused by ")}
 <h2>Stack</h2>
-<pre>${escape(show(error, 16))}</pre>
+<pre>${escape(inspectDeep(error, 16))}</pre>
 <h2>Environ</h2>
 <table>
 ${rows.join("")}</table>
 `;
 }
 
+// #endregion
+
+// #region proxyFix
+
 /**
  * Options for {@linkcode proxyFix}.
  *
  * @example
  * ```ts
- * import type { ProxyFixOptions } from "./middleware.ts";
+ * import type { ProxyFixOptions } from "./mod.ts";
  *
  * const options: ProxyFixOptions = { trust: ["10.0.0.0/8", "fd00::/8"] };
  * ```
  */
 export interface ProxyFixOptions {
   /**
-   * Who is believed: the addresses and networks of the proxies, `"unix"` for a peer that has no address because it has
-   * come through a unix socket, or the number of proxies that everybody has to pass.
+   * The trusted proxies: their addresses and networks, `"unix"` for a peer on a unix socket, which has no address, or the
+   * number of proxies in front of the server.
    *
    * @default {["127.0.0.0/8", "::1"]}
    */
   trust?: string[] | number | undefined;
   /**
-   * The header that the proxies set, with those that belong to it. By default `Forwarded` is read only where there is no
-   * header `X-Forwarded-*`. Name it where the proxies set the one and let the other through.
+   * The header that the proxies set, with those that belong to it. By default `Forwarded` is read only if the request has
+   * no `X-Forwarded-*`. Set this option if the proxies set one of them and let the other through.
    */
   header?: "X-Forwarded-For" | "Forwarded" | undefined;
 }
@@ -1827,21 +1567,38 @@ const REWRITTEN = [
   "wsgi.url_scheme",
 ];
 
+// A pair of Forwarded, which may be empty, and the separator after it: RFC 7239, section 4. Only a whole value matches: a
+// quote that is left open must not swallow what the next proxy adds.
+const FORWARDED_NAME = TOKEN.source.slice(1, -1); // without ^ and $
+const FORWARDED_VALUE = FORWARDED_NAME.replace("[", "[:[\\]"); // an address may stand without quotes
+const FORWARDED_QUOTED = String.raw`"((?:[^"\\]|\\.)*)"`;
+const FORWARDED_PAIR = new RegExp(
+  String.raw`[ \t]*(?:(${FORWARDED_NAME})=(?:(${FORWARDED_VALUE})|${FORWARDED_QUOTED})[ \t]*)?([;,]|$)`,
+  "gy",
+);
+
+// An address with or without a port, which may be a name that hides it: RFC 7239, section 6.
+const FORWARDED_ADDRESS = /^(?:\[(?<six>.+)\]|(?<four>[^:]+))(?::(?<port>\d{1,5}|_[\w.-]+))?$/;
+
+// Segments of a path: RFC 3986, section 3.3. Control characters may not be escaped either.
+const PATH_PREFIX = /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i;
+// A decoded segment that is empty or leads elsewhere, or the control character DEL.
+const UNSAFE_PREFIX = /\/\.{0,2}(?:\/|$)|\x7f/;
+
 /**
- * Sets right what a proxy in front has changed: the client's address, the scheme, the host and the port that it asked
- * for, and the prefix of the path that the proxy took away.
+ * Restores what a reverse proxy changed: the client's address, the scheme, the host, the port, and the prefix of the path.
  *
- * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, past
- * every proxy that is trusted: what stands further left could be from anybody. A trusted proxy has to set these headers
- * or take them away, each of them. One with a value that cannot be is answered with 400.
+ * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, up to
+ * the first sender that is not trusted: values further left could come from anybody. A trusted proxy must set or remove
+ * every one of these headers. A request with an invalid value gets 400.
  *
- * What was there before is kept in `proxy_fix.original`.
+ * `proxy_fix.original` keeps the variables as they were.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options Who is believed.
- * @returns The application, which sees the request as the client has sent it.
+ * @param options The options.
+ * @returns The application, which sees the request as the client sent it.
  *
  * @example
  * ```ts
@@ -1867,108 +1624,123 @@ const REWRITTEN = [
 export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): Application {
   checkOptions(options, PROXY_FIX_OPTIONS);
   const { trust = LOOPBACK, header } = options;
-  const isTrusted = typeof trust === "number" ? undefined : trusts(trust);
+  const proxies = typeof trust === "number" ? trust : trustCheck(trust);
   const inner = application(app);
   return (environ, startResponse) => {
-    if (isTrusted && !isTrusted(environ.REMOTE_ADDR)) return inner(environ, startResponse);
-    const fields = forwardedBy(environ, header);
-    const senders = fields?.for ?? [];
-    let hops = typeof trust === "number" ? trust : 1;
-    const isProxy = (sender?: { address: string }) => sender && isTrusted?.(sender.address);
-    while (hops < senders.length && isProxy(addressOf(senders.at(-hops)))) hops++;
-    // Proxies known by address may leave out what others before them have set, but not if they are only counted.
-    const said = (values: Said = []) => values.at(isTrusted ? -Math.min(hops, values.length) : -hops);
-    const sender = said(senders);
-    const scheme = said(fields?.proto)?.toLowerCase();
-    const host = said(fields?.host) || undefined;
-    const port = said(fields?.port) || undefined;
-    const prefix = said(fields?.prefix)?.replace(/\/$/, "");
-    const asked = hostOf(host ? { ...environ, HTTP_HOST: host } : environ);
-    const isRight = fields && (!scheme || /^https?$/.test(scheme)) && (!host || asked) && (!port || isPort(port)) &&
-      (!prefix || isPrefix(prefix));
-    if (!isRight) return answer(startResponse, "400 Bad Request");
-
-    const before = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
-    environ["proxy_fix.original"] = Object.fromEntries(before);
-    if (sender !== undefined) {
-      const client = addressOf(sender);
-      delete environ.REMOTE_ADDR;
-      delete environ.REMOTE_PORT;
-      if (client) environ.REMOTE_ADDR = client.address;
-      if (client?.port) environ.REMOTE_PORT = client.port;
-    }
-    if (scheme) {
-      environ["wsgi.url_scheme"] = scheme;
-      if (scheme === "https") environ.HTTPS = "on";
-      else delete environ.HTTPS;
-    }
-    if (asked && (host || port)) {
-      const usual = defaultPort(environ["wsgi.url_scheme"]);
-      environ.SERVER_NAME = asked.bare;
-      environ.SERVER_PORT = port ?? asked.port ?? usual;
-      environ.HTTP_HOST = asked.bare + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
-    }
-    if (prefix) environ.SCRIPT_NAME = unquote(prefix) + environ.SCRIPT_NAME;
+    if (typeof proxies === "function" && !proxies(environ.REMOTE_ADDR)) return inner(environ, startResponse);
+    const fields = parseForwarded(environ, header);
+    const forwarded = fields && pickForwarded(fields, proxies);
+    if (!forwarded) return respondWith(startResponse, "400 Bad Request");
+    applyForwarded(environ, forwarded);
     return inner(environ, startResponse);
   };
+}
+
+/** Picks the values that the outermost trusted proxy has set; undefined if one of them is invalid. */
+function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
+  const isCounted = typeof proxies === "number";
+  const clients = fields.for ?? [];
+  let hops = isCounted ? proxies : 1;
+  const isProxy = (client: string | undefined) => {
+    const peer = parseAddress(client);
+    return !isCounted && peer !== undefined && proxies(peer.address);
+  };
+  while (hops < clients.length && isProxy(clients.at(-hops))) hops++;
+  // Of proxies known by address, any but the outermost may omit a header. Proxies that are counted must all set it.
+  const pick = (values: ForwardedValues = []) => values.at(isCounted ? -hops : -Math.min(hops, values.length));
+
+  const scheme = pick(fields.proto)?.toLowerCase();
+  const authority = pick(fields.host);
+  const host = authority ? parseHost(authority) : undefined;
+  const port = pick(fields.port);
+  const prefix = pick(fields.prefix)?.replace(/\/$/, "");
+  const isValid = (!scheme || /^https?$/.test(scheme)) && (!authority || host) && (!port || isPort(port)) &&
+    (!prefix || isPrefix(prefix));
+  return isValid ? { client: pick(clients), scheme, host, port, prefix } : undefined;
+}
+
+type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
+
+/** Changes the environ to what the client sent, and keeps the variables as they were. */
+function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
+  const original = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
+  environ["proxy_fix.original"] = Object.fromEntries(original);
+  if (client !== undefined) {
+    const peer = parseAddress(client);
+    delete environ.REMOTE_ADDR;
+    delete environ.REMOTE_PORT;
+    if (peer) environ.REMOTE_ADDR = peer.address;
+    if (peer?.port) environ.REMOTE_PORT = peer.port;
+  }
+  if (scheme) {
+    environ["wsgi.url_scheme"] = scheme;
+    if (scheme === "https") environ.HTTPS = "on";
+    else delete environ.HTTPS;
+  }
+  const asked = host ?? (port ? requestedHost(environ) : undefined);
+  if (asked) {
+    const usual = defaultPort(environ["wsgi.url_scheme"]);
+    environ.SERVER_NAME = asked.name;
+    environ.SERVER_PORT = port || asked.port || usual;
+    environ.HTTP_HOST = asked.name + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
+  }
+  if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
+}
+
+/** The values of one kind, one for each proxy, that of the last proxy last. */
+type ForwardedValues = (string | undefined)[];
+type ForwardedFields = Partial<Record<string, ForwardedValues>>;
+
+/** Reads the headers of one kind, by the names of RFC 7239; undefined if they cannot be read. */
+function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): ForwardedFields | undefined {
+  const fields: ForwardedFields = {};
+  for (const name of ["for", "proto", "host", "port", "prefix"]) {
+    const value = environ[`HTTP_X_FORWARDED_${name.toUpperCase()}`];
+    if (typeof value === "string") fields[name] = value.split(",").map((part) => part.trim());
+  }
+  const isFound = Object.keys(fields).length > 0;
+  if (header === "X-Forwarded-For" || !header && isFound) return fields;
+  if (environ.HTTP_FORWARDED === undefined) return {};
+
+  const hops = [new Map<string, string>()];
+  let separator: string | undefined;
+  for (const [, name = "", token, quoted = "", end] of environ.HTTP_FORWARDED.matchAll(FORWARDED_PAIR)) {
+    const hop = hops.at(-1)!;
+    const key = name.toLowerCase();
+    if (hop.has(key)) return undefined;
+    if (key) hop.set(key, token ?? quoted.replace(/\\(.)/g, "$1"));
+    if (end === ",") hops.push(new Map());
+    separator = end;
+    if (end === "") break;
+  }
+  if (separator !== "") return undefined;
+  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop.get(name))]));
+}
+
+/** Reads the address of a client, with or without a port; undefined for `unknown` and other names. */
+function parseAddress(text = ""): { address: string; port: string | undefined } | undefined {
+  const { isIP } = process.getBuiltinModule("node:net");
+  if (isIP(text)) return { address: text, port: undefined };
+  const { six, four, port } = FORWARDED_ADDRESS.exec(text)?.groups ?? {};
+  const address = six ?? four ?? "";
+  const isHidden = port === undefined || port.startsWith("_");
+  if (isIP(address) !== (six ? 6 : 4) || !isHidden && !isPort(port)) return undefined;
+  return { address, port: isHidden ? undefined : port };
 }
 
 function isPort(text: string): boolean {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
 }
 
-/** Whether a prefix is a path that stays what it is when it is decoded. */
+/** Whether a prefix is a path that stays the same when it is decoded. */
 function isPrefix(prefix: string): boolean {
-  return /^(?:\/(?:[\w.~!$&'()*+,;=:@-]|%[2-9a-f][\da-f])+)+$/i.test(prefix) &&
-    !/\/\.{0,2}(?:\/|$)|\x7f/.test(unquote(prefix));
+  return PATH_PREFIX.test(prefix) && !UNSAFE_PREFIX.test(percentDecode(prefix));
 }
 
-/** Percent-decodes to bytes, each a character. */
-function unquote(path: string): string {
-  return path.replace(/%([\da-f]{2})/gi, (_escape, hex) => String.fromCharCode(parseInt(hex, 16)));
-}
+type TrustCheck = (address: string | undefined) => boolean;
 
-/** What the proxies have said of one thing, each a value, the last proxy's last. */
-type Said = (string | undefined)[];
-
-/** Reads the headers of one kind, by the names of RFC 7239; nothing if they cannot be read. */
-function forwardedBy(environ: Environ, header: ProxyFixOptions["header"]): Partial<Record<string, Said>> | undefined {
-  const fields: Partial<Record<string, Said>> = {};
-  for (const field of ["for", "proto", "host", "port", "prefix"]) {
-    const value = environ[`HTTP_X_FORWARDED_${field.toUpperCase()}`];
-    if (typeof value === "string") fields[field] = value.split(",").map((part) => part.trim());
-  }
-  const hasNone = Object.keys(fields).length === 0;
-  if (header === "X-Forwarded-For" || !header && !hasNone) return fields;
-  const text = environ.HTTP_FORWARDED;
-  if (text === undefined) return {};
-  // A quote that somebody has left open must not swallow what the next proxy has added: it cannot be read at all.
-  const pair = /[ \t]*(?:([\w!#$%&'*+.^`|~-]+)=(?:([\w!#$%&'*+.^`|~:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*)?([;,]|$)/y;
-  const hops = [new Map<string, string>()];
-  for (let separator = ";"; separator !== "";) {
-    const [, name, token, quoted = "", end] = pair.exec(text) ?? [];
-    const hop = hops.at(-1)!;
-    if (end === undefined || name && hop.has(name.toLowerCase())) return undefined;
-    if (name) hop.set(name.toLowerCase(), token ?? quoted.replace(/\\(.)/g, "$1"));
-    separator = end;
-    if (end === ",") hops.push(new Map());
-  }
-  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop.get(name))]));
-}
-
-/** Reads the address of a client, with or without a port; nothing for `unknown` and what else is none. */
-function addressOf(text = ""): { address: string; port: string | undefined } | undefined {
-  const { isIP } = process.getBuiltinModule("node:net");
-  if (isIP(text)) return { address: text, port: undefined };
-  const [, six, four, port = ""] = /^(?:\[(.+)\]|([^:]+))(?::(\d{1,5}|_[\w.-]+))?$/.exec(text) ?? [];
-  const address = six ?? four ?? "";
-  const isHidden = port === "" || port.startsWith("_"); // RFC 7239, section 6.3
-  if (isIP(address) !== (six ? 6 : 4) || !isHidden && !isPort(port)) return undefined;
-  return { address, port: isHidden ? undefined : port };
-}
-
-/** Makes a test of whether a peer is trusted. */
-function trusts(list: string[]): (address: string | undefined) => boolean {
+/** Makes a test for the addresses of trusted peers. */
+function trustCheck(list: string[]): TrustCheck {
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
   const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
@@ -1976,21 +1748,25 @@ function trusts(list: string[]): (address: string | undefined) => boolean {
     if (entry === "unix") continue;
     const [, address = "", bits] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(entry) ?? [];
     try {
-      if (!isIP(address)) throw new TypeError("It is no address");
+      if (!isIP(address)) throw new TypeError("This is not an address");
       networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
     } catch (cause) {
-      throw wrongOption("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
+      throw optionError("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
     }
   }
   return (address) => address === undefined ? list.includes("unix") : networks.check(address, family(address));
 }
+
+// #endregion
+
+// #region trustedHosts
 
 /**
  * Options for {@linkcode trustedHosts}.
  *
  * @example
  * ```ts
- * import type { TrustedHostsOptions } from "./middleware.ts";
+ * import type { TrustedHostsOptions } from "./mod.ts";
  *
  * const options: TrustedHostsOptions = { hosts: ["example.com", ".example.org"] };
  * ```
@@ -2005,15 +1781,15 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
 };
 
 /**
- * Answers 400 to requests for other hosts: a Host is the client's to choose, and addresses in links are made of it.
+ * Responds with 400 to requests for other hosts. Clients choose the Host freely, and applications make links with it.
  *
- * Behind a proxy it belongs inside of {@linkcode proxyFix}.
+ * Behind a proxy it belongs inside {@linkcode proxyFix}.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The hosts.
- * @returns The application, which is called for these hosts only.
+ * @param options The trusted hosts.
+ * @returns The application, which only sees requests for these hosts.
  *
  * @example
  * ```ts
@@ -2027,33 +1803,39 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
  */
 export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions): Application {
   checkOptions(options, TRUSTED_HOSTS_OPTIONS);
-  if (options.hosts === undefined) throw wrongOption("hosts", undefined, "an array of hosts");
+  if (options.hosts === undefined) throw optionError("hosts", undefined, "an array of hosts");
   const hosts = options.hosts.map((host) => host.toLowerCase());
   for (const host of hosts) {
-    if (!HOST.test(host.replace(/^\./, ""))) throw wrongOption("hosts", host, '"example.com" or ".example.com"');
+    if (!HOST.test(host.replace(/^\./, ""))) throw optionError("hosts", host, '"example.com" or ".example.com"');
   }
   const inner = application(app);
   return (environ, startResponse) => {
-    const { named, bare } = hostOf(environ) ?? {};
+    const { authority, name } = requestedHost(environ) ?? {};
     const isTrusted = (host: string) =>
-      host === named || host === bare || host.startsWith(".") && `.${bare}`.endsWith(host);
-    return named && hosts.some(isTrusted) ? inner(environ, startResponse) : answer(startResponse, "400 Bad Request");
+      host === authority || host === name || host.startsWith(".") && `.${name}`.endsWith(host);
+    return authority && hosts.some(isTrusted)
+      ? inner(environ, startResponse)
+      : respondWith(startResponse, "400 Bad Request");
   };
 }
+
+// #endregion
+
+// #region compress
 
 /**
  * Options for {@linkcode compress}.
  *
  * @example
  * ```ts
- * import type { CompressOptions } from "./middleware.ts";
+ * import type { CompressOptions } from "./mod.ts";
  *
  * const options: CompressOptions = { threshold: 256 };
  * ```
  */
 export interface CompressOptions {
   /**
-   * The length from which on a body is compressed, where its length is known, in bytes.
+   * The smallest body to compress, in bytes. A body of unknown length is always compressed.
    *
    * @default {1024}
    */
@@ -2062,18 +1844,28 @@ export interface CompressOptions {
 
 const COMPRESS_OPTIONS: OptionChecks<CompressOptions> = { threshold: [isNotNegative, "a number of bytes"] };
 
+// Text of some kind. Most other data is compressed already.
+const COMPRESSIBLE = [
+  /^text\//i,
+  /^image\/(?:svg\+xml|x-icon|bmp)/i,
+  /^font\/(?:ttf|otf)/i,
+  /^application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b/i,
+];
+// Headers that no longer hold once a body is compressed.
+const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
+
 /**
- * Compresses what a client accepts compressed, with `br`, `gzip` or `deflate`.
+ * Compresses responses with `br`, `gzip` or `deflate`, as the client accepts it.
  *
- * Each chunk leaves at once, as a part that can be read by itself; a body that exists whole stays so. Left alone is what
- * is small, compressed already, a part (206), marked `no-transform`, or written with `write`. A strong ETag becomes a
- * weak one. RFC 9110, sections 8.4 and 12.5.3.
+ * Each chunk is flushed, so that it can be decompressed when it arrives; an array stays an array. A response is not
+ * compressed if it is small, compressed already, partial (206), marked `no-transform`, or written with `write`. A strong
+ * ETag becomes a weak one. RFC 9110, sections 8.4 and 12.5.3.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What is too small.
- * @returns The application, compressed.
+ * @param options The options.
+ * @returns The application, whose responses are compressed.
  *
  * @example
  * ```ts
@@ -2095,49 +1887,51 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   const { threshold = 1024 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const [coding] = codingsFor(environ, ["br", "gzip", "deflate"]);
+    const [coding] = acceptedEncodings(environ, ["br", "gzip", "deflate"]);
     if (!coding) {
-      const varied = (head: Head) => isCompressible(head) ? vary(head.headers, "Accept-Encoding") : head.headers;
-      return inner(environ, changing(startResponse, varied));
+      const vary = (head: StartArguments) =>
+        isCompressible(head) ? addVary(head.headers, "Accept-Encoding") : head.headers;
+      return inner(environ, mapStart(startResponse, vary));
     }
     let encoder: Encoder | undefined;
     let declared = Infinity;
-    let taken = 0;
-    const change = (head: Head, body?: ResponseBody) => {
+    let received = 0;
+    const change: ChangeResponse = (head, body) => {
       encoder?.close();
       encoder = undefined;
       if (!isCompressible(head)) return undefined;
-      head.headers = vary(head.headers, "Accept-Encoding");
-      const chunks = isWhole(body) ? body : undefined;
-      const length = valueOf(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
+      head.headers = addVary(head.headers, "Accept-Encoding");
+      const chunks = isChunkArray(body) ? body : undefined;
+      const length = getHeader(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
       declared = Number(length ?? Infinity);
       const isNotModified = head.status.startsWith("304");
       if (!isNotModified && (declared < threshold || declared === 0)) return undefined;
-      const tag = valueOf(head.headers, "etag");
-      if (tag?.startsWith('"')) head.headers = withHeader(head.headers, "ETag", `W/${tag}`);
+      const tag = getHeader(head.headers, "etag");
+      if (tag?.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
-      head.headers = withHeader(without(head.headers, ...UNCOMPRESSED), "Content-Encoding", coding);
+      head.headers = setHeader(omitHeaders(head.headers, ...STALE_HEADERS), "Content-Encoding", coding);
       if (!chunks) encoder = new Encoder(coding, true);
-      else if (chunks.length > 0) return encodeAll(coding, chunks); // what answers HEAD may have no body
+      else if (chunks.length > 0) return compressAll(coding, chunks); // a response to HEAD may have no body
       return undefined;
     };
-    const check = (holds: boolean) => {
-      if (holds) return;
-      throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${taken}`);
+    const checkLength = (isRight: boolean) => {
+      if (isRight) return;
+      throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${received}`);
     };
-    const result = hold((begin) => inner(environ, begin), startResponse, change);
-    return after(result, (body) =>
-      Array.isArray(body) ? body : relay(body, {
-        chunk(chunk) {
+    const deferred = new DeferredStart(startResponse, change);
+    const result = mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
+    return mapMaybe(result, (body) =>
+      Array.isArray(body) ? body : withHooks(body, {
+        transform(chunk) {
           if (!encoder || !(chunk instanceof Uint8Array) || chunk.length === 0) return chunk;
-          if (FILE in body) chunk = chunk.subarray(0, declared - taken);
-          taken += chunk.length;
-          check(taken <= declared);
+          if (FILE in body) chunk = chunk.subarray(0, declared - received);
+          received += chunk.length;
+          checkLength(received <= declared);
           return encoder.encode(chunk);
         },
-        last() {
-          if (!encoder) return NOTHING;
-          check(taken >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
+        flush() {
+          if (!encoder) return EMPTY;
+          checkLength(received >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
           return encoder.encode();
         },
         close(inner) {
@@ -2148,33 +1942,28 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   };
 }
 
-// Media types that are text of some kind; what is none has mostly been compressed by those who made it.
-const COMPRESSIBLE =
-  /^\s*(?:text\/|image\/svg\+xml|image\/(?:x-icon|bmp)|font\/(?:ttf|otf)|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b)/i;
-// What is not true any more of a body that has been compressed.
-const UNCOMPRESSED = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
-
-/** Whether a response may be compressed, or has been asked for in place of one that may. */
-function isCompressible({ status, headers }: Head): boolean {
-  if (status.startsWith("304")) return true; // of what type it would be is not said
-  return !BODILESS.test(status) && !status.startsWith("206") && valueOf(headers, "content-range") === undefined &&
-    (valueOf(headers, "content-encoding") ?? "identity") === "identity" &&
-    !/\bno-transform\b/i.test(valueOf(headers, "cache-control") ?? "") &&
-    COMPRESSIBLE.test(valueOf(headers, "content-type") ?? "");
+/** Whether a response may be compressed, or is a 304, whose type is unknown. */
+function isCompressible({ status, headers }: StartArguments): boolean {
+  if (status.startsWith("304")) return true;
+  const type = getHeader(headers, "content-type")?.trimStart() ?? "";
+  return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
+    (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
+    !/\bno-transform\b/i.test(getHeader(headers, "cache-control") ?? "") &&
+    COMPRESSIBLE.some((pattern) => pattern.test(type));
 }
 
-/** Compresses a body that exists whole. */
-async function encodeAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
+/** Compresses a body that is an array. */
+async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
   const encoder = new Encoder(coding, false);
   const chunks: Uint8Array[] = [];
   for (const chunk of body) chunks.push(await encoder.encode(chunk));
-  return replace(body, [...chunks, await encoder.encode()]);
+  return withChunks(body, [...chunks, await encoder.encode()]);
 }
 
-/** A compressor that gives for each chunk what belongs to it. */
+/** A compressor that returns the compressed bytes of each chunk. */
 class Encoder {
   readonly #stream;
-  readonly #parts: Uint8Array[] = [];
+  readonly #output: Uint8Array[] = [];
   readonly #failed = Promise.withResolvers<never>();
 
   constructor(coding: string, flushes: boolean) {
@@ -2182,23 +1971,23 @@ class Encoder {
     const { BROTLI_OPERATION_FLUSH, BROTLI_PARAM_QUALITY, Z_SYNC_FLUSH } = constants;
     const flush = flushes ? { flush: coding === "br" ? BROTLI_OPERATION_FLUSH : Z_SYNC_FLUSH } : {};
     this.#stream = coding === "br"
-      ? createBrotliCompress({ ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }) // its default, 11, is for files
+      ? createBrotliCompress({ ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }) // the default, 11, is too slow for responses
       : coding === "gzip"
       ? createGzip(flush)
       : createDeflate(flush);
-    this.#stream.on("data", (part: Uint8Array) => this.#parts.push(part));
+    this.#stream.on("data", (chunk: Uint8Array) => this.#output.push(chunk));
     this.#stream.on("error", this.#failed.reject);
     this.#failed.promise.catch(() => {});
   }
 
-  /** Compresses a chunk; without one, what is left at the end. */
+  /** Compresses a chunk; without one, returns the rest at the end. */
   async encode(chunk?: Uint8Array): Promise<Uint8Array> {
     const done = new Promise<void>((resolve) => {
       if (chunk) this.#stream.write(chunk, () => resolve());
       else this.#stream.once("end", resolve).end();
     });
     await Promise.race([done, this.#failed.promise]);
-    return process.getBuiltinModule("node:buffer").Buffer.concat(this.#parts.splice(0));
+    return process.getBuiltinModule("node:buffer").Buffer.concat(this.#output.splice(0));
   }
 
   close(): void {
@@ -2206,16 +1995,20 @@ class Encoder {
   }
 }
 
+// #endregion
+
+// #region conditional
+
 /**
- * Answers 304 when the client has already what would be sent, and gives an ETag to every body that exists whole.
+ * Responds with 304 when the client already has the response, and adds an ETag to responses whose body is an array.
  *
- * It is a hash of the body, unless the application has set one. Looked at is what answers GET and HEAD with 200; streams
- * pass untouched. RFC 9110, section 13.
+ * The ETag is a hash of the body, unless the application has set one. Only responses to GET and HEAD with the status 200
+ * are changed, and streams never. RFC 9110, section 13.
  *
- * @throws {TypeError} When the application is none.
+ * @throws {TypeError} When `app` is not an application.
  *
  * @param app The application.
- * @returns The application, which sends nothing twice.
+ * @returns The application, which answers 304 where the client has the response.
  *
  * @example
  * ```ts
@@ -2236,35 +2029,42 @@ export function conditional(app: ApplicationLike): Application {
   return (environ, startResponse) => {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
-    return hold((begin) => inner(environ, begin), startResponse, (head, body) => {
-      if (!head.status.startsWith("200") || !isWhole(body)) return undefined;
-      // What answers HEAD without a body has nothing to make a tag of.
-      if (valueOf(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))) {
+    const deferred = new DeferredStart(startResponse, (head, body) => {
+      if (!head.status.startsWith("200") || !isChunkArray(body)) return undefined;
+      // A response to HEAD may have no body to hash.
+      if (
+        getHeader(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))
+      ) {
         const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
         for (const chunk of body) hash.update(chunk);
         head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
       }
       if (!isFresh(environ, head.headers)) return undefined;
       head.status = "304 Not Modified";
-      head.headers = notModified(head.headers);
-      return replace(body, []);
+      head.headers = notModifiedHeaders(head.headers);
+      return withChunks(body, []);
     });
+    return mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
   };
 }
+
+// #endregion
+
+// #region limitBody
 
 /**
  * Options for {@linkcode limitBody}.
  *
  * @example
  * ```ts
- * import type { LimitBodyOptions } from "./middleware.ts";
+ * import type { LimitBodyOptions } from "./mod.ts";
  *
  * const options: LimitBodyOptions = { maxBodySize: 10 * 1024 * 1024 };
  * ```
  */
 export interface LimitBodyOptions {
   /**
-   * The largest request body, in bytes.
+   * The size of the largest request body, in bytes.
    *
    * @default {1048576}
    */
@@ -2274,16 +2074,16 @@ export interface LimitBodyOptions {
 const LIMIT_BODY_OPTIONS: OptionChecks<LimitBodyOptions> = { maxBodySize: [integerFrom(0), "a number of bytes"] };
 
 /**
- * Answers 413 to requests with too large a body: at once where Content-Length says so, else when it has been read.
+ * Responds with 413 to requests whose body is too large: at once if Content-Length says so, else when too much is read.
  *
- * The application's `read` is rejected then with an error whose `status` is 413. Unless it answers by itself, the
- * response is made here, while nothing has left yet. RFC 9110, section 15.5.14.
+ * Then the application's `read` rejects with an error whose `status` is 413. If the application does not handle it, and
+ * no byte has left, the response is made here. RFC 9110, section 15.5.14.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
  * @param options The limit.
- * @returns The application, which reads no more than that.
+ * @returns The application, which cannot read more than that.
  *
  * @example
  * ```ts
@@ -2305,47 +2105,58 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
     const input = new LimitedInput(environ["wsgi.input"], maxBodySize);
     const refuse = (error: unknown) => {
       if (error !== input.error) throw error;
-      return answer(startResponse, "413 Content Too Large", [], error);
+      return respondWith(startResponse, "413 Content Too Large", [], error);
     };
-    if (Number(CONTENT_LENGTH) > maxBodySize) return answer(startResponse, "413 Content Too Large");
-    if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // no more than that, says the server
+    if (Number(CONTENT_LENGTH) > maxBodySize) return respondWith(startResponse, "413 Content Too Large");
+    if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // the server lets no more through
     environ["wsgi.input"] = input;
-    return attempt(() => after(inner(environ, startResponse), (body) => relay(body, { failed: refuse })), refuse);
+    return catching(
+      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover: refuse })),
+      refuse,
+    );
   };
 }
 
-/** `wsgi.input`, of which only so much is read. */
+/** An input that may be able to read what is at hand. */
+type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
+
+/** Reads the bytes that are at hand, where the input can do so. */
+function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
+  return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
+}
+
+/** `wsgi.input` with a limit. */
 class LimitedInput implements InputStream {
-  /** What was thrown because there was too much to read. */
+  /** The error that was thrown because the body is too large. */
   error: Error | undefined;
   readonly #input: ChunkedInput;
-  readonly #bytes: number;
-  /** What may still be read, and one byte more, which tells that there is too much. */
-  #left: number;
+  readonly #maxBodySize: number;
+  /** The bytes that may still be read, plus one. At 0 the body is too large. */
+  #remaining: number;
 
-  constructor(input: InputStream, bytes: number) {
+  constructor(input: InputStream, maxBodySize: number) {
     this.#input = input;
-    this.#bytes = bytes;
-    this.#left = bytes + 1;
+    this.#maxBodySize = maxBodySize;
+    this.#remaining = maxBodySize + 1;
   }
 
   read(size = -1): Promise<Uint8Array> {
-    return this.#counted(this.#input.read(size < 0 ? this.#left : Math.min(size, this.#left)));
+    return this.#count(this.#input.read(size < 0 ? this.#remaining : Math.min(size, this.#remaining)));
   }
 
   readline(size = -1): Promise<Uint8Array> {
-    return this.#counted(this.#input.readline(size < 0 ? this.#left : Math.min(size, this.#left)));
+    return this.#count(this.#input.readline(size < 0 ? this.#remaining : Math.min(size, this.#remaining)));
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return this.#counted(readChunk(this.#input, Math.min(most, this.#left)));
+    return this.#count(readChunk(this.#input, Math.min(most, this.#remaining)));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
-    return ignorable(this.#lines(hint));
+    return handled(this.#readLines(hint));
   }
 
-  async #lines(hint?: number): Promise<Uint8Array[]> {
+  async #readLines(hint?: number): Promise<Uint8Array[]> {
     const lines: Uint8Array[] = [];
     let size = 0;
     for await (const line of this) {
@@ -2360,22 +2171,25 @@ class LimitedInput implements InputStream {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
   }
 
-  #counted(reading: Promise<Uint8Array>): Promise<Uint8Array> {
-    return ignorable(reading.then((bytes) => {
-      this.#left -= bytes.length;
-      if (this.#left > 0) return bytes;
-      const message = `Cannot read the request body: it has more than the ${this.#bytes} bytes allowed`;
-      throw this.error ??= Object.assign(new RangeError(message), { status: 413 });
+  #count(reading: Promise<Uint8Array>): Promise<Uint8Array> {
+    return handled(reading.then((bytes) => {
+      this.#remaining -= bytes.length;
+      if (this.#remaining > 0) return bytes;
+      throw this.error ??= bodyTooLarge(this.#maxBodySize);
     }));
   }
 }
+
+// #endregion
+
+// #region timeout
 
 /**
  * Options for {@linkcode timeout}.
  *
  * @example
  * ```ts
- * import type { TimeoutOptions } from "./middleware.ts";
+ * import type { TimeoutOptions } from "./mod.ts";
  *
  * const options: TimeoutOptions = { milliseconds: 5000 };
  * ```
@@ -2392,17 +2206,17 @@ export interface TimeoutOptions {
 const TIMEOUT_OPTIONS: OptionChecks<TimeoutOptions> = { milliseconds: [isNotNegative, "a number"] };
 
 /**
- * Answers 504 when the application has not started its response in time.
+ * Responds with 504 when the application does not start its response in time.
  *
- * The signal in its `fetch.context` aborts then, and what it still returns is closed. A response that has been started
- * takes as long as it takes. It belongs inside of {@linkcode compress} and {@linkcode conditional}, which hold back the
- * call of `startResponse` until there is a body. RFC 9110, section 15.6.5.
+ * Then the signal in its `fetch.context` aborts, and a body that it still returns is closed. A response that has been
+ * started is not limited. It belongs inside {@linkcode compress} and {@linkcode conditional}, which defer the call of
+ * `startResponse` until there is a body. RFC 9110, section 15.6.5.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The time.
- * @returns The application, which is in time.
+ * @param options The limit.
+ * @returns The application, whose responses start in time.
  *
  * @example
  * ```ts
@@ -2418,71 +2232,103 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
   const { milliseconds = 30_000 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
-    const controller = new AbortController();
-    const { signal } = controller;
-    const expired = Promise.withResolvers<never>();
-    expired.promise.catch(() => {});
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    let isStarted = false;
-    let isDestroyed = false;
-    let stop: (() => Promise<void>) | undefined;
-    if (environ["fetch.context"]) environ["fetch.context"] = lend(environ["fetch.context"], signal);
-    const begin: StartResponse = (status, headers, error) => {
-      signal.throwIfAborted();
-      const write = startResponse(status, headers, error);
-      isStarted = true;
-      clearTimeout(timer);
-      return write;
-    };
-    const failed = (error: unknown) => {
-      clearTimeout(timer);
-      if (!signal.aborted || error !== signal.reason) throw error;
-      isStarted = true;
-      return answer(startResponse, "504 Gateway Timeout", [], error);
-    };
-    const failedLate = (error: unknown) => {
-      const isOwn = error === signal.reason || isAbortError(error);
-      if (signal.aborted && !isOwn && !isDestroyed) report(environ, error);
-    };
-    const inTime = async <Value>(value: Promise<Value>) => {
-      value.catch(failedLate);
-      return await Promise.race([value, expired.promise]);
-    };
-
-    return attempt(() => {
-      const result = inner(environ, begin);
-      if (isStarted || Array.isArray(result)) return result;
-      timer = setTimeout(() => {
-        const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
-        expired.reject(error); // first: what the application makes of the signal comes too late
-        controller.abort(error);
-        stop?.().catch(failedLate);
-      }, Math.min(milliseconds, 2 ** 31 - 1)); // the longest there is
-      const returned = Promise.resolve(result);
-      returned.then((body) => void (signal.aborted && discard(body).catch(failedLate)), () => {});
-      return inTime(returned).then((body) => {
-        if (isStarted) return body;
-        const waiting = relay(body, {
-          take(ask, cancel) {
-            stop = cancel;
-            return isStarted ? ask() : inTime(ask());
-          },
-          failed,
-          close(inner) {
-            clearTimeout(timer);
-            isDestroyed = body.close !== undefined; // what was awaited of it then fails, and is no failure
-            return inner();
-          },
-        });
-        if (waiting === body || Array.isArray(body)) clearTimeout(timer);
-        return waiting;
-      });
-    }, failed);
+    const deadline = new Deadline(environ, startResponse);
+    return catching(
+      () => deadline.watch(inner(environ, deadline.start), milliseconds),
+      (error) => deadline.recover(error),
+    );
   };
 }
 
-/** What an application is lent of its `fetch.context`, with one more signal. */
-function lend(context: FetchContext, other: AbortSignal): FetchContext {
+/** One request, whose response must be started in time. */
+class Deadline implements BodyHooks {
+  readonly #environ: Environ;
+  readonly #startResponse: StartResponse;
+  readonly #controller = new AbortController();
+  readonly #expired = Promise.withResolvers<never>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isStarted = false;
+  #body: ResponseBody | undefined;
+  #cancel: (() => Promise<void>) | undefined;
+  /** Whether the body has been closed by a method of its own, which may make pending reads fail. */
+  #isClosed = false;
+
+  constructor(environ: Environ, startResponse: StartResponse) {
+    this.#environ = environ;
+    this.#startResponse = startResponse;
+    this.#expired.promise.catch(() => {});
+    const { "fetch.context": context } = environ;
+    if (context) environ["fetch.context"] = withSignal(context, this.#controller.signal);
+  }
+
+  readonly start: StartResponse = (status, headers, error) => {
+    this.#controller.signal.throwIfAborted();
+    const write = this.#startResponse(status, headers, error);
+    this.#isStarted = true;
+    clearTimeout(this.#timer);
+    return write;
+  };
+
+  /** Waits for the body, and for its chunks, until the response is started or the time is up. */
+  watch(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
+    if (this.#isStarted || Array.isArray(result)) return result;
+    this.#timer = setTimeout(() => this.#expire(milliseconds), Math.min(milliseconds, MAX_DELAY));
+    const returned = Promise.resolve(result);
+    returned.then((body) => {
+      if (this.#controller.signal.aborted) cancelBody(body).catch(this.#onLateError);
+    }, () => {});
+    return this.#orTimeout(returned).then((body) => {
+      if (this.#isStarted) return body;
+      this.#body = body;
+      const hooked = withHooks(body, this);
+      if (hooked === body || Array.isArray(body)) clearTimeout(this.#timer);
+      return hooked;
+    });
+  }
+
+  pull(
+    ask: () => Promise<ChunkResult>,
+    cancel: () => Promise<void>,
+  ): Promise<ChunkResult> {
+    this.#cancel = cancel;
+    return this.#isStarted ? ask() : this.#orTimeout(ask());
+  }
+
+  recover(error: unknown): ResponseBody {
+    clearTimeout(this.#timer);
+    const { signal } = this.#controller;
+    if (!signal.aborted || error !== signal.reason) throw error;
+    this.#isStarted = true;
+    return respondWith(this.#startResponse, "504 Gateway Timeout", [], error);
+  }
+
+  close(inner: () => void | Promise<void>): void | Promise<void> {
+    clearTimeout(this.#timer);
+    this.#isClosed = this.#body?.close !== undefined;
+    return inner();
+  }
+
+  async #orTimeout<Value>(value: Promise<Value>): Promise<Value> {
+    value.catch(this.#onLateError);
+    return await Promise.race([value, this.#expired.promise]);
+  }
+
+  #expire(milliseconds: number): void {
+    const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
+    this.#expired.reject(error); // first, so that a response to the signal comes too late
+    this.#controller.abort(error);
+    this.#cancel?.().catch(this.#onLateError);
+  }
+
+  readonly #onLateError = (error: unknown): void => {
+    const { signal } = this.#controller;
+    const isOwn = error === signal.reason || isAbortError(error);
+    if (signal.aborted && !isOwn && !this.#isClosed) logFailure(this.#environ, error);
+  };
+}
+
+/** A `fetch.context` with one more signal. */
+function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
   let signal: AbortSignal | undefined;
   return {
     request: context.request,
@@ -2496,25 +2342,29 @@ function lend(context: FetchContext, other: AbortSignal): FetchContext {
   };
 }
 
+// #endregion
+
+// #region requestId
+
 /**
  * Options for {@linkcode requestId}.
  *
  * @example
  * ```ts
- * import type { RequestIdOptions } from "./middleware.ts";
+ * import type { RequestIdOptions } from "./mod.ts";
  *
  * const options: RequestIdOptions = { trust: ["10.0.0.0/8"] };
  * ```
  */
 export interface RequestIdOptions {
   /**
-   * The header that the id comes in and goes out with.
+   * The header of the id, in the request and in the response.
    *
    * @default {"X-Request-Id"}
    */
   header?: string | undefined;
   /**
-   * The proxies whose ids are taken over, as in {@linkcode ProxyFixOptions}.
+   * The proxies whose ids are kept, as in {@linkcode ProxyFixOptions}.
    *
    * @default {["127.0.0.0/8", "::1"]}
    */
@@ -2527,15 +2377,15 @@ const REQUEST_ID_OPTIONS: OptionChecks<RequestIdOptions> = {
 };
 
 /**
- * Gives every request an id: in the environ, as `request.id` and as the header, in the response, and in the access log.
+ * Gives each request an id: in the environ as `request.id` and as the header, in the response, and in the access log.
  *
- * The id of a proxy that is trusted is taken over if it has up to 128 letters, digits and `_.+/=:-`; else one is made.
+ * The id of a trusted proxy is kept if it has at most 128 letters, digits and `_.+/=:-`. All others get a random UUID.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The header, and who is trusted.
- * @returns The application, with ids.
+ * @param options The header and the trusted proxies.
+ * @returns The application, whose requests have ids.
  *
  * @example
  * ```ts
@@ -2554,32 +2404,36 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
   checkOptions(options, REQUEST_ID_OPTIONS);
   const { header = "X-Request-Id", trust } = options;
   const variable = `HTTP_${header.toUpperCase().replaceAll("-", "_")}` as const;
-  let isTrusted = trust && trusts(trust);
+  let isTrusted = trust && trustCheck(trust);
   const inner = application(app);
   return (environ, startResponse) => {
     const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
-    const isGiven = /^[\w.+/=:-]{1,128}$/.test(given) &&
-      (isTrusted ??= trusts(LOOPBACK))((original as Environ).REMOTE_ADDR); // only now: node:net is slow to load
-    const id = isGiven ? given : crypto.randomUUID();
+    const hasId = /^[\w.+/=:-]{1,128}$/.test(given);
+    if (hasId) isTrusted ??= trustCheck(LOOPBACK); // not before it is needed: node:net is slow to load
+    const id = hasId && isTrusted?.((original as Environ).REMOTE_ADDR) ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
-    return inner(environ, changing(startResponse, ({ headers }) => withHeader(headers, header, id)));
+    return inner(environ, mapStart(startResponse, ({ headers }) => setHeader(headers, header, id)));
   };
 }
+
+// #endregion
+
+// #region cors
 
 /**
  * Options for {@linkcode cors}.
  *
  * @example
  * ```ts
- * import type { CorsOptions } from "./middleware.ts";
+ * import type { CorsOptions } from "./mod.ts";
  *
  * const options: CorsOptions = { origin: ["https://example.com"], credentials: true, maxAge: 600 };
  * ```
  */
 export interface CorsOptions {
   /**
-   * The origins that may read responses: one, several, or `"*"` for any.
+   * The origins that may read responses: one, several, or `"*"` for all.
    *
    * @default {"*"}
    */
@@ -2590,15 +2444,15 @@ export interface CorsOptions {
    * @default {["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]}
    */
   methods?: string[] | undefined;
-  /** The request headers they may send; by default whichever they ask for. */
+  /** The request headers they may send. The default is any header. */
   headers?: string[] | undefined;
   /**
-   * Whether they may send cookies and the like. Not to be had for any origin.
+   * Whether they may send credentials, such as cookies. This cannot be allowed to all origins.
    *
    * @default {false}
    */
   credentials?: boolean | undefined;
-  /** How long a browser may remember the answer to a preflight, in seconds. */
+  /** How long a browser may cache the response to a preflight, in seconds. */
   maxAge?: number | undefined;
 }
 
@@ -2613,14 +2467,14 @@ const CORS_OPTIONS: OptionChecks<CorsOptions> = {
 /**
  * Lets pages of other origins use the application (Fetch, section 3.3).
  *
- * Answers preflights by itself, and adds to all other responses what browsers look for. It belongs outside of what
- * answers by itself, such as {@linkcode errorPage} and {@linkcode basicAuth}, whose answers no page could read otherwise.
+ * Responds to preflights, and adds the CORS headers to all other responses. It belongs outside middleware that responds
+ * by itself, such as {@linkcode errorPage} and {@linkcode basicAuth}: pages could not read these responses otherwise.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, when any origin may have credentials, or when the
- * application is none.
+ * @throws {TypeError} When an option is unknown or invalid, when all origins may send credentials, or when `app` is not an
+ * application.
  *
  * @param app The application.
- * @param options Who may do what: any origin everything, but without credentials, if nothing is said.
+ * @param options The options. By default all origins may send any request without credentials.
  * @returns The application, open to these origins.
  *
  * @example
@@ -2643,38 +2497,38 @@ const CORS_OPTIONS: OptionChecks<CorsOptions> = {
  */
 export function cors(app: ApplicationLike, options: CorsOptions = {}): Application {
   checkOptions(options, CORS_OPTIONS);
-  const { credentials = false, headers: sendable, maxAge } = options;
-  const { origin: allowed = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
-  const origins = [allowed].flat();
-  const isOpen = origins.includes("*");
+  const { credentials = false, headers: allowedHeaders, maxAge } = options;
+  const { origin = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
+  const origins = [origin].flat();
+  const isPublic = origins.includes("*");
   for (const origin of origins) {
     if (!/^(?:\*|null|[a-z][a-z\d+.-]*:\/\/[^/?#]+)$/i.test(origin)) {
-      throw wrongOption("origin", origin, 'an origin such as "https://example.com", or "*"');
+      throw optionError("origin", origin, 'an origin such as "https://example.com", or "*"');
     }
   }
-  if (isOpen && credentials) {
+  if (isPublic && credentials) {
     throw new TypeError(`Cannot use option "credentials": origin is "*", expected the origins that may have them`);
   }
   const inner = application(app);
   return (environ, startResponse) => {
     const { HTTP_ORIGIN: origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD: method } = environ;
-    const add = (headers: HeaderList) => {
-      headers = without(headers, "access-control-allow-origin", "access-control-allow-credentials");
-      if (!isOpen) headers = vary(headers, "Origin");
-      if (!isOpen && !origins.includes(origin ?? "")) return headers;
-      headers = withHeader(headers, "Access-Control-Allow-Origin", isOpen ? "*" : origin!);
-      return credentials ? withHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
+    const addOrigin = (headers: HeaderList) => {
+      headers = omitHeaders(headers, "access-control-allow-origin", "access-control-allow-credentials");
+      if (!isPublic) headers = addVary(headers, "Origin");
+      if (!isPublic && !origins.includes(origin ?? "")) return headers;
+      headers = setHeader(headers, "Access-Control-Allow-Origin", isPublic ? "*" : origin!);
+      return credentials ? setHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
     };
     if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
-      return inner(environ, changing(startResponse, ({ headers }) => add(headers)));
+      return inner(environ, mapStart(startResponse, ({ headers }) => addOrigin(headers)));
     }
-    const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: asked = "" } = environ;
-    const isList = parseList(asked).every((name) => TOKEN.test(name));
-    const wanted = sendable ? sendable.join(", ") : isList ? asked : "";
-    const headers = add(sendable ? [] : [["Vary", "Access-Control-Request-Headers"]]);
-    if (valueOf(headers, "access-control-allow-origin") !== undefined) {
+    const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: requested = "" } = environ;
+    const areNames = parseList(requested).every((name) => TOKEN.test(name));
+    const allowed = allowedHeaders ? allowedHeaders.join(", ") : areNames ? requested : "";
+    const headers = addOrigin(allowedHeaders ? [] : [["Vary", "Access-Control-Request-Headers"]]);
+    if (getHeader(headers, "access-control-allow-origin") !== undefined) {
       headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
-      if (wanted) headers.push(["Access-Control-Allow-Headers", wanted]);
+      if (allowed) headers.push(["Access-Control-Allow-Headers", allowed]);
       if (maxAge !== undefined) headers.push(["Access-Control-Max-Age", String(maxAge)]);
     }
     startResponse("204 No Content", headers);
@@ -2682,18 +2536,22 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   };
 }
 
+// #endregion
+
+// #region secureHeaders
+
 /**
  * Options for {@linkcode secureHeaders}.
  *
  * @example
  * ```ts
- * import type { SecureHeadersOptions } from "./middleware.ts";
+ * import type { SecureHeadersOptions } from "./mod.ts";
  *
  * const options: SecureHeadersOptions = { headers: { "X-Frame-Options": "DENY", "Referrer-Policy": false } };
  * ```
  */
 export interface SecureHeadersOptions {
-  /** Headers with other values than the usual ones, headers to be added, and, with `false`, headers to be left out. */
+  /** Headers to replace or to add, and those to omit, with `false`. */
   headers?: Record<string, string | false> | undefined;
 }
 
@@ -2701,7 +2559,7 @@ const SECURE_HEADERS_OPTIONS: OptionChecks<SecureHeadersOptions> = {
   headers: [recordOf((value) => isString(value) || value === false), "values by header name, or false for none"],
 };
 
-// What is safe for any page: nothing here keeps a page from loading what it has loaded so far.
+// These are safe for any page: none of them keeps a page from loading what it loads without them.
 const SECURE_HEADERS: HeaderList = [
   ["Content-Security-Policy", "base-uri 'self'; frame-ancestors 'self'; object-src 'none'"],
   ["Cross-Origin-Opener-Policy", "same-origin"],
@@ -2713,16 +2571,15 @@ const SECURE_HEADERS: HeaderList = [
 ];
 
 /**
- * Adds the headers by which browsers protect a page and its visitors.
+ * Adds the headers that make browsers protect a page and its visitors.
  *
- * What the application sets itself is left as it is. `Strict-Transport-Security` is sent over TLS only (RFC 6797,
- * section 7.2).
+ * Headers of the application are kept. `Strict-Transport-Security` is only sent over TLS (RFC 6797, section 7.2).
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options What should be different.
- * @returns The application, with these headers.
+ * @param options The options.
+ * @returns The application, whose responses have these headers.
  *
  * @example
  * ```ts
@@ -2741,38 +2598,42 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   checkOptions(options, SECURE_HEADERS_OPTIONS);
   let secure = SECURE_HEADERS;
   for (const [name, value] of Object.entries(options.headers ?? {})) {
-    secure = value === false ? without(secure, name.toLowerCase()) : withHeader(secure, name, value);
+    secure = value === false ? omitHeaders(secure, name.toLowerCase()) : setHeader(secure, name, value);
   }
   checkHead("200 OK", secure, (_section, found, expected) => {
     throw new TypeError(`Cannot use option "headers": ${found}, expected ${expected}`);
   });
-  const plain = without(secure, "strict-transport-security");
+  const plain = omitHeaders(secure, "strict-transport-security");
   const inner = application(app);
   return (environ, startResponse) => {
     const added = environ["wsgi.url_scheme"] === "https" ? secure : plain;
     return inner(
       environ,
-      changing(startResponse, ({ headers }) => {
+      mapStart(startResponse, ({ headers }) => {
         const given = headers.map(([name]) => name.toLowerCase());
-        return [...headers, ...without(added, ...given)];
+        return [...headers, ...omitHeaders(added, ...given)];
       }),
     );
   };
 }
+
+// #endregion
+
+// #region basicAuth
 
 /**
  * Options for {@linkcode basicAuth}: either `users` or `check`.
  *
  * @example
  * ```ts
- * import type { BasicAuthOptions } from "./middleware.ts";
+ * import type { BasicAuthOptions } from "./mod.ts";
  *
  * const options: BasicAuthOptions = { realm: "Kitchen", users: { cook: "salt" } };
  * ```
  */
 export interface BasicAuthOptions {
   /**
-   * What the client is told to be asked for.
+   * The realm shown in the password prompt.
    *
    * @default {"Restricted"}
    */
@@ -2780,11 +2641,11 @@ export interface BasicAuthOptions {
   /** Passwords by user. They are compared in constant time. */
   users?: Record<string, string> | undefined;
   /**
-   * Decides who may enter. It should compare in constant time.
+   * Checks a user and a password. It should compare in constant time.
    *
    * @param user The user's name.
    * @param password The password.
-   * @returns Whether they are right, or a promise of it.
+   * @returns Whether they are right.
    */
   check?: ((user: string, password: string) => boolean | Promise<boolean>) | undefined;
 }
@@ -2796,16 +2657,16 @@ const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
 };
 
 /**
- * Asks for user and password (RFC 7617), and answers 401 with a challenge until they are right.
+ * Asks for a user and a password (RFC 7617), and responds with 401 until they are right.
  *
- * Sets REMOTE_USER and AUTH_TYPE. To be used over TLS: passwords are sent as they are.
+ * Sets REMOTE_USER and AUTH_TYPE. Use it over TLS only: passwords are not encrypted.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, when there is neither `users` nor `check`, or
- * both, or when the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, when there is neither or both of `users` and `check`, or when
+ * `app` is not an application.
  *
  * @param app The application.
- * @param options Who may enter.
- * @returns The application, for those alone.
+ * @param options The options.
+ * @returns The application, for these users only.
  *
  * @example
  * ```ts
@@ -2823,37 +2684,37 @@ const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
  */
 export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Application {
   checkOptions(options, BASIC_AUTH_OPTIONS);
-  const { realm = "Restricted", users, check = users && against(users) } = options;
+  const { realm = "Restricted", users, check = users && passwordCheck(users) } = options;
   if (!check || users && options.check) {
     throw new TypeError('Cannot check passwords: expected either "users" or "check"');
   }
   const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
   const inner = application(app);
   return (environ, startResponse) => {
-    const [user, password] = credentialsOf(environ.HTTP_AUTHORIZATION) ?? [];
+    const [user, password] = parseBasicAuth(environ.HTTP_AUTHORIZATION) ?? [];
     const isRight = user !== undefined && password !== undefined && check(user, password);
-    return after(isRight, (isRight) => {
+    return mapMaybe(isRight, (isRight) => {
       if (isRight !== true) {
-        return answer(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
+        return respondWith(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
       }
-      environ.REMOTE_USER = native(user!);
+      environ.REMOTE_USER = toNative(user!);
       environ.AUTH_TYPE = "Basic";
       return inner(environ, startResponse);
     });
   };
 }
 
-/** Reads user and password, or nothing. */
-function credentialsOf(authorization = ""): [user: string, password: string] | undefined {
+/** Reads user and password from Authorization. */
+function parseBasicAuth(authorization = ""): [user: string, password: string] | undefined {
   const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
-  const text = textOf(look(() => atob(encoded), "")) ?? "";
+  const text = fromNative(safely(() => atob(encoded), "")) ?? "";
   const colon = text.indexOf(":");
   // deno-lint-ignore no-control-regex
   return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];
 }
 
-/** Makes a check against a list, which takes as long for a user who is not on it. */
-function against(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
+/** Makes a check that takes as long for an unknown user as for a wrong password. */
+function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
   const { createHash, randomBytes, timingSafeEqual } = process.getBuiltinModule("node:crypto");
   const hash = (text: string) => createHash("sha256").update(text).digest();
   const nobody = randomBytes(32);
@@ -2861,33 +2722,37 @@ function against(users: Record<string, string>): NonNullable<BasicAuthOptions["c
   return (user, password) => timingSafeEqual(hash(password), hashes.get(user) ?? nobody);
 }
 
+// #endregion
+
+// #region health
+
 /**
  * Options for {@linkcode health}.
  *
  * @example
  * ```ts
- * import type { HealthOptions } from "./middleware.ts";
+ * import type { HealthOptions } from "./mod.ts";
  *
  * const options: HealthOptions = { live: "/healthz", check: () => true };
  * ```
  */
 export interface HealthOptions {
   /**
-   * The path that tells whether the process is alive.
+   * The path of the liveness check.
    *
    * @default {"/livez"}
    */
   live?: string | undefined;
   /**
-   * The path that tells whether it is ready for requests.
+   * The path of the readiness check.
    *
    * @default {"/readyz"}
    */
   ready?: string | undefined;
   /**
-   * Tells whether what the application depends on is there.
+   * Checks what the application depends on.
    *
-   * @returns Whether it is, or a promise of it.
+   * @returns Whether the application is ready.
    */
   check?: (() => boolean | Promise<boolean>) | undefined;
 }
@@ -2899,16 +2764,16 @@ const HEALTH_OPTIONS: OptionChecks<HealthOptions> = {
 };
 
 /**
- * Answers those who ask whether the process is alive and ready, without the application.
+ * Responds to liveness and readiness checks, without calling the application.
  *
- * It is not ready while the server is stopping, and when `check` says so or fails, which is reported. Where the server
- * has the option `concurrency`, those who ask wait like all others.
+ * The process is not ready while the server is stopping, and when `check` returns false or fails, which is logged. If the
+ * server has the option `concurrency`, these checks wait like all other requests.
  *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
  * @param app The application.
- * @param options The paths, and what has to be there.
- * @returns The application, with its health.
+ * @param options The options.
+ * @returns The application, with these checks.
  *
  * @example
  * ```ts
@@ -2928,14 +2793,463 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
     const { PATH_INFO: path, REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
     const isDraining = () => environ["fetch.context"]?.draining ?? false;
-    const failed = (error: unknown) => {
-      report(environ, error, "Health check");
+    const onError = (error: unknown) => {
+      logFailure(environ, error, "Health check");
       return false;
     };
-    const result = path === live || !isDraining() && attempt(check, failed);
-    return after(result, (result) => {
-      const isRight = result && (path === live || !isDraining());
-      return answer(startResponse, isRight ? "200 OK" : "503 Service Unavailable", [["Cache-Control", "no-store"]]);
+    const result = path === live || !isDraining() && catching(check, onError);
+    return mapMaybe(result, (result) => {
+      const isHealthy = result && (path === live || !isDraining());
+      return respondWith(startResponse, isHealthy ? "200 OK" : "503 Service Unavailable", [[
+        "Cache-Control",
+        "no-store",
+      ]]);
     });
   };
 }
+
+// #endregion
+
+// #region validator
+
+// Headings of PEP 3333.
+const SECTION = {
+  application: "The Application/Framework Side",
+  environ: "environ Variables",
+  streams: "Input and Error Streams",
+  start: "The start_response() Callable",
+  write: "The write() Callable",
+  length: "Handling the Content-Length Header",
+  blocks: "Middleware Handling of Block Boundaries",
+  buffering: "Buffering and Streaming",
+  details: "Specification Details",
+  strings: "Unicode Issues",
+  http: "Other HTTP Features",
+} as const;
+
+type Section = keyof typeof SECTION;
+
+/** Throws the error that says what was found and what was expected. */
+type ReportViolation = (section: Section, found: string, expected: string) => never;
+
+/** Blames one side. Between two validators, the middleware is blamed in place of server and application. */
+type Fail = (side: "inside" | "outside", ...violation: Parameters<ReportViolation>) => never;
+
+const REQUEST_CHECK = Symbol("validator"); // a symbol, so that the application does not find it among the variables
+
+/**
+ * Throws an error for every rule of the interface that either side breaks, as Python's `wsgiref.validate`.
+ *
+ * The error says which side broke the rule, what was found and what is expected, and names the section of PEP 3333. A
+ * second validator on the other side of a middleware checks that as well: `validator(middleware(validator(app)))`.
+ *
+ * A mistake of the application throws at once, and again at the server if the application catches the error. A middleware
+ * that makes a mistake before it has called the inner application is taken for an application.
+ *
+ * @throws {TypeError} When `app` is not an application.
+ *
+ * @param app The application.
+ * @returns The application, checked.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, testEnviron, validator } from "./mod.ts";
+ *
+ * const app = validator((_environ, startResponse) => {
+ *   startResponse("200", [["Content-Type", "text/plain"]]);
+ *   return [];
+ * });
+ * await assert.rejects(async () => await runApplication(app, testEnviron()), {
+ *   message: 'The application broke PEP 3333, "The start_response() Callable": ' +
+ *     'the status is "200", expected three digits from 200 to 599, a space and a reason, such as "200 OK"',
+ * });
+ * ```
+ */
+export function validator(app: ApplicationLike): Application {
+  const inner = application(app);
+  return (...call: Parameters<Application>) => {
+    const [environ, startResponse] = call as [Environ & { [REQUEST_CHECK]?: RequestCheck }, StartResponse];
+    let outer = Object(environ)[REQUEST_CHECK] as RequestCheck | undefined;
+    // A middleware may call the application twice, or another one after this one.
+    while (outer && (outer.application === inner || outer.isClosed)) outer = outer.outer;
+    const check = new RequestCheck(inner, outer);
+    if (call.length !== 2 || typeof startResponse !== "function") {
+      const found = `the application was called with ${formatArguments(call)}`;
+      check.fail("outside", "application", found, "(environ, startResponse)");
+    }
+    checkEnviron(environ, (...violation) => check.fail("outside", ...violation));
+    if (outer) outer.inner = check;
+    environ[REQUEST_CHECK] = check;
+    environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], check.fail);
+    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], check.fail);
+    check.isHead = environ.REQUEST_METHOD === "HEAD";
+    return catching(
+      () => mapMaybe(inner(environ, check.start(startResponse)), (body) => check.watch(body)),
+      (error) => {
+        check.isClosed = true;
+        const { inner: next } = check;
+        if (next?.hasReturned && !next.isClosed && !next.failure) {
+          const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
+          check.fail("inside", "details", found, "a call of close");
+        }
+        throw error;
+      },
+    );
+  };
+}
+
+/** One request in a validator, and the state of its response. */
+class RequestCheck implements BodyHooks {
+  readonly application: Application;
+  /** The check of the next validator outside, for the same request. */
+  readonly outer: RequestCheck | undefined;
+  /** The check of the next validator inside. */
+  inner: RequestCheck | undefined;
+  isHead = false;
+  hasReturned = false;
+  isClosed = false;
+  failure: Error | undefined;
+  #wasCalled = false;
+  #status = "";
+  #length: number | undefined;
+  #sent = 0;
+  #isFile = false;
+  /** How many chunks were requested. */
+  #requested = 0;
+  #isPending = false;
+  /** The body that a middleware got from the application inside, and must close, before it has returned its own. */
+  #unclosedInner: RequestCheck | undefined;
+
+  constructor(inner: Application, outer: RequestCheck | undefined) {
+    this.application = inner;
+    this.outer = outer;
+  }
+
+  readonly fail: Fail = (side, section, found, expected) => {
+    const [neighbour, last] = side === "inside" ? [this.inner, "application"] : [this.outer, "server"];
+    const who = neighbour ? "middleware" : last;
+    this.failure ??= new Error(`The ${who} broke PEP 3333, "${SECTION[section]}": ${found}, expected ${expected}`);
+    throw this.failure;
+  };
+
+  /** A `startResponse` that checks its arguments, and a `write` that checks its chunks. */
+  start(startResponse: StartResponse): StartResponse {
+    return (...call) => {
+      this.#checkStart(call);
+      const [status, headers, error] = call;
+      const write = startResponse(status, headers, error);
+      if (typeof write !== "function") {
+        this.fail("outside", "write", `startResponse returned ${inspectDeep(write)}`, "a function");
+      }
+      this.#status = status;
+      const length = getHeader(headers, "content-length");
+      this.#length = length === undefined ? undefined : Number(length);
+      return (chunk) => {
+        if (this.hasReturned) {
+          this.fail("inside", "write", "write was called after the body was returned", "a chunk of it");
+        }
+        const writing = write(this.#send(chunk));
+        if (!(writing instanceof Promise)) {
+          this.fail("outside", "write", `write returned ${inspectDeep(writing)}`, "a promise");
+        }
+        return writing;
+      };
+    };
+  }
+
+  #checkStart(call: Parameters<StartResponse>): void {
+    const [status, headers, error] = call;
+    if (call.length < 2 || call.length > 3) {
+      this.fail("inside", "start", `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
+    }
+    if (this.#wasCalled && error === undefined) {
+      const found = `startResponse was called again with ${inspectDeep(status)}`;
+      this.fail("inside", "start", found, "the error that requires it, too");
+    }
+    this.#wasCalled = true;
+    checkHead(status, headers, (...violation) => this.fail("inside", ...violation));
+    const type = getHeader(headers, "content-type");
+    if (type !== undefined && hasNullBody(status)) {
+      this.fail("inside", "http", `${inspectDeep(status)} came with a Content-Type`, "none without a body");
+    }
+    if (type === undefined && !/^(?:204|205|3)/.test(status)) {
+      this.fail("inside", "http", `${inspectDeep(status)} came without a Content-Type`, "one");
+    }
+  }
+
+  /** Passes on the body that the application has returned, and checks it. */
+  watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+    this.hasReturned = true;
+    this.#isFile = FILE in Object(body);
+    this.#noteInner();
+    return cancelOnError(body, () => {
+      if (this.failure) throw this.failure;
+      // An application may respond with its input, which is not to be closed with the response.
+      const isEcho = body instanceof CheckedInput;
+      const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
+      if (checked === body) {
+        this.fail("inside", "application", `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
+      }
+      if (Array.isArray(body)) {
+        for (const chunk of body) this.#send(chunk);
+        this.flush();
+      }
+      return checked;
+    });
+  }
+
+  async pull(ask: () => Promise<ChunkResult>): Promise<ChunkResult> {
+    this.#requested++;
+    if (this.isClosed) this.fail("outside", "details", "a chunk was asked for after close", "close to come last");
+    if (this.#isPending) {
+      this.fail("outside", "buffering", "a chunk was asked for while another was awaited", "one after the other");
+    }
+    if (this.outer && this.#requested > this.outer.#requested) {
+      const found = `chunk ${this.#requested} was asked for ahead of its turn`;
+      this.fail("outside", "blocks", found, "each to be passed on first");
+    }
+    this.#isPending = true;
+    try {
+      return await ask();
+    } finally {
+      this.#isPending = false;
+    }
+  }
+
+  transform(chunk: Uint8Array): Uint8Array {
+    this.#noteInner();
+    if (this.failure) throw this.failure;
+    return this.#send(chunk);
+  }
+
+  flush(): Uint8Array {
+    this.#noteInner();
+    if (this.failure) throw this.failure;
+    if (this.#status === "") this.fail("inside", "start", "the body ended without a call of startResponse", "one");
+    if (this.#sent < (this.#length ?? 0) && !this.isHead && !hasNullBody(this.#status)) {
+      this.fail("inside", "length", `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+    }
+    return EMPTY;
+  }
+
+  close(close: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void> {
+    if (this.isClosed) this.fail("outside", "details", "close was called a second time", "one call");
+    this.isClosed = true;
+    const check = () => {
+      if (isOpen() && !this.outer?.failure) {
+        this.fail("outside", "details", "close was called before the end without return of the iterator", "both");
+      }
+      if (!this.#unclosedInner || this.#unclosedInner.isClosed) return;
+      this.fail("inside", "details", "close of the application inside was not called", "a call before this one ends");
+    };
+    // A generator outside calls return one microtask later, and close does not wait for that.
+    return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
+  }
+
+  #send(chunk: Uint8Array): Uint8Array {
+    if (!(chunk instanceof Uint8Array)) {
+      this.fail("inside", "buffering", `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
+    }
+    if (chunk.length === 0) return chunk;
+    const status = this.#status;
+    if (status === "") this.fail("inside", "start", "a chunk came before startResponse was called", "the call first");
+    if (hasNullBody(status)) {
+      this.fail("inside", "http", `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
+    }
+    this.#sent += chunk.length;
+    if (this.#sent > (this.#length ?? Infinity) && !this.#isFile) {
+      this.fail("inside", "length", `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
+    }
+    return chunk;
+  }
+
+  #noteInner(): void {
+    if (this.inner?.hasReturned) this.#unclosedInner = this.inner;
+  }
+}
+
+/** Formats arguments as they were given. */
+function formatArguments(values: unknown[]): string {
+  return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
+}
+
+/** What each variable must be; strings must match a pattern. PEP 3333, "environ Variables". */
+const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
+  REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
+  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
+  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
+  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
+  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
+  SERVER_NAME: [/^./, 'a host such as "localhost"'],
+  SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
+  SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
+  SERVER_SOFTWARE: [/^./, "a name"],
+  "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
+  "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
+  "wsgi.input": [hasMethods("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
+  "wsgi.errors": [hasMethods("write", "writelines", "flush"), "an error stream"],
+  "wsgi.multithread": [isBoolean, "true or false"],
+  "wsgi.multiprocess": [isBoolean, "true or false"],
+  "wsgi.run_once": [isBoolean, "true or false"],
+  "wsgi.input_terminated": [isBoolean, "true or false"],
+  "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
+};
+const OPTIONAL: typeof VARIABLES = {
+  CONTENT_LENGTH: [/^\d*$/, "a number of bytes"],
+  HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
+  HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
+};
+
+function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
+  return (value) => members.every((member) => typeof Object(value)[member] === "function");
+}
+
+/** Checks the environ that the server has made. */
+function checkEnviron(environ: Environ, report: ReportViolation): void {
+  const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
+  if (prototype !== Object.prototype && prototype !== null) {
+    report("environ", `environ is ${inspectDeep(environ)}`, "an ordinary object");
+  }
+  if (!Object.isExtensible(environ)) {
+    report("environ", `environ is closed to changes`, "one for the application to change");
+  }
+  for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
+    if (!(name in environ)) {
+      if (name in VARIABLES) report("environ", `${name} is absent`, expected);
+      continue;
+    }
+    const value = environ[name];
+    const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
+    if (!isRight) report("environ", `${name} is ${inspectDeep(value)}`, expected);
+  }
+  if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
+    report("environ", 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
+  }
+  for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
+    if (get) report("environ", `${name} is computed when it is read`, "a value");
+    if (value === undefined) report("environ", `${name} is undefined`, "what is not known to be absent");
+    if (name.includes(".")) continue;
+    if (typeof value !== "string") report("environ", `${name} is ${inspectDeep(value)}`, "a string");
+    if (/[^\0-\xff]/.test(value)) report("strings", `${name} is ${inspectDeep(value)}`, "one character for each byte");
+  }
+}
+
+/** Checks the arguments of `startResponse`, one rule after the other. */
+function checkHead(status: string, headers: HeaderList, report: ReportViolation): void {
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
+    const expected = 'three digits from 200 to 599, a space and a reason, such as "200 OK"';
+    report("start", `the status is ${inspectDeep(status)}`, expected);
+  }
+  if (!Array.isArray(headers)) report("start", `the headers are ${inspectDeep(headers)}`, "an array of pairs");
+  const names: string[] = [];
+  for (const pair of headers) {
+    if (!isPairs([pair]) || pair.length !== 2) report("start", `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
+    const [name, value] = pair;
+    const lower = name.toLowerCase();
+    const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
+    if (!TOKEN.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, "a token");
+    if (lower === "status") report("start", shown, "the status as the first argument");
+    if (HOP_BY_HOP.test(lower)) report("http", shown, "what is hop-by-hop to be left to the server");
+    if (/[^\0-\xff]/.test(value)) report("strings", shown, "one character for each byte");
+    if (!HEADER_VALUE.test(value)) report("start", shown, "no control characters");
+    if (lower === "content-length") {
+      if (!/^\d+$/.test(value) || names.includes(lower)) report("length", shown, "one number of bytes");
+      if (status.startsWith("204")) report("length", `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
+    }
+    names.push(lower);
+  }
+}
+
+/** `wsgi.input`, with checks of both sides. */
+class CheckedInput implements InputStream {
+  readonly #input: ChunkedInput;
+  readonly #fail: Fail;
+
+  constructor(input: InputStream, fail: Fail) {
+    this.#input = input;
+    this.#fail = fail;
+  }
+
+  read(...sizes: [size?: number]): Promise<Uint8Array> {
+    return handled(this.#checkBytes(this.#input.read(...this.#checkSizes("read", sizes)), sizes[0]));
+  }
+
+  readline(...sizes: [size?: number]): Promise<Uint8Array> {
+    return handled(this.#checkBytes(this.#input.readline(...this.#checkSizes("readline", sizes)), sizes[0]));
+  }
+
+  readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
+    return handled(this.#checkLines(this.#input.readlines(...this.#checkSizes("readlines", hints))));
+  }
+
+  [READ_CHUNK](most: number): Promise<Uint8Array> {
+    return handled(this.#checkBytes(readChunk(this.#input, most), most));
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for await (const line of this.#input) yield await this.#checkBytes(line);
+  }
+
+  close(): void {
+    this.#fail("inside", "streams", "wsgi.input was closed", "it to be left open");
+  }
+
+  #checkSizes<Sizes extends unknown[]>(method: string, sizes: Sizes): Sizes {
+    const [size] = sizes;
+    if (sizes.length > 1 || size !== undefined && size !== Infinity && !Number.isInteger(size)) {
+      this.#fail("inside", "streams", `${method} was called with ${formatArguments(sizes)}`, "an integer or nothing");
+    }
+    return sizes;
+  }
+
+  async #checkLines(reading: Promise<Uint8Array[]>): Promise<Uint8Array[]> {
+    const lines = await reading;
+    if (!Array.isArray(lines)) this.#fail("outside", "streams", `readlines gave ${inspectDeep(lines)}`, "an array");
+    return await Promise.all(lines.map((line) => this.#checkBytes(line)));
+  }
+
+  async #checkBytes(reading: Uint8Array | Promise<Uint8Array>, size = -1): Promise<Uint8Array> {
+    const bytes = await reading;
+    if (!(bytes instanceof Uint8Array)) {
+      this.#fail("outside", "streams", `wsgi.input gave ${inspectDeep(bytes)}`, "bytes");
+    }
+    if (size < 0 || bytes.length <= size) return bytes;
+    return this.#fail("outside", "streams", `wsgi.input gave ${bytes.length} bytes`, `${size} at the most`);
+  }
+}
+
+/** `wsgi.errors`, with checks of the application. */
+class CheckedErrors implements ErrorStream {
+  readonly #errors: ErrorStream;
+  readonly #fail: Fail;
+
+  constructor(errors: ErrorStream, fail: Fail) {
+    this.#errors = errors;
+    this.#fail = fail;
+  }
+
+  write(text: string): void {
+    if (typeof text !== "string") {
+      this.#fail("inside", "streams", `wsgi.errors was given ${inspectDeep(text)}`, "a string");
+    }
+    this.#errors.write(text);
+  }
+
+  writelines(lines: Iterable<string>): void {
+    if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
+      this.#fail("inside", "streams", `writelines was given ${inspectDeep(lines)}`, "strings");
+    }
+    for (const line of lines) this.write(line);
+  }
+
+  flush(): void {
+    this.#errors.flush();
+  }
+
+  close(): void {
+    this.#fail("inside", "streams", "wsgi.errors was closed", "it to be left open");
+  }
+}
+
+// #endregion

@@ -5,10 +5,10 @@
  * A server calls the application once for each request, `application(environ, startResponse)`, and gets an iterable of
  * bytes back. A middleware plays both sides: it is an application to the server and a server to the application.
  *
- * This module is everything: the types of the interface, which are below, the server side, which is `server.ts`, and what
- * stands between, which is `middleware.ts`.
+ * This module exports everything: the types of the interface, the server side (`server.ts`), and the middleware
+ * (`middleware.ts`).
  *
- * @example An application, and a server to answer with it
+ * @example An application and its server
  * ```ts ignore
  * import { type Application, serve } from "./mod.ts";
  *
@@ -20,7 +20,7 @@
  * if (import.meta.main) serve(app);
  * ```
  *
- * @example A middleware: an application made of another one
+ * @example A middleware: an application made of another application
  * ```ts
  * import assert from "node:assert/strict";
  * import { application, type Middleware, toFetch } from "./mod.ts";
@@ -43,10 +43,10 @@
  */
 
 /**
- * An application as a plain function: what a server calls, once for each request.
+ * An application as a plain function, which the server calls once for each request.
  *
- * Both arguments are positional and always given. `startResponse` must have been called before the first chunk that is
- * not empty; a generator may do so when it is first asked for a chunk.
+ * Both arguments are positional and always given. The application must call `startResponse` before the first chunk that
+ * is not empty; a generator may do so when it is asked for its first chunk.
  * PEP 3333, "The Application/Framework Side".
  *
  * @param environ The request and its surroundings, the application's to change.
@@ -71,7 +71,7 @@
 export type Application = (environ: Environ, startResponse: StartResponse) => ResponseBody | Promise<ResponseBody>;
 
 /**
- * An application as an object: its method `handle` stands for Python's `__call__`.
+ * An application as an object, whose method `handle` takes the place of Python's `__call__`.
  *
  * PEP 3333, "The Application/Framework Side".
  *
@@ -105,7 +105,7 @@ export interface ApplicationObject {
 }
 
 /**
- * An application as a class: constructed once for each request, its instance is the body.
+ * An application as a class, which is constructed once for each request. Its instance is the body.
  *
  * PEP 3333, "The Application/Framework Side".
  *
@@ -130,9 +130,9 @@ export interface ApplicationObject {
 export type ApplicationClass = new (environ: Environ, startResponse: StartResponse) => ResponseBody;
 
 /**
- * Whatever PEP 3333 calls an application object: a function, a method, a class, or an instance that can be called.
+ * Any application object: a function, a class, or an object with a method `handle`.
  *
- * "The Application/Framework Side" of the PEP; a method is passed on as a function.
+ * PEP 3333, "The Application/Framework Side".
  *
  * @example
  * ```ts
@@ -145,13 +145,13 @@ export type ApplicationClass = new (environ: Environ, startResponse: StartRespon
 export type ApplicationLike = Application | ApplicationObject | ApplicationClass;
 
 /**
- * The body of a response: an iterable of chunks, each sent before the next is asked for.
+ * The body of a response: an iterable of chunks. Each chunk is sent before the next one is asked for.
  *
- * An array exists as a whole and is sent as a whole, with its length. Anything else is a stream: an empty chunk says
- * that there is nothing to send yet. A chunk is the server's once it is given, and must not be changed any more.
+ * An array is sent as a whole, with its length. Any other body is a stream, in which an empty chunk means that there is
+ * nothing to send yet. The application must not change a chunk that it has given to the server.
  *
- * When the response has ended, in whatever way, the server calls `close`, once; when it ended early, the iterator's
- * `return` before that. PEP 3333, "Buffering and Streaming".
+ * The server calls `close` once when the response has ended, however it ended. It calls the iterator's `return` before
+ * that, where the response ended before the body. PEP 3333, "Buffering and Streaming".
  *
  * @example
  * ```ts
@@ -169,18 +169,18 @@ export type ApplicationLike = Application | ApplicationObject | ApplicationClass
 export type ResponseBody = (Iterable<Uint8Array> | AsyncIterable<Uint8Array>) & { close?(): void | Promise<void> };
 
 /**
- * Begins the response: takes status and headers, checks them at once, and sends nothing yet.
+ * Starts the response: checks status and headers at once, and sends nothing yet.
  *
- * Status and headers leave with the first chunk that is not empty, or at the end of the body. Until then another call
- * that gives the error which made it necessary replaces them; afterwards that error is thrown back at the caller.
+ * Status and headers leave with the first chunk that is not empty, or at the end of the body. Until then, another call
+ * with the error that requires it replaces them. Afterwards, such a call throws this error.
  * PEP 3333, "The start_response() Callable".
  *
  * @throws {TypeError} When status or headers break a rule, which the message names.
  * @throws {Error} When it was called before and no error is given.
  *
  * @param status Three digits from 200 to 599, a space and a reason phrase: `"200 OK"`.
- * @param headers The response's headers. Hop-by-hop headers are the server's affair and not allowed.
- * @param error What the application caught, Python's `exc_info`; `undefined` counts as not given.
+ * @param headers The response's headers. Hop-by-hop headers are not allowed: they belong to the server.
+ * @param error The error that the application caught, Python's `exc_info`; `undefined` counts as not given.
  * @returns A function that sends a chunk of the body, for applications that cannot return an iterable.
  *
  * @example
@@ -204,9 +204,9 @@ export type ResponseBody = (Iterable<Uint8Array> | AsyncIterable<Uint8Array>) & 
 export type StartResponse = (status: string, headers: HeaderList, error?: unknown) => Write;
 
 /**
- * Response headers: pairs of name and value, in order, names as often as needed.
+ * Response headers: pairs of name and value, in order. A name can occur more than once.
  *
- * Values are native strings: every character stands for one byte, U+0000 to U+00FF, and none is a control character.
+ * Values are native strings, in which each character stands for one byte (U+0000 to U+00FF), without control characters.
  * PEP 3333, "The start_response() Callable" and "Unicode Issues".
  *
  * @example
@@ -219,17 +219,17 @@ export type StartResponse = (status: string, headers: HeaderList, error?: unknow
 export type HeaderList = [name: string, value: string][];
 
 /**
- * Sends one chunk ahead of the body that the application returns: for code that pushes, and cannot be asked.
+ * Sends one chunk ahead of the body that the application returns, for code that cannot give an iterable.
  *
- * The promise is fulfilled when the chunk has left, which makes a fast application wait for a slow client; it may be
- * ignored. New applications return an iterable instead. PEP 3333, "The write() Callable".
+ * The promise is fulfilled when the chunk has left. An application that awaits it goes no faster than its client; the
+ * promise may be ignored. New applications return an iterable instead. PEP 3333, "The write() Callable".
  *
  * @throws {TypeError} When the chunk is not a `Uint8Array`.
  * @throws {Error} When the application has already returned its body.
  *
  * @param chunk The bytes to send.
- * @returns A promise that is fulfilled when the chunk has left, and rejected when the client has, or when nobody wants
- * a body: in answer to HEAD, with 204 or 304, after a failure.
+ * @returns A promise that is fulfilled when the chunk has left. It is rejected when the client has left, or when the
+ * response has no body: in answer to HEAD, with 204 or 304, after a failure.
  *
  * @example
  * ```ts
@@ -249,12 +249,12 @@ export type HeaderList = [name: string, value: string][];
 export type Write = (chunk: Uint8Array) => Promise<void>;
 
 /**
- * Makes an application of another one, so that what stands between server and application composes by plain calls.
+ * A middleware: a function that makes an application of another one, so that middleware composes by plain calls.
  *
  * PEP 3333, "Middleware: Components that Play Both Sides".
  *
- * @param app The application inside.
- * @returns The application that stands in its place.
+ * @param app The inner application.
+ * @returns The outer application, which takes its place.
  *
  * @example
  * ```ts
@@ -279,10 +279,10 @@ export type Write = (chunk: Uint8Array) => Promise<void>;
 export type Middleware = (app: ApplicationLike) => Application;
 
 /**
- * The request and its surroundings: an ordinary object, new for each request, under the names of CGI and PEP 3333.
+ * The request and its surroundings: an ordinary object, new for each request, with the names of CGI and PEP 3333.
  *
- * Strings are native strings: every character stands for one byte, U+0000 to U+00FF. What is not known is absent, never
- * `undefined`. PEP 3333, "environ Variables"; RFC 3875, section 4.1.
+ * Strings are native strings, in which each character stands for one byte (U+0000 to U+00FF). An unknown value is absent,
+ * never `undefined`. PEP 3333, "environ Variables"; RFC 3875, section 4.1.
  *
  * @example Text in another script, read back from its bytes
  * ```ts
@@ -303,7 +303,7 @@ export interface Environ {
   SCRIPT_NAME: string;
   /** The rest of the path, for the application to read, percent-decoded to bytes, each a character of Latin-1. */
   PATH_INFO: string;
-  /** What follows the first `?` of the target, not decoded, or the empty string. */
+  /** The part of the target after the first `?`, not decoded; may be empty. */
   QUERY_STRING: string;
   /** The target of the request, path and query, as the runtime gave it: not decoded. */
   REQUEST_URI: string;
@@ -311,7 +311,7 @@ export interface Environ {
   SERVER_NAME: string;
   /** The port that the server listens on. */
   SERVER_PORT: string;
-  /** `"HTTP/1.1"`: neither runtime tells what the client spoke. */
+  /** `"HTTP/1.1"`: neither runtime tells the version that the client speaks. */
   SERVER_PROTOCOL: string;
   /** The server and the runtime: `"WSGI/0.1.0 Deno/2.9.6"`. */
   SERVER_SOFTWARE: string;
@@ -319,9 +319,9 @@ export interface Environ {
   CONTENT_TYPE?: string;
   /** The length of the request's body in bytes, when the client sent it. */
   CONTENT_LENGTH?: string;
-  /** The address of the client, when it has one: a client on a unix socket has not. */
+  /** The address of the client; absent on a unix socket. */
   REMOTE_ADDR?: string;
-  /** The port of the client, when it has one. */
+  /** The port of the client; absent on a unix socket. */
   REMOTE_PORT?: string;
   /** `"on"` over TLS. */
   HTTPS?: string;
@@ -331,7 +331,7 @@ export interface Environ {
   "wsgi.url_scheme": string;
   /** The body of the request. */
   "wsgi.input": InputStream;
-  /** Where errors are reported. */
+  /** The stream for error messages. */
   "wsgi.errors": ErrorStream;
   /** False: no other thread has the same application object. Requests are interleaved on one thread all the same. */
   "wsgi.multithread": boolean;
@@ -343,11 +343,11 @@ export interface Environ {
   "wsgi.input_terminated": boolean;
   /** Makes a response body of a file. */
   "wsgi.file_wrapper": FileWrapper;
-  /** What the Fetch runtime adds to the interface; another server may not have it. */
+  /** The addition of this server to the interface; another server may not have it. */
   "fetch.context"?: FetchContext;
   /** A request header, upper-case and with underscores: `HTTP_USER_AGENT`. Repeated headers are joined. */
   [header: `HTTP_${string}`]: string;
-  /** Whatever the deployer, the server, a middleware or the application adds, under a prefix of its own. */
+  /** An addition of the deployer, the server, a middleware or the application, under a prefix of its own. */
   [key: string]: unknown;
 }
 
@@ -402,7 +402,7 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
 }
 
 /**
- * Where server and application report errors, as text: `wsgi.errors`.
+ * The stream on which server and application report errors, as text: `wsgi.errors`.
  *
  * No method throws. PEP 3333, "Input and Error Streams".
  *
@@ -434,12 +434,12 @@ export interface ErrorStream {
    * @param lines The texts.
    */
   writelines(lines: Iterable<string>): void;
-  /** Writes out what was held back. */
+  /** Writes out an unfinished line. */
   flush(): void;
 }
 
 /**
- * What a Fetch runtime knows beyond the interface: `fetch.context`.
+ * The facts of a Fetch runtime beyond the interface: `fetch.context`.
  *
  * @example
  * ```ts
@@ -460,10 +460,10 @@ export interface FetchContext {
   /** The request as the runtime gave it. */
   readonly request: Request;
   /**
-   * Aborts when the client leaves before the response is complete, or is left by a server that stops, and only then.
+   * Aborts when the client disconnects early or a stopping server gives up; never otherwise.
    *
-   * Deno warns on standard error, once, when it is read before the first chunk, and charges for it: read it where it is
-   * needed, or let the end of a generator tell.
+   * Reading it before the first chunk costs time on Deno, which also prints a warning, once. After the first chunk it is
+   * free.
    */
   readonly signal: AbortSignal;
   /** True from the moment the server is told to stop. */
@@ -471,7 +471,7 @@ export interface FetchContext {
   /**
    * Keeps a stopping server alive until the work has settled, and reports its failure.
    *
-   * @param work What goes on after the response.
+   * @param work The work that goes on after the response.
    */
   waitUntil(work: Promise<unknown>): void;
 }
@@ -481,9 +481,9 @@ export interface FetchContext {
  *
  * The body closes the file when the response has ended. PEP 3333, "Optional Platform-Specific File Handling".
  *
- * @throws {TypeError} When the file is none that can be read.
+ * @throws {TypeError} When the file cannot be read in any of these ways.
  *
- * @param file What to read, from where it stands to its end.
+ * @param file The file, which is read from its current position to its end.
  * @param blockSize How many bytes to read at a time, at the most 131072. @default {65536}, or 131072 for a `Blob`
  * @returns The body.
  *
@@ -504,8 +504,8 @@ export interface FetchContext {
 export type FileWrapper = (file: FileLike, blockSize?: number) => ResponseBody;
 
 /**
- * What {@linkcode FileWrapper} takes: a `Blob`, `Bun.file(...)` among them, a `ReadableStream`, a `Deno.FsFile`, or
- * anything with a method `read(size)` that gives bytes, and none at the end.
+ * A file for {@linkcode FileWrapper}: a `Blob` such as `Bun.file(...)`, a `ReadableStream`, a `Deno.FsFile`, or an
+ * object with a method `read(size)` that returns bytes, and an empty array at the end.
  *
  * PEP 3333, "Optional Platform-Specific File Handling".
  *
@@ -521,21 +521,21 @@ export type FileLike =
   | Blob
   | ReadableStream<Uint8Array>
   | {
-    /** Reads up to `size` bytes; none at the end. */
+    /** Reads up to `size` bytes; an empty array at the end. */
     read(size: number): Uint8Array | Promise<Uint8Array>;
     /** Called when the response has ended. */
     close?(): void | Promise<void>;
   }
   | {
-    /** What streams the file and closes it in the end. This is `Deno.FsFile`. */
+    /** The stream of a `Deno.FsFile`, which closes the file at its end. */
     readable: ReadableStream<Uint8Array>;
   };
 
 /**
- * A Fetch handler: what `Deno.serve`, `Bun.serve` and every other Fetch runtime call for each request.
+ * A Fetch handler, which `Deno.serve`, `Bun.serve` and every other Fetch runtime call for each request.
  *
  * @param request The request.
- * @param info What the runtime says beside it: `Deno.ServeHandlerInfo` or Bun's `Server`.
+ * @param info The second argument of the runtime: `Deno.ServeHandlerInfo`, or Bun's `Server`.
  * @returns The response, or a promise of it.
  *
  * @example
@@ -561,7 +561,7 @@ export type FetchHandler = (request: Request, info?: unknown) => Response | Prom
  * ```
  */
 export interface ToEnvironOptions {
-  /** What the runtime says beside the request: the second argument of a Fetch handler. */
+  /** The second argument of a Fetch handler: `Deno.ServeHandlerInfo`, or Bun's `Server`. */
   info?: unknown;
   /**
    * The deployer's own pairs: they add to what the request says, and never replace it. PEP 3333, "Application
@@ -574,7 +574,7 @@ export interface ToEnvironOptions {
    * @default {""}
    */
   scriptName?: string | undefined;
-  /** Where errors are reported, instead of standard error. */
+  /** The stream for error messages, instead of standard error. */
   errors?: ErrorStream | undefined;
 }
 
@@ -596,9 +596,9 @@ export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
    */
   maxBodySize?: number | undefined;
   /**
-   * How many requests may be inside the application at once; the rest wait. PEP 3333's serial mode is 1.
+   * How many requests may be inside the application at once; the others wait. PEP 3333's serial mode is 1.
    *
-   * One is inside until its generator and its `close` have ended, but at most for 5 seconds after its response has.
+   * A request is inside until its generator and its `close` have ended, but at most until 5 seconds after its response.
    *
    * @default {Infinity}
    */
@@ -606,7 +606,7 @@ export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
 }
 
 /**
- * What {@linkcode runApplication} gives back.
+ * The result of {@linkcode runApplication}.
  *
  * @example
  * ```ts
@@ -620,9 +620,9 @@ export interface ApplicationResult {
   status: string;
   /** The headers, as given to `startResponse`. */
   headers: HeaderList;
-  /** All of the body: what was written, then what was returned. */
+  /** The whole body: first the chunks that were written, then those that were returned. */
   body: Uint8Array;
-  /** What was written to `wsgi.errors`. */
+  /** The text that was written to `wsgi.errors`. */
   errors: string;
 }
 
@@ -651,7 +651,7 @@ export interface ServeOptions extends ToFetchOptions {
   port?: number | undefined;
   /** The path of a unix socket to listen on, instead of an address and a port. */
   unix?: string | undefined;
-  /** The permissions of the socket's file, such as `0o660`; as the process creates files, if it is not given. */
+  /** The permissions of the socket's file, such as `0o660`. By default, those that the process gives to new files. */
   unixMode?: number | undefined;
   /** The certificate for TLS, as PEM text. */
   cert?: string | undefined;
@@ -674,35 +674,35 @@ export interface ServeOptions extends ToFetchOptions {
   /** Called when the server listens, instead of the line on standard error. */
   onListen?: ((server: Server) => void) | undefined;
   /**
-   * How long a stopping server waits for what is under way, in milliseconds. What is left then is aborted.
+   * How long a stopping server waits for the requests under way, in milliseconds. Then it aborts the rest.
    *
    * @default {30000}
    */
   shutdownTimeout?: number | undefined;
   /**
-   * How long a stopping server goes on serving before it closes its port, in milliseconds: until the proxies in front,
-   * which ask `/readyz`, have noticed. Each response then ends its connection.
+   * How long a stopping server goes on serving before it closes its port, in milliseconds: the time in which proxies that
+   * ask `/readyz` notice. Each response then closes its connection.
    *
    * @default {0}
    */
   shutdownDelay?: number | undefined;
   /**
-   * How many worker threads serve: as many as given, or a range, in which the number follows the load.
+   * The number of worker threads, or a range in which the number follows the load.
    *
-   * They import the program's main module and take the application that it exports, as `application` or by default,
-   * which is the one to serve; the program calls `serve` only `if (import.meta.main)`. The main thread looks after them,
-   * and calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. Limits such as
-   * `concurrency` are those of each thread.
+   * Each worker imports the program's main module and serves the application that it exports, as `application` or as the
+   * default export. The program calls `serve` only `if (import.meta.main)`. The main thread supervises the workers, and
+   * calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. Limits such as `concurrency`
+   * hold for each worker.
    */
   workers?: number | WorkersOptions | undefined;
-  /** Options of `Deno.serve`, for what only Deno has. */
+  /** Options of `Deno.serve` that only Deno has. */
   deno?: Record<string, unknown> | undefined;
-  /** Options of `Bun.serve`, for what only Bun has. */
+  /** Options of `Bun.serve` that only Bun has. */
   bun?: Record<string, unknown> | undefined;
 }
 
 /**
- * The threads of a server: see {@linkcode ServeOptions}.
+ * Options for the worker threads of {@linkcode serve}.
  *
  * @example
  * ```ts
@@ -713,33 +713,32 @@ export interface ServeOptions extends ToFetchOptions {
  */
 export interface WorkersOptions {
   /**
-   * How many there are at least.
+   * The smallest number of workers.
    *
    * @default {1}
    */
   min?: number | undefined;
-  /** How many there are at most. */
+  /** The largest number of workers. */
   max: number;
   /** The module that exports the application, instead of the main module, from which it may be relative. */
   module?: string | URL | undefined;
   /** The name of its export. */
   export?: string | undefined;
   /**
-   * How often it is measured how busy they are, in milliseconds.
+   * How often the load of the workers is sampled, in milliseconds.
    *
    * @default {1000}
    */
   interval?: number | undefined;
   /**
-   * How long the others must have been able to do the work of one before one that holds nothing retires, in
-   * milliseconds.
+   * How long there must be spare capacity for one whole worker before an idle one is stopped, in milliseconds.
    *
    * @default {30000}
    */
   scaleDownDelay?: number | undefined;
   /**
-   * How long one may not answer, or not have begun to serve, before another takes its place, in milliseconds. Standard
-   * error says after five times `interval` that one does not answer.
+   * How long a worker may not answer, or take to start, before another one replaces it, in milliseconds. Standard error
+   * names a worker that has not answered for five times `interval`.
    *
    * @default {Infinity}
    */
@@ -747,7 +746,7 @@ export interface WorkersOptions {
 }
 
 /**
- * A server that listens.
+ * A server that is listening.
  *
  * @example
  * ```ts ignore

@@ -27,6 +27,8 @@ import type {
   Write,
 } from "./mod.ts";
 
+// #region Runtimes
+
 /** What is used of `Deno`. */
 interface DenoRuntime {
   version: { deno: string };
@@ -69,202 +71,120 @@ const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; 
 
 const VERSION = "0.1.0";
 const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
-const NOTHING = new Uint8Array(0);
 
-// What a middleware that wraps a body or an input passes on: the mark of a file, which may be longer than declared, and
-// the method of an input that reads what is there, up to a size.
-const FILE: unique symbol = Symbol.for("wsgi.file");
-const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
+/** The mark of a body that is a file, which may be longer than declared. Middleware passes the mark on. @internal */
+export const FILE: unique symbol = Symbol.for("wsgi.file");
+/** The method of an input that reads the bytes at hand, up to a size. Middleware passes the method on. @internal */
+export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
-/**
- * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
- *
- * A class is known by its `prototype`, which cannot be written. PEP 3333, "The Application/Framework Side".
- *
- * @throws {TypeError} When it is none of these.
- *
- * @param like The application object.
- * @returns The application as a function.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { application } from "./server.ts";
- *
- * assert.equal(typeof application({ handle: () => [] }), "function");
- * ```
- */
-export function application(like: ApplicationLike): Application {
-  if (typeof like === "function") {
-    if (Object.getOwnPropertyDescriptor(like, "prototype")?.writable !== false) return like as Application;
-    return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
-  }
-  if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
-  throw new TypeError(`Cannot call ${show(like)}, expected a function, a class or an object with a method "handle"`);
+// #endregion
+
+// #region Errors and their text
+
+/** Reason phrases as RFC 9110 has them, where the runtimes have others, and those of the server's own responses. @internal */
+export const REASONS: Record<number, string> = {
+  400: "Bad Request",
+  404: "Not Found",
+  413: "Content Too Large",
+  422: "Unprocessable Content",
+  500: "Internal Server Error",
+  501: "Not Implemented",
+  503: "Service Unavailable",
+};
+// The errors of the server's own, which have a status. They are not logged.
+const HTTP_ERRORS = new WeakMap<object, number>();
+
+/** Gives an error its status, also as a property, for an application or a middleware that catches it. */
+function httpError<Fault extends Error>(status: number, error: Fault): Fault {
+  HTTP_ERRORS.set(error, status);
+  return Object.assign(error, { status });
 }
 
-/**
- * Makes a Fetch handler of an application: for `export default { fetch }`, for any runtime, for tests without a socket.
- *
- * The handler never throws: what fails inside is reported on `wsgi.errors` and answered with a plain 500.
- *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
- *
- * @param app The application.
- * @param options What surrounds it.
- * @returns The handler.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { toFetch } from "./server.ts";
- *
- * const handler = toFetch((environ, startResponse) => {
- *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
- *   return [new TextEncoder().encode(environ.PATH_INFO)];
- * });
- * assert.equal(await (await handler(new Request("http://localhost/path"))).text(), "/path");
- * ```
- */
-export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): FetchHandler {
-  checkOptions(options, FETCH_OPTIONS);
-  const gateway = new Gateway(app, options);
-  return (request, info) => gateway.handle(request, info);
+function serverStopping(): Error {
+  return httpError(503, new Error("Cannot serve the request: the server is stopping"));
 }
 
-type Streams = Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
-// Of what each request has its own: with these places, too, an environ begins as one copy.
-const PLACES = { "wsgi.input": undefined, "wsgi.errors": undefined, "fetch.context": undefined } as unknown as Streams;
+/** The error for a request body above a limit, in bytes. @internal */
+export function bodyTooLarge(limit: number): RangeError {
+  return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
+}
 
-/** One application, and what all its requests share. */
-class Gateway {
-  readonly app: Application;
-  readonly maxBodySize: number;
-  readonly errors: ErrorStream | undefined;
-  /** The variables that are the same for every request, and places for the others, so that all have one shape. */
-  readonly variables: Partial<Environ>;
-  /** The authority that Deno puts in the URL of a request that names none. */
-  unnamed: string | undefined;
-  /** True from the moment the server is told to stop. */
-  draining = false;
-  /** Until when each response ends its connection, by `performance.now()`: the clock on the wall can be set back. */
-  partsUntil = 0;
-  /** True from the moment it does: what still arrives is refused. */
-  closing = false;
-  /** What keeps a stopping server alive: responses under way, and work that goes on after them. */
-  readonly pending = new Set<Exchange | Promise<unknown>>();
-  /** Has the runtime close the connection of a request when it is quiet for so many seconds, or 0 for never. */
-  setPatience: ((request: Request, seconds: number) => void) | undefined;
-  readonly #concurrency: number;
-  readonly #waiting: ((isServed: boolean) => void)[] = [];
-  #inside = 0;
-  #onIdle: (() => void) | undefined;
+/** The error for a client that left: the same one on both runtimes. */
+function clientDisconnected(cause?: unknown): DOMException {
+  return httpError(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
+}
 
-  constructor(app: ApplicationLike, options: ToFetchOptions) {
-    const { environ = {}, scriptName = "", errors, maxBodySize = Infinity, concurrency = Infinity } = options;
-    this.app = application(app);
-    this.errors = errors;
-    this.maxBodySize = maxBodySize;
-    this.#concurrency = concurrency;
-    for (const [name, value] of Object.entries(environ)) {
-      if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
-    }
-    this.variables = {
-      "wsgi.multithread": false,
-      "wsgi.multiprocess": false,
-      ...environ,
-      REQUEST_METHOD: "",
-      SCRIPT_NAME: decode(encode(scriptName)),
-      PATH_INFO: "",
-      QUERY_STRING: "",
-      REQUEST_URI: "",
-      SERVER_NAME: "",
-      SERVER_PORT: "",
-      SERVER_PROTOCOL: "HTTP/1.1",
-      SERVER_SOFTWARE: SOFTWARE,
-      "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
-      "wsgi.url_scheme": "",
-      "wsgi.run_once": false,
-      "wsgi.input_terminated": true,
-      "wsgi.file_wrapper": wrapFile,
-      ...PLACES,
-    };
-  }
-
-  handle(request: Request, info: unknown): Response | Promise<Response> {
-    const exchange = new Exchange(this, request);
-    let environ: Environ;
-    try {
-      if (this.closing) throw stopping();
-      environ = readRequest(request, info, exchange);
-      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw tooLarge(this.maxBodySize);
-    } catch (error) {
-      return exchange.refuse(error);
-    }
-    if (this.#inside < this.#concurrency) {
-      this.#inside++;
-      return exchange.run(environ);
-    }
-    this.hold(exchange);
-    if (!DENO) exchange.watch(); // or it would be called for a client that has left
-    return new Promise<boolean>((resolve) => this.#waiting.push(resolve))
-      .then((isServed) => isServed ? exchange.run(environ) : exchange.refuse(stopping()));
-  }
-
-  /** Has a stopping server wait for a request, and the runtime, too, however quiet it is. */
-  hold(exchange: Exchange): void {
-    this.pending.add(exchange);
-    this.setPatience?.(exchange.request, 0);
-  }
-
-  /** Has the runtime no longer wait for it than for others, now that it has the whole response. */
-  complete(exchange: Exchange, size: number): void {
-    if (!this.setPatience || size <= LARGE && !this.pending.has(exchange)) return;
-    this.setPatience(exchange.request, size > LARGE ? PATIENCE_FOR_LARGE : PATIENCE);
-  }
-
-  /** Gives the place of a request that is done to one that waits. */
-  done(exchange: Exchange): void {
-    const next = this.#waiting.shift();
-    if (next) next(true);
-    else this.#inside--;
-    this.release(exchange);
-  }
-
-  release(item: Exchange | Promise<unknown>): void {
-    this.pending.delete(item);
-    if (this.pending.size === 0) this.#onIdle?.();
-  }
-
-  /** Has a stopping server wait for work. */
-  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
-    const settled = Promise.resolve(work).catch(onError).finally(() => this.release(settled));
-    this.pending.add(settled);
-    return settled;
-  }
-
-  /** Waits no longer: neither for what is under way nor for what has not begun. */
-  abandon(): void {
-    for (const next of this.#waiting.splice(0)) next(false);
-    for (const item of this.pending) if (item instanceof Exchange) item.abandon();
-  }
-
-  idle(): Promise<void> {
-    return this.pending.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+/** Tests for the error of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`. @internal */
+export function isAbortError(error: unknown): boolean {
+  try {
+    const { name, code } = Object(error) as { name?: unknown; code?: unknown };
+    return name === "AbortError" || code === "ERR_STREAM_PREMATURE_CLOSE";
+  } catch {
+    return false; // anything can be thrown, and reading its properties can throw
   }
 }
 
-// How long Bun waits for a connection that is quiet, in seconds: by default, and where it still sends what is so large
-// that a slow client takes it in bursts.
-const PATIENCE = 10;
-const PATIENCE_FOR_LARGE = 240;
-const LARGE = 65_536;
+function printError(text: string): void {
+  try {
+    console.error(text);
+  } catch {
+    // Standard error is closed or full.
+  }
+}
+
+/** Writes to an error stream, or to standard error where a stream of the deployer's own fails. */
+function writeError(errors: ErrorStream, text: string): void {
+  try {
+    errors.write(text);
+    errors.flush();
+  } catch {
+    printError(text.trimEnd());
+  }
+}
+
+/** Writes a line about an error to an error stream, with its stack and its causes. @internal */
+export function logError(errors: ErrorStream, what: string, error: unknown): void {
+  writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
+}
 
 /**
- * What the options of a function have to be: for each name a test, and what it expects in words.
+ * Makes text safe for a report, which may quote a client: characters that a terminal obeys, or that change the order of
+ * a line, are escaped. Lines after the first are indented, so that none of them passes for another report.
  *
  * @internal
  */
+export function printable(text: string): string {
+  return text.replace(/(?![\t\n])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
+    const code = character.charCodeAt(0).toString(16);
+    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
+  }).replace(/\n(?![ \t\n]|$)/g, "\n    ");
+}
+
+/** Describes an error and its causes. Anything can be thrown, and reading its properties can throw. */
+function formatError(error: unknown, depth = 0): string {
+  try {
+    if (!(error instanceof Error)) return printable(`${inspect(error)} was thrown`);
+    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${formatError(error.cause, depth + 1)}`;
+    return `${printable(String(error.stack || error))}${cause}`;
+  } catch {
+    return "an error that cannot be read";
+  }
+}
+
+/** Describes a value in an error message: strings quoted and shortened, objects by their class. @internal */
+export function inspect(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
+  if (typeof value === "function") return `function ${value.name || "without a name"}`;
+  if (typeof value !== "object" || value === null) return String(value);
+  const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
+  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
+}
+
+// #endregion
+
+// #region Options
+
+/** The checks of a function's options: for each name a test, and the expected value in words. @internal */
 export type OptionChecks<Options> = {
   readonly [Name in keyof Options]-?: readonly [test: (value: unknown) => boolean, expected: string];
 };
@@ -276,6 +196,8 @@ const ENVIRON_OPTIONS: OptionChecks<Omit<ToEnvironOptions, "info">> = {
   scriptName: [isScriptName, 'a path such as "/app"'],
   errors: [isErrorStream, "an object with write, writelines and flush"],
 };
+
+const TO_ENVIRON_OPTIONS: OptionChecks<ToEnvironOptions> = { ...ENVIRON_OPTIONS, info: [() => true, "anything"] };
 
 const FETCH_OPTIONS: OptionChecks<ToFetchOptions> = {
   ...ENVIRON_OPTIONS,
@@ -316,17 +238,13 @@ const WORKERS_OPTIONS: OptionChecks<WorkersOptions> = {
 };
 
 /**
- * Checks that options are an object, that each has a name that exists, and that each is what it has to be.
+ * Checks the options of a function: an object without unknown names, whose values pass their tests.
  *
- * An option that is `undefined` counts as not given.
+ * An option that is `undefined` counts as not given. Options that are nested in another one have it as their `parent`.
+ *
+ * @throws {TypeError} When a check fails. For an unknown name, the message has the most similar name that exists.
  *
  * @internal
- *
- * @throws {TypeError} When they are not. For a name that does not exist, it tells the nearest that does.
- *
- * @param options The options, as they were given.
- * @param checks What they have to be.
- * @param parent The option whose value they are, if they are nested in one.
  */
 export function checkOptions<Options extends object>(
   options: Options,
@@ -337,7 +255,7 @@ export function checkOptions<Options extends object>(
   const label = (name: string) => JSON.stringify(parent === undefined ? name : `${parent}.${name}`);
   if (!isObject(options)) {
     const example = `{ ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""} }`;
-    throw new TypeError(`Cannot use ${show(options)} as options: expected an object such as ${example}`);
+    throw new TypeError(`Cannot use ${inspect(options)} as options: expected an object such as ${example}`);
   }
   for (const name of Object.keys(options)) {
     if (Object.hasOwn(checks, name)) continue;
@@ -348,8 +266,8 @@ export function checkOptions<Options extends object>(
     const value = options[name];
     const [test, expected] = checks[name];
     if (value === undefined || test(value)) continue;
-    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // and no path
-    const found = isSecret ? `${value.length} characters` : show(value);
+    const isSecret = name === "key" && typeof value === "string" && value.length > 80; // PEM text, and not the path of a file
+    const found = isSecret ? `${value.length} characters` : inspect(value);
     throw new TypeError(`Cannot use option ${label(name)}: found ${found}, expected ${expected}`);
   }
 }
@@ -370,11 +288,13 @@ function checkServeOptions(options: ServeOptions): void {
   checkOptions(workers, WORKERS_OPTIONS, { parent: "workers" });
   const { min = 1, max } = workers;
   if (!(max >= min)) {
-    throw new TypeError(`Cannot use option "workers.max": found ${show(max)}, expected an integer of at least ${min}`);
+    throw new TypeError(
+      `Cannot use option "workers.max": found ${inspect(max)}, expected an integer of at least ${min}`,
+    );
   }
 }
 
-/** Finds the name that is most like another: a part of it, or the other way round, or the one with the fewest edits. */
+/** Finds the most similar name: one that contains the other, or else the one with the fewest edits between them. */
 function closestName(name: string, names: string[]): string {
   const given = name.slice(0, 40).toLowerCase();
   const distance = (known: string) => {
@@ -384,7 +304,7 @@ function closestName(name: string, names: string[]): string {
   return names.reduce((best, known) => distance(known) < distance(best) ? known : best);
 }
 
-/** Counts the characters to insert, delete or replace until one text is another (Levenshtein). */
+/** The number of characters to insert, delete or replace to make one text the other (Levenshtein distance). */
 function editDistance(from: string, to: string): number {
   let distances = Array.from({ length: to.length + 1 }, (_, index) => index);
   for (const [row, character] of [...from].entries()) {
@@ -400,11 +320,7 @@ function editDistance(from: string, to: string): number {
 
 // The tests that options have in common.
 
-/**
- * No array and no `Map`, whose elements are no properties.
- *
- * @internal
- */
+/** Tests for an object that can have named properties: no array and no `Map`. @internal */
 export function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null && !(Symbol.iterator in value);
 }
@@ -434,207 +350,230 @@ function isErrorStream(value: unknown): boolean {
 }
 
 function isScriptName(value: unknown): boolean {
-  return typeof value === "string" && value.isWellFormed() && /^(?:\/[^?#]*[^?#/])?$/.test(decode(encode(value)));
+  return typeof value === "string" && value.isWellFormed() &&
+    /^(?:\/[^?#]*[^?#/])?$/.test(percentDecode(percentEncode(value)));
 }
 
-// What the server answers by itself. Errors that are the client's fault have a status here, and are not reported; they
-// have it as a property, too, for an application or a middleware that catches them and answers instead.
-const REASONS: Record<number, string> = {
-  400: "Bad Request",
-  404: "Not Found",
-  413: "Content Too Large",
-  500: "Internal Server Error",
-  501: "Not Implemented",
-  503: "Service Unavailable",
-};
-const FAULTS = new WeakMap<object, number>();
+// #endregion
 
-function fault<Fault extends Error>(status: number, error: Fault): Fault {
-  FAULTS.set(error, status);
-  return Object.assign(error, { status });
-}
+// #region Chunks and promises
 
-function stopping(): Error {
-  return fault(503, new Error("Cannot serve the request: the server is stopping"));
-}
+/** No bytes. @internal */
+export const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
-function tooLarge(limit: number): RangeError {
-  return fault(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
-}
+/** The longest delay that a timer takes, in milliseconds. @internal */
+export const MAX_DELAY: number = 2 ** 31 - 1;
 
-/**
- * Tells whether an error is that of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`.
- *
- * @internal
- *
- * @param error Anything that was thrown.
- * @returns Whether it is.
- */
-export function isAbortError(error: unknown): boolean {
-  try {
-    const { name, code } = Object(error) as { name?: unknown; code?: unknown };
-    return name === "AbortError" || code === "ERR_STREAM_PREMATURE_CLOSE";
-  } catch {
-    return false; // looking at what was thrown can throw again
+/** @internal */
+export type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
+/** @internal */
+export type ChunkResult = IteratorResult<Uint8Array>;
+
+/** Opens a body. The iterator of a stream would wait for a pending `read` before it cancels; a reader does not. @internal */
+export function openBody(body: ResponseBody): ChunkIterator {
+  if (body instanceof ReadableStream) {
+    const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
+    return {
+      next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
+      return: () => reader.cancel().then(() => ({ done: true, value: undefined })),
+    };
   }
+  if (typeof body !== "string" && !(body instanceof Uint8Array)) {
+    const iterable = Object(body) as Partial<AsyncIterable<Uint8Array>> & Partial<Iterable<Uint8Array>>;
+    const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
+    if (iterator) return iterator;
+  }
+  throw new TypeError(`Cannot send ${inspect(body)} as the body of a response, expected an iterable such as [bytes]`);
 }
 
-/** A client that left: one error, whatever the runtime says. */
-function clientLeft(cause?: unknown): DOMException {
-  return fault(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
+/** Checks a chunk and returns its length. */
+function chunkLength(chunk: Uint8Array): number {
+  if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // isView is false for a Proxy
+  throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
 }
+
+/** Returns the first bytes of a chunk: the chunk itself where that is all of it, since a view costs time. */
+function prefix(chunk: Uint8Array, size: number): Uint8Array {
+  return size < chunk.length ? chunk.subarray(0, size) : chunk;
+}
+
+/** Joins chunks to one. */
+function concat(chunks: readonly Uint8Array[]): Uint8Array {
+  let size = 0;
+  for (const chunk of chunks) size += chunkLength(chunk);
+  if (chunks.length === 1) return chunks[0]!;
+  const whole = new Uint8Array(size);
+  size = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, size);
+    size += chunk.length;
+  }
+  return whole;
+}
+
+/** Tests for a promise, or an object that behaves like one. @internal */
+export function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
+  return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
+}
+
+/** Waits for the next turn of the event loop: the runtimes write to their sockets between two turns. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
+// #endregion
+
+// #region Request to environ
+
+const HOST_CACHE = new Map<string, boolean>();
+const ENVIRON_KEY_CACHE = new Map<string, string>();
+const HEADER_NAME_CACHE = new Map<string, string>();
+const STATUS_CACHE = new Map<string, number>();
 
 /**
- * Makes an environ of a Fetch request.
+ * Returns the cached value of a key, or computes it.
  *
- * Its `fetch.context` stands alone: nothing waits for its work.
- *
- * @throws {TypeError} When an option does not exist or is not what it should be, the Host of the request is no host, or
- * the method is CONNECT.
- * @throws {RangeError} When the path of the request is outside `scriptName`.
- *
- * @param request The request.
- * @param options What the request does not say.
- * @returns The environ.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { toEnviron } from "./server.ts";
- *
- * const environ = toEnviron(new Request("http://example.com/app/a%20b?c=d"), { scriptName: "/app" });
- * assert.equal(environ.PATH_INFO, "/a b");
- * assert.equal(environ.QUERY_STRING, "c=d");
- * ```
+ * Clients and applications choose the keys, so that the cache needs a limit. A full cache is cleared: junk cannot fill it
+ * for good, and the keys in use are back with the next request.
  */
-export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
-  checkOptions(options, { ...ENVIRON_OPTIONS, info: [() => true, "anything"] });
-  const gateway = new Gateway(() => [], options);
-  return readRequest(request, options.info, new Exchange(gateway, request));
-}
-
-const HOSTS = new Map<string, boolean>();
-const VARIABLES = new Map<string, string>();
-const NAMES = new Map<string, string>();
-const CODES = new Map<string, number>();
-
-/**
- * Finds a value once for each key. Clients and applications choose the keys, so the memory has a bound. It is emptied
- * when it is full: nobody fills it for good, and those keys that are in use are back with the next request.
- */
-function remember<Value>(memory: Map<string, Value>, key: string, find: (key: string) => Value): Value {
-  let value = memory.get(key);
+function memoize<Value>(cache: Map<string, Value>, key: string, compute: (key: string) => Value): Value {
+  let value = cache.get(key);
   if (value === undefined) {
-    value = find(key);
+    value = compute(key);
     if (key.length > 64) return value;
-    if (memory.size === 256) memory.clear();
-    memory.set(key, value);
+    if (cache.size === 256) cache.clear();
+    cache.set(key, value);
   }
   return value;
 }
 
-/** Whether a Host is a name or an address, and a port: nothing to be taken for a path (RFC 9110, section 7.2). */
-function isHost(host: string): boolean {
-  return host === "" || /^(?:[\w.~-]+|\[[\da-f:.]+\])?(?::\d*)?$/i.test(host) && URL.canParse(`http://${host}`);
-}
-
 /** The client's end of a connection: Deno says `hostname`, Bun says `address`. */
-interface Peer {
+interface PeerAddress {
   hostname?: string;
   address?: string;
   port?: number;
 }
 
-/**
- * Reads a request into a new environ.
- *
- * The URL is cut and not parsed: on Deno it holds the target as it was sent, which `new URL` would change; on Bun a
- * request without a Host has the bare target, which `new URL` would refuse.
- */
-function readRequest(request: Request, info: unknown, exchange: Exchange): Environ {
-  const { gateway: { variables, unnamed }, method, input, errors, context } = exchange;
-  const { url } = request;
-  if (method === "CONNECT") throw fault(501, new TypeError("Cannot connect: this server is no proxy"));
-  const start = url.startsWith("/") ? 0 : url.indexOf("://") + 3;
-  const slash = url.indexOf("/", start);
-  const mark = url.indexOf("?", start);
-  const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
-  const authority = url.slice(start, end === -1 ? undefined : end);
-  // On a unix socket Deno writes "http+unix://" and the Host, or the path of the socket, which is no authority.
-  const named = url.startsWith("http+") ? "" : authority;
-  let target = end !== -1 ? encode(url.slice(end)) : url === "*" ? "/*" : "/";
-  if (!target.startsWith("/")) target = `/${target}`;
+/** Makes the environ of a request. */
+function buildEnviron(request: Request, info: unknown, exchange: Exchange): Environ {
+  const { gateway: { environTemplate, defaultAuthority }, method } = exchange;
+  if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
+  const { scheme, authority, target } = splitUrl(request.url);
   const question = target.indexOf("?");
 
-  const environ = { ...variables } as Environ;
-  environ["wsgi.input"] = input;
-  environ["wsgi.errors"] = errors;
-  environ["fetch.context"] = context;
+  const environ = { ...environTemplate } as Environ;
+  environ["wsgi.input"] = exchange.input;
+  environ["wsgi.errors"] = exchange.errors;
+  environ["fetch.context"] = exchange.context;
   environ.REQUEST_METHOD = method;
   environ.REQUEST_URI = target;
-  environ.PATH_INFO = decode(question === -1 ? target : target.slice(0, question));
+  environ.PATH_INFO = percentDecode(question === -1 ? target : target.slice(0, question));
   if (question !== -1) environ.QUERY_STRING = target.slice(question + 1);
   const prefix = environ.SCRIPT_NAME;
   if (prefix !== "") {
     if (environ.PATH_INFO !== prefix && !environ.PATH_INFO.startsWith(`${prefix}/`)) {
-      throw fault(404, new RangeError(`Cannot serve ${show(target)}: the path is outside ${show(prefix)}`));
+      throw httpError(404, new RangeError(`Cannot serve ${inspect(target)}: the path is outside ${inspect(prefix)}`));
     }
     environ.PATH_INFO = environ.PATH_INFO.slice(prefix.length);
   }
 
   request.headers.forEach((value, name) => {
-    const key = remember(VARIABLES, name, variableOf);
-    // Unlike any other, this header is given once for each line.
+    const key = memoize(ENVIRON_KEY_CACHE, name, environKey);
+    // forEach gives Set-Cookie once for each line, and all other headers joined.
     if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
     else if (key !== "") environ[key] = value;
   });
-  // A repeated length is joined. Over HTTP/2 Deno lets different ones pass, and one that is empty (RFC 9110, section 8.6).
-  if (environ.CONTENT_LENGTH !== undefined) {
-    const [, length] = /^(\d+)(?:, \1)*$/.exec(environ.CONTENT_LENGTH) ?? [];
-    if (length === undefined) {
-      const found = `Content-Length ${show(environ.CONTENT_LENGTH)}`;
-      throw fault(400, new TypeError(`Cannot serve ${show(target)}: ${found} is not one number of bytes`));
-    }
-    environ.CONTENT_LENGTH = length;
-  }
-  if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = url.startsWith("https:") ? "https" : "http";
+  if (environ.CONTENT_LENGTH !== undefined) environ.CONTENT_LENGTH = parseContentLength(environ.CONTENT_LENGTH, target);
+  if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = scheme === "https" ? "https" : "http";
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
-  const { remoteAddr, requestIP } = (info ?? {}) as { remoteAddr?: Peer; requestIP?(request: Request): Peer | null };
-  // That of HTTP/2 and of an absolute target wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2). Deno has
-  // it in the URL, where it also puts one for a client that sent none; Bun and `toRequest` have the Host there, as
-  // `new URL` changes it.
-  const host = environ.HTTP_HOST === variables.HTTP_HOST ? "" : environ.HTTP_HOST!;
-  if (
-    host === "" ? named !== "" && named !== unnamed : remoteAddr && host !== authority && isHost(host) &&
-      new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority
-  ) environ.HTTP_HOST = authority;
-  if (environ.HTTP_HOST !== undefined && !remember(HOSTS, environ.HTTP_HOST, isHost)) {
-    throw fault(400, new TypeError(`Cannot serve ${show(target)}: Host ${show(environ.HTTP_HOST)} is not a host`));
+
+  const { remoteAddr, requestIP } = (info ?? {}) as {
+    remoteAddr?: PeerAddress;
+    requestIP?(request: Request): PeerAddress | null;
+  };
+  // On a unix socket Deno puts the path of the socket where a request without a Host has no authority.
+  const named = scheme.startsWith("http+") ? "" : authority;
+  const host = environ.HTTP_HOST === environTemplate.HTTP_HOST ? "" : environ.HTTP_HOST!;
+  if (host === "") {
+    if (named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
+  } else if (
+    remoteAddr && host !== authority && isHost(host) &&
+    new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority
+  ) {
+    // The authority of HTTP/2, and of an absolute target, wins over Host (RFC 9113, section 8.3.1; RFC 9112, section
+    // 3.2.2). Only Deno, whose `info` has a remoteAddr, shows it in the URL. The URL of `toRequest` has the Host itself,
+    // as `new URL` writes it.
+    environ.HTTP_HOST = authority;
+  }
+  if (environ.HTTP_HOST !== undefined && !memoize(HOST_CACHE, environ.HTTP_HOST, isHost)) {
+    const found = `Host ${inspect(environ.HTTP_HOST)}`;
+    throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not a host`));
   }
   if (environ.SERVER_NAME === "") {
     const [, name, port] = /^(.*?)(?::(\d+))?$/.exec(named)!;
     environ.SERVER_NAME = name || "localhost";
     environ.SERVER_PORT = port ?? (environ.HTTPS ? "443" : "80");
   }
-  const { hostname, address = hostname, port }: Peer = remoteAddr ?? requestIP?.call(info, request) ?? {};
+  const { hostname, address = hostname, port }: PeerAddress = remoteAddr ?? requestIP?.call(info, request) ?? {};
   if (address !== undefined) environ.REMOTE_ADDR = address;
   if (address !== undefined && port !== undefined) environ.REMOTE_PORT = String(port);
   return environ;
 }
 
-/** Percent-encodes what is not ASCII, as UTF-8: Bun has done so already, Deno has decoded it. */
-function encode(text: string): string {
+/**
+ * Cuts a URL into scheme, authority and target.
+ *
+ * `new URL` would not do: Deno's URL has the target as it was sent, which `new URL` changes; Bun's has the bare target
+ * for a request without a Host, which `new URL` refuses.
+ */
+function splitUrl(url: string): { scheme: string; authority: string; target: string } {
+  const separator = url.startsWith("/") ? -1 : url.indexOf("://");
+  const start = separator === -1 ? 0 : separator + 3;
+  const slash = url.indexOf("/", start);
+  const mark = url.indexOf("?", start);
+  const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
+  const authority = url.slice(start, end === -1 ? undefined : end);
+  const target = end !== -1 ? percentEncode(url.slice(end)) : url === "*" ? "/*" : "/";
+  const scheme = separator === -1 ? "" : url.slice(0, separator);
+  return { scheme, authority, target: target.startsWith("/") ? target : `/${target}` };
+}
+
+/** Checks a Content-Length, which the runtimes join where it is repeated. Equal ones are one (RFC 9110, section 8.6). */
+function parseContentLength(value: string, target: string): string {
+  const [, length] = /^(\d+)(?:, \1)*$/.exec(value) ?? [];
+  if (length !== undefined) return length;
+  const found = `Content-Length ${inspect(value)}`;
+  throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
+}
+
+/** A host and its port: RFC 9110, section 7.2. @internal */
+export const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/i;
+
+/** Tests for a host: a name or an address, and a port, but nothing like a path. @internal */
+export function isHost(host: string): boolean {
+  return host === "" || HOST.test(host) && URL.canParse(`http://${host}`);
+}
+
+/** Percent-encodes characters beyond ASCII, as UTF-8. Deno decodes them in a URL; Bun does not. */
+function percentEncode(text: string): string {
   return /[\u0080-\uffff]/.test(text) ? text.replace(/[\u0080-\uffff]+/g, encodeURIComponent) : text;
 }
 
-/** Percent-decodes to bytes, each a character; what is no escape stays as it is. PEP 3333, "Unicode Issues". */
-function decode(path: string): string {
+/** Percent-decodes to bytes, one character each. Bad escapes are kept. PEP 3333, "Unicode Issues". @internal */
+export function percentDecode(path: string): string {
   if (!path.includes("%")) return path;
   return path.replace(/%[\da-f]{2}/gi, (escape) => String.fromCharCode(parseInt(escape.slice(1), 16)));
 }
 
-/** The variable of a header, or "" for a header that an application must not see. */
-function variableOf(name: string): string {
+/** Percent-encodes one byte, given as a character. @internal */
+export function escapeByte(byte: string): string {
+  return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
+}
+
+/** Returns the environ key of a header, or "" for a header that an application must not see. */
+function environKey(name: string): string {
   // "x_a" would pose as "x-a"; "proxy" would become HTTP_PROXY, which CGI programs obey (https://httpoxy.org).
   if (name.includes("_") || name === "proxy") return "";
   const variable = name.toUpperCase().replaceAll("-", "_");
@@ -642,53 +581,54 @@ function variableOf(name: string): string {
 }
 
 /**
- * The elements of a header whose value is a list, without those that are empty (RFC 9110, section 5.6.1).
+ * Returns the elements of a header whose value is a list, without empty ones (RFC 9110, section 5.6.1).
  *
- * It is matched and not split: to split by a pattern that begins with blanks takes the square of their number.
+ * To split by a pattern that begins with blanks would take the square of their number.
  *
  * @internal
- *
- * @param value The value of the header.
- * @returns The elements, without the blanks around them.
  */
 export function parseList(value: string): string[] {
   return value.match(/[^ \t,]+(?:[ \t]+[^ \t,]+)*/g) ?? [];
 }
 
-/** `wsgi.input`: the body of the request, of which nothing is read before the application asks for it. */
+// #endregion
+
+// #region wsgi.input
+
+/** `wsgi.input`: the body of the request. Nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #exchange: Exchange;
   readonly #limit: number;
   #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
-  #chunk: Uint8Array = NOTHING;
+  #chunk: Uint8Array = EMPTY;
   #received = 0;
   #length = Infinity;
-  /** Aborts when the client has left, where the end of the body does not tell. */
+  /** The signal that tells a cancelled body from a complete one, where nothing else does. */
   #signal: AbortSignal | undefined;
-  #ended: boolean;
-  #abandoned = false;
+  #hasEnded: boolean;
+  #isCancelled = false;
   #onArrived: (() => void) | undefined;
-  #turn: Promise<unknown> | undefined;
+  #lastRead: Promise<unknown> | undefined;
 
   constructor(exchange: Exchange) {
     this.#exchange = exchange;
     this.#limit = exchange.gateway.maxBodySize;
-    this.#ended = exchange.method === "GET" || exchange.method === "HEAD"; // which have no body for a runtime
+    this.#hasEnded = exchange.method === "GET" || exchange.method === "HEAD"; // the runtimes drop their bodies
   }
 
   read(size?: number): Promise<Uint8Array> {
-    return this.#inTurn(() => this.#take(size, false));
+    return this.#serialize(() => this.#read(size, false));
   }
 
   readline(size?: number): Promise<Uint8Array> {
-    return this.#inTurn(() => this.#take(size, true));
+    return this.#serialize(() => this.#read(size, true));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
-    return this.#inTurn(async () => {
+    return this.#serialize(async () => {
       const lines: Uint8Array[] = [];
-      for (let left = countOf(hint) || Infinity; left > 0; left -= lines.at(-1)!.length) {
-        const line = await this.#take(undefined, true);
+      for (let left = parseSize(hint) || Infinity; left > 0; left -= lines.at(-1)!.length) {
+        const line = await this.#read(undefined, true);
         if (line.length === 0) break;
         lines.push(line);
       }
@@ -701,150 +641,135 @@ class Input implements InputStream {
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return this.#inTurn(async () => await this.#fill() ? this.#cut(most) : NOTHING);
+    return this.#serialize(async () => await this.#fill() ? this.#consume(most) : EMPTY);
   }
 
-  /** Fulfilled when nothing more of what is arriving is to come, or nobody to read it. */
-  static arrived(input: Input): Promise<void> {
+  /** Fulfilled when the whole body has arrived, or nobody wants the rest. */
+  static whenArrived(input: Input): Promise<void> {
     return new Promise((resolve) => input.#onArrived = resolve);
   }
 
   static isArriving(input: Input): boolean {
-    return !input.#ended && !input.#abandoned;
+    return !input.#hasEnded && !input.#isCancelled;
   }
 
-  /** Gives up what was not read: Deno closes the connection on an unread body, maybe before the response is read. */
-  static abandon(input: Input): void {
-    if (input.#ended) return;
-    input.#abandoned = true;
+  /** Cancels the rest of the body, on which Deno closes the connection, maybe before the client has the response. */
+  static cancel(input: Input): void {
+    if (input.#hasEnded) return;
+    input.#isCancelled = true;
     input.#onArrived?.();
-    input.#cancel();
+    input.#cancelBody();
   }
 
-  #cancel(): void {
-    // Deno may have closed the request with the connection, and have no body any more.
+  #cancelBody(): void {
+    // On Deno, reading the body of a request whose connection was closed throws.
     Promise.try(() => (this.#reader ?? this.#exchange.request.body)?.cancel()).catch(() => {});
   }
 
-  /** Lets concurrent reads follow each other. A failed read that nobody waits for is not an unhandled rejection. */
-  #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
-    const result = this.#turn ? this.#turn.then(work) : work();
-    this.#turn = result.catch(() => {});
+  /** Makes concurrent reads follow each other. A failed read that nobody awaits is no unhandled rejection. */
+  #serialize<Result>(work: () => Promise<Result>): Promise<Result> {
+    const result = this.#lastRead ? this.#lastRead.then(work) : work();
+    this.#lastRead = result.catch(() => {});
     return result;
   }
 
-  async #take(size: number | undefined, line: boolean): Promise<Uint8Array> {
-    const most = countOf(size);
+  async #read(size: number | undefined, line: boolean): Promise<Uint8Array> {
+    const most = parseSize(size);
     const parts: Uint8Array[] = [];
     let taken = 0;
-    let small = 0; // how many of the last parts are
+    let small = 0; // the number of small parts at the end
     while (taken < most && await this.#fill()) {
       const end = line ? this.#chunk.indexOf(0x0a) + 1 : 0;
-      const part = this.#cut(Math.min(end || Infinity, most - taken));
+      const part = this.#consume(Math.min(end || Infinity, most - taken));
       parts.push(part);
       taken += part.length;
-      // An upload in tiny pieces would take more memory for its arrays than for its bytes.
+      // The arrays of an upload in tiny pieces would take more memory than its bytes.
       small = part.length < 1024 ? small + 1 : 0;
       if (small === 1024) {
-        parts.push(join(parts.splice(-small)));
+        parts.push(concat(parts.splice(-small)));
         small = 0;
       }
       if (line && part.at(-1) === 0x0a) break;
     }
-    return join(parts);
+    return concat(parts);
   }
 
-  /** Takes bytes from the front of the chunk at hand. */
-  #cut(size: number): Uint8Array {
-    const part = upTo(this.#chunk, size);
-    this.#chunk = part === this.#chunk ? NOTHING : this.#chunk.subarray(size);
+  /** Takes bytes from the front of the buffered chunk. */
+  #consume(size: number): Uint8Array {
+    const part = prefix(this.#chunk, size);
+    this.#chunk = part === this.#chunk ? EMPTY : this.#chunk.subarray(size);
     return part;
   }
 
-  #open(): ReadableStreamDefaultReader<Uint8Array> | undefined {
+  #openBody(): ReadableStreamDefaultReader<Uint8Array> | undefined {
     const { request } = this.#exchange;
     let body: Request["body"];
     try {
       body = request.body;
       const length = Number.parseInt(request.headers.get("Content-Length") ?? "");
       if (length >= 0) this.#length = length;
-      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were whole. Only the request's signal tells, if it
-      // was asked for before. Deno prints a warning about that, which HTTP/1.1 is spared: it has a Host.
+      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were complete. Only the request's signal tells, if
+      // it is read before, about which Deno prints a warning. HTTP/1.1 does not need it, and is told by its Host.
       else if (DENO && !request.headers.has("Host") && !request.headers.has("Transfer-Encoding")) {
-        this.#signal = this.#exchange.watch();
+        this.#signal = this.#exchange.observeSignal();
       }
     } catch (cause) {
-      throw clientLeft(cause); // Deno has closed the request with the connection
+      throw clientDisconnected(cause); // on Deno, of a request whose connection was closed
     }
     return body?.getReader();
   }
 
-  /** Whether the end of the body has come too early: the client has left. */
-  async #isCut(): Promise<boolean> {
+  /** Tells a body that ended too early, because the client left, from a complete one. */
+  async #isTruncated(): Promise<boolean> {
     if (this.#length < Infinity) return this.#received < this.#length;
-    // The signal follows the end of the body. Under load it came up to three turns later (Deno 2.9.6).
+    // The signal aborts after the end of the body: under load up to three turns later (Deno 2.9.6).
     for (let turn = 0; turn < 4 && this.#signal?.aborted === false; turn++) await nextTurn();
     return this.#signal?.aborted ?? false;
   }
 
-  /** Sees to it that there is a chunk at hand; tells whether there is one before the end. */
+  /** Buffers a chunk; false at the end of the body. */
   async #fill(): Promise<boolean> {
-    while (this.#chunk.length === 0 && !this.#ended) {
-      this.#reader ??= this.#open();
+    while (this.#chunk.length === 0 && !this.#hasEnded) {
+      this.#reader ??= this.#openBody();
       let step: ReadableStreamReadResult<Uint8Array> | undefined;
       try {
         step = await this.#reader?.read();
       } catch (cause) {
-        throw clientLeft(cause);
+        throw clientDisconnected(cause);
       }
-      if (this.#abandoned) throw clientLeft();
-      const chunk = step?.value ?? NOTHING;
+      if (this.#isCancelled) throw clientDisconnected();
+      const chunk = step?.value ?? EMPTY;
       if (!(chunk instanceof Uint8Array)) {
-        throw new TypeError(`Cannot read the request body: found ${show(chunk)}, expected a Uint8Array`);
+        throw new TypeError(`Cannot read the request body: found ${inspect(chunk)}, expected a Uint8Array`);
       }
-      const part = upTo(chunk, this.#length - this.#received);
-      // Deno gives each chunk in 64 KiB of its own, which a part that is kept would keep.
+      const part = prefix(chunk, this.#length - this.#received);
+      // Deno allocates 64 KiB for each chunk, which a view of a few bytes would keep.
       this.#chunk = part.length < part.buffer.byteLength / 2 ? new Uint8Array(part) : part;
       this.#received += this.#chunk.length;
       const isDone = step?.done ?? true;
-      if (isDone && await this.#isCut()) throw clientLeft();
-      this.#ended = isDone || this.#received >= this.#length;
-      if (!this.#ended) continue;
+      if (isDone && await this.#isTruncated()) throw clientDisconnected();
+      this.#hasEnded = isDone || this.#received >= this.#length;
+      if (!this.#hasEnded) continue;
       this.#onArrived?.();
-      if (!step?.done) this.#cancel(); // or Deno would close the connection, for a body that was not read to its end
+      if (!step?.done) this.#cancelBody(); // Deno closes the connection of a body that is not read to its end
     }
-    if (this.#received > this.#limit) throw tooLarge(this.#limit);
+    if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
     return this.#chunk.length > 0;
   }
 }
 
-/** Reads a size as Python does: none, or one below zero, is all. */
-function countOf(size: number | undefined): number {
+/** Reads a size as Python does: undefined, or a number below zero, means all. */
+function parseSize(size: number | undefined): number {
   if (size === undefined || size < 0 || size === Infinity) return Infinity;
   if (Number.isInteger(size)) return size;
-  throw new RangeError(`Cannot read the request body: size ${show(size)} is not an integer`);
+  throw new RangeError(`Cannot read the request body: size ${inspect(size)} is not an integer`);
 }
 
-/** The first bytes of a chunk. All of them are the chunk itself: a view of it would cost more than it does. */
-function upTo(chunk: Uint8Array, size: number): Uint8Array {
-  return size < chunk.length ? chunk.subarray(0, size) : chunk;
-}
+// #endregion
 
-/** Makes one chunk of several. */
-function join(chunks: readonly Uint8Array[]): Uint8Array {
-  let size = 0;
-  for (const chunk of chunks) size += lengthOf(chunk);
-  if (chunks.length === 1) return chunks[0]!;
-  const whole = new Uint8Array(size);
-  size = 0;
-  for (const chunk of chunks) {
-    whole.set(chunk, size);
-    size += chunk.length;
-  }
-  return whole;
-}
+// #region wsgi.errors
 
-/** `wsgi.errors`: whole lines on standard error, so that those of concurrent requests do not mix. */
+/** `wsgi.errors`: writes whole lines to standard error, so that those of concurrent requests do not mix. */
 class StandardError implements ErrorStream {
   #line = "";
 
@@ -856,10 +781,10 @@ class StandardError implements ErrorStream {
     try {
       for (const line of lines) this.#line += String(line);
     } catch {
-      // Not text, but what reports errors must not be one more.
+      // The lines are not iterable, but the error stream must not throw.
     }
     const end = this.#line.lastIndexOf("\n");
-    if (end !== -1) print(this.#line.slice(0, end));
+    if (end !== -1) printError(this.#line.slice(0, end));
     this.#line = this.#line.slice(end + 1);
   }
 
@@ -868,79 +793,24 @@ class StandardError implements ErrorStream {
   }
 }
 
-function print(text: string): void {
-  try {
-    console.error(text);
-  } catch {
-    // Standard error is closed or full: there is nowhere left to say so.
-  }
-}
+// #endregion
 
-/** Reports an error. */
-function report(errors: ErrorStream, what: string, error: unknown): void {
-  tell(errors, `${printable(what)}: ${explain(error)}\n`);
-}
+// #region wsgi.file_wrapper
 
-/** Writes to an error stream. One of the deployer's own may fail, too. */
-function tell(errors: ErrorStream, text: string): void {
-  try {
-    errors.write(text);
-    errors.flush();
-  } catch {
-    print(text.trimEnd());
-  }
-}
+// The largest block, in bytes. Each slow client keeps one in memory.
+const MAX_BLOCK_SIZE = 131_072;
 
-/**
- * Text for a report, which may quote what a client has sent. What a terminal would obey, or what would show a line in
- * another order, is escaped; lines after the first are indented, so that none looks like another report.
- *
- * @internal
- *
- * @param text The text.
- * @returns The text, to be printed.
- */
-export function printable(text: string): string {
-  return text.replace(/(?![\t\n])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, (character) => {
-    const code = character.charCodeAt(0).toString(16);
-    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
-  }).replace(/\n(?![ \t\n]|$)/g, "\n    ");
-}
-
-/** Describes what was thrown, and its causes. It may be anything, and looking at it may throw again. */
-function explain(error: unknown, depth = 0): string {
-  try {
-    if (!(error instanceof Error)) return printable(`${show(error)} was thrown`);
-    const cause = error.cause === undefined || depth > 8 ? "" : `\nCaused by: ${explain(error.cause, depth + 1)}`;
-    return `${printable(String(error.stack || error))}${cause}`;
-  } catch {
-    return "an error that cannot be read";
-  }
-}
-
-/** Describes a value in an error message: strings quoted and shortened, objects by their class. */
-function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
-  if (typeof value === "function") return `function ${value.name || "without a name"}`;
-  if (typeof value !== "object" || value === null) return String(value);
-  const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
-  return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
-}
-
-// More of a file is not read at a time, whatever is asked for: a block may be in memory for each client that is slow.
-const LARGEST_BLOCK = 131_072;
-
-/** `wsgi.file_wrapper`. What streams itself also closes itself, at its end or when cancelled. */
-function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLOCK : 65_536): ResponseBody {
+/** `wsgi.file_wrapper`. A file with a stream of its own closes itself, at its end or when the stream is cancelled. */
+function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_SIZE : 65_536): ResponseBody {
   if (!Number.isInteger(blockSize) || blockSize < 1) {
-    throw new RangeError(`Cannot wrap the file: block size ${show(blockSize)} is not a positive integer`);
+    throw new RangeError(`Cannot wrap the file: block size ${inspect(blockSize)} is not a positive integer`);
   }
-  const size = Math.min(blockSize, LARGEST_BLOCK);
-  const wrap = (chunks: Chunks, close: () => void | Promise<void>) => {
+  const size = Math.min(blockSize, MAX_BLOCK_SIZE);
+  const wrap = (chunks: ChunkIterator, close: () => void | Promise<void>) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
   if (DENO && file instanceof DENO.FsFile) {
-    const blocks = new Blocks(file, size);
+    const blocks = new FileBlocks(file, size);
     return wrap(blocks, async () => void await blocks.return());
   }
   const { read, readable, close } = Object(file) as {
@@ -950,71 +820,73 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? LARGEST_BLO
   };
   const stream = file instanceof ReadableStream ? file : readable;
   if (file instanceof Blob || stream instanceof ReadableStream) {
-    const chunks = file instanceof Blob ? blocksOf(file, size) : open(stream as ReadableStream);
+    const chunks = file instanceof Blob ? blobBlocks(file, size) : openBody(stream as ReadableStream);
     return wrap(chunks, async () => void await chunks.return!());
   }
-  if (typeof read !== "function") throw new TypeError(`Cannot wrap ${show(file)}: it has no method "read"`);
-  const next = async (): Promise<Step> => {
+  if (typeof read !== "function") throw new TypeError(`Cannot wrap ${inspect(file)}: it has no method "read"`);
+  const next = async (): Promise<ChunkResult> => {
     const value = await read.call(file, size);
-    return lengthOf(value) > 0 ? { done: false, value } : { done: true, value: undefined };
+    return chunkLength(value) > 0 ? { done: false, value } : { done: true, value: undefined };
   };
   return wrap({ next }, () => close?.call(file));
 }
 
-/** What is used of what `Bun.file(…)` says about itself; an object of S3 has none of it. */
+/** The stats of a `Bun.file`, as far as they are used. An object of S3 has none of them. */
 interface BunStats {
   ino?: number;
   isFile?(): boolean;
 }
 
 /**
- * The blocks of a blob, each the stream of a slice: that of the whole has chunks of 512 KiB in Bun 1.4.5, and one chunk
- * in Deno 2.9.6. `bytes()` would begin where a descriptor of `Bun.file(descriptor)` stands, and not at the slice.
+ * Reads a blob in blocks, each as the stream of a slice.
+ *
+ * The stream of the whole blob has chunks of 512 KiB in Bun 1.4.5, and one chunk in Deno 2.9.6. `bytes()` of a slice of
+ * `Bun.file(descriptor)` ignores where the slice begins.
  */
-function blocksOf(file: Blob & { stat?(): Promise<BunStats> }, size: number): Chunks {
-  let at = 0;
+function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): ChunkIterator {
+  let position = 0;
   let left = 0;
-  let block: Chunks | undefined;
+  let block: ChunkIterator | undefined;
   let inode: number | undefined;
-  const next = async (): Promise<Step> => {
-    if (at === 0) {
+  const next = async (): Promise<ChunkResult> => {
+    if (position === 0) {
       const stats = await file.stat?.();
       inode = stats?.ino;
-      // Of a pipe or a device a slice ends too early. The size does not tell: Bun 1.4.5 reads nothing any more of a file
-      // that it has been asked the size of, and that says 0, as those of /proc do.
-      if (at === 0 && stats && !stats.isFile?.()) {
-        block = open(file.stream());
-        at = Infinity;
+      // A slice of a pipe or a device ends too early. The size does not tell them apart: Bun 1.4.5 reads nothing of a file
+      // whose size was asked for and is 0, as in /proc.
+      if (position === 0 && stats && !stats.isFile?.()) {
+        block = openBody(file.stream());
+        position = Infinity;
       }
     }
     for (;;) {
       if (!block) {
-        if (at === Infinity) return { done: true, value: undefined };
-        block = open(file.slice(at, at += size).stream());
+        if (position === Infinity) return { done: true, value: undefined };
+        block = openBody(file.slice(position, position += size).stream());
         left = size;
       }
-      const step = await block.next();
-      if (!step.done) {
-        left -= step.value.length;
-        return step;
+      const result = await block.next();
+      if (!result.done) {
+        left -= result.value.length;
+        return result;
       }
       block = undefined;
-      // Bun opens the path for each slice.
+      // Bun opens the path again for each slice.
       if (inode !== (await file.stat?.())?.ino) throw new Error("Cannot send the file: it was replaced meanwhile");
-      if (left > 0) at = Infinity; // the slice has ended with the file
+      if (left > 0) position = Infinity; // the slice has ended with the file
     }
   };
   return {
     next,
     async return() {
-      at = Infinity;
+      position = Infinity;
       return await block?.return?.() ?? { done: true, value: undefined };
     },
   };
 }
 
-/** The blocks of a file of Deno's, which are read sooner than by its own stream, and close it like that. */
-class Blocks implements AsyncIterator<Uint8Array> {
+/** Reads a `Deno.FsFile` in blocks, which is faster than its own stream, and closes it as the stream would. */
+class FileBlocks implements AsyncIterator<Uint8Array> {
   readonly #file: DenoFile;
   readonly #size: number;
   #isClosed = false;
@@ -1024,20 +896,20 @@ class Blocks implements AsyncIterator<Uint8Array> {
     this.#size = Math.min(size, 65_536);
   }
 
-  async next(): Promise<Step> {
+  async next(): Promise<ChunkResult> {
     const block = new Uint8Array(this.#size);
     let length: number | null = null;
     try {
       if (!this.#isClosed) length = await this.#file.read(block);
     } catch (error) {
-      if (!this.#isClosed) throw error; // or nobody wants the rest, and it is no failure
+      if (!this.#isClosed) throw error; // a read that close() has interrupted is no failure
     } finally {
       if (!length) this.#close();
     }
-    return length ? { done: false, value: upTo(block, length) } : { done: true, value: undefined };
+    return length ? { done: false, value: prefix(block, length) } : { done: true, value: undefined };
   }
 
-  return(): Promise<Step> {
+  return(): Promise<ChunkResult> {
     this.#close();
     return Promise.resolve({ done: true, value: undefined });
   }
@@ -1053,49 +925,58 @@ class Blocks implements AsyncIterator<Uint8Array> {
   }
 }
 
-/** What `startResponse` was given, checked, in the form that a `Response` takes. */
-interface Head {
+// #endregion
+
+// #region startResponse
+
+/** The arguments of `startResponse`, checked, in the form that a `Response` takes. @internal */
+export interface ResponseHead {
   status: number;
   /** All but Content-Length. */
   headers: Record<string, string> | HeaderList;
   length: number | undefined;
-  typed: boolean;
+  hasContentType: boolean;
 }
 
-// RFC 9112, section 4, but with a reason phrase, as PEP 3333 has it, and with the numbers that a Response takes.
-const STATUS = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
-// RFC 9110, sections 5.1 and 5.5. Other control characters in a value end the process of Deno 2.9.6.
-const NAME = /^[\w!#$%&'*+.^`|~-]+$/;
-const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
-// RFC 9110, section 7.6.1, and PEP 3333, "Other HTTP Features".
-const HOP_BY_HOP =
+/** A status line without the version: RFC 9112, section 4, with a reason phrase and the numbers of a `Response`. @internal */
+export const STATUS_PATTERN = /^[2-5]\d\d [\x20-\x7e\x80-\xff]+$/;
+/** A token, as the name of a header is one: RFC 9110, sections 5.1 and 5.6.2. @internal */
+export const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
+/** The value of a header: RFC 9110, section 5.5. Control characters end the process of Deno 2.9.6. @internal */
+export const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+/** The headers of a connection, not of a message: RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features". @internal */
+export const HOP_BY_HOP =
   /^(?:connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?|transfer-encoding|upgrade)$/;
 
-/** Checks a header name and gives it back in lower case. */
-function checkName(name: string): string {
+/** Checks a header name and returns it in lower case. */
+function checkHeaderName(name: string): string {
   const lower = name.toLowerCase();
-  if (!NAME.test(name)) throw wrong(`header name ${show(name)} is not a token, expected one such as "Content-Type"`);
-  if (HOP_BY_HOP.test(lower)) throw wrong(`header ${show(name)} is hop-by-hop, which is for the server to send`);
+  if (!TOKEN.test(name)) {
+    throw startError(`header name ${inspect(name)} is not a token, expected one such as "Content-Type"`);
+  }
+  if (HOP_BY_HOP.test(lower)) {
+    throw startError(`header ${inspect(name)} is hop-by-hop, which is for the server to send`);
+  }
   return lower;
 }
 
-/** Checks a status and gives its number. */
-function codeOf(status: string): number {
-  if (typeof status !== "string" || !STATUS.test(status)) {
-    const fault = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
-    throw wrong(`status ${show(status)} ${fault}, expected "200 OK"`);
+/** Checks a status and returns its number. */
+function parseStatus(status: string): number {
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
+    const reason = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
+    throw startError(`status ${inspect(status)} ${reason}, expected "200 OK"`);
   }
-  // Deno sends it without a length, and then waits for a next request, while the client waits for the end of this one.
+  // Deno sends a 205 without a length, and the client waits for the end of the response.
   if (DENO && status.startsWith("205")) {
-    throw wrong(`status ${show(status)} is one that Deno cannot send, expected 204`);
+    throw startError(`status ${inspect(status)} is one that Deno cannot send, expected 204`);
   }
   return Number(status.slice(0, 3));
 }
 
-/** Checks what `startResponse` is given. PEP 3333, "The start_response() Callable". */
-function checkHead(status: string, headers: HeaderList): Head {
-  const code = remember(CODES, status, codeOf);
-  if (!Array.isArray(headers)) throw wrong(`headers are ${show(headers)}, expected an array of pairs`);
+/** Checks the arguments of `startResponse`. PEP 3333, "The start_response() Callable". @internal */
+export function parseHead(status: string, headers: HeaderList): ResponseHead {
+  const code = memoize(STATUS_CACHE, status, parseStatus);
+  if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
   const pairs: HeaderList = [];
   let length: number | undefined;
@@ -1104,48 +985,53 @@ function checkHead(status: string, headers: HeaderList): Head {
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
     if (typeof name !== "string" || typeof value !== "string") {
-      const found = Array.isArray(pair) ? `[${pair.map(show).join(", ")}]` : show(pair);
-      throw wrong(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
+      const found = Array.isArray(pair) ? `[${pair.map(inspect).join(", ")}]` : inspect(pair);
+      throw startError(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
     }
-    const lower = remember(NAMES, name, checkName);
+    const lower = memoize(HEADER_NAME_CACHE, name, checkHeaderName);
     const isLength = lower === "content-length";
-    if (!VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
+    if (!HEADER_VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
       const expected = isLength ? "one number of bytes" : "Latin-1 without control characters";
-      throw wrong(`header ${show(name)} has the value ${show(value)}, expected ${expected}`);
+      throw startError(`header ${inspect(name)} has the value ${inspect(value)}, expected ${expected}`);
     }
     if (isLength) {
       length = Number(value);
       continue;
     }
     typed ||= lower === "content-type" && value.trim() !== "";
-    repeated ||= name in record; // or in every object, as "__proto__" is, which a record cannot hold either
+    repeated ||= name in record; // also for "__proto__", which a record cannot hold
     record[name] = value;
     pairs.push([name, value]);
   }
-  return { status: code, headers: repeated ? pairs : record, length, typed };
+  return { status: code, headers: repeated ? pairs : record, length, hasContentType: typed };
 }
 
-function wrong(found: string): TypeError {
+function startError(found: string): TypeError {
   return new TypeError(`Cannot start the response: ${found}`);
 }
 
+/** The error for a second call without the error that requires it. @internal */
+export function startedTwice(status: unknown): Error {
+  return new Error(`Cannot start the response again, with ${inspect(status)}: expected the error that requires it`);
+}
+
 /** The state of one `startResponse`. */
-class Start {
+class ResponseStart {
   /** True once the first bytes are on their way. */
-  committed = false;
-  #called = false;
-  #head: Head | undefined;
+  isCommitted = false;
+  #wasCalled = false;
+  #head: ResponseHead | undefined;
   #failure: unknown;
 
-  begin(status: string, headers: HeaderList, error: unknown): void {
+  start(status: string, headers: HeaderList, error: unknown): void {
     try {
-      if (error === undefined && this.#called) {
-        throw new Error(`Cannot start the response again, with ${show(status)}: expected the error that requires it`);
+      if (error === undefined && this.#wasCalled) {
+        throw startedTwice(status);
       }
-      if (this.committed && error !== undefined) throw error;
+      if (this.isCommitted && error !== undefined) throw error;
       // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
-      this.#called = true;
-      this.#head = checkHead(status, headers);
+      this.#wasCalled = true;
+      this.#head = parseHead(status, headers);
       this.#failure = undefined;
     } catch (failure) {
       this.#failure = failure;
@@ -1153,92 +1039,398 @@ class Start {
     }
   }
 
-  /** Throws what `startResponse` has thrown, if the application goes on as though nothing had happened. */
-  check(): void {
+  /** Throws what `startResponse` threw, for an application that ignored it. */
+  throwIfFailed(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** Settles status and headers. */
-  commit(): Head {
-    this.check();
+  /** Returns status and headers, which cannot change any more. */
+  commit(): ResponseHead {
+    this.throwIfFailed();
     if (!this.#head) throw new Error("Cannot send the response: startResponse was not called before the first chunk");
-    this.committed = true;
+    this.isCommitted = true;
     return this.#head;
   }
 }
 
-type Chunks = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
-type Step = IteratorResult<Uint8Array>;
+// #endregion
 
-/** Opens what the application returned. A stream is read by a reader, whose `cancel` does not wait for its `read`. */
-function open(body: ResponseBody): Chunks {
-  if (body instanceof ReadableStream) {
-    const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
-    return {
-      next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
-      return: () => reader.cancel().then(() => ({ done: true, value: undefined })),
-    };
-  }
-  if (typeof body !== "string" && !(body instanceof Uint8Array)) {
-    const iterable = Object(body) as Partial<AsyncIterable<Uint8Array>> & Partial<Iterable<Uint8Array>>;
-    const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
-    if (iterator) return iterator;
-  }
-  throw new TypeError(`Cannot send ${show(body)} as the body of a response, expected an iterable such as [bytes]`);
-}
+// #region Exchange: one request and its response
 
-/** Checks a chunk and gives its length. */
-function lengthOf(chunk: Uint8Array): number {
-  if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // and no Proxy of one
-  throw new TypeError(`Cannot send the chunk: found ${show(chunk)}, expected a Uint8Array`);
-}
+/** A `Response` with this status must not have a body (Fetch, "null body status"). @internal */
+export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
 
-function isPromise<Value>(value: Value | PromiseLike<Value>): value is PromiseLike<Value> {
-  return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
-}
-
-/** Lets the runtime write to its sockets what it was given: it does so only between two turns of its event loop. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
-}
-
-// A Response with one of these must have no body (Fetch, section 2.2.3).
-const BODILESS = new Set([204, 205, 304]);
 // PEP 3333, "The write() Callable".
-const LATE_WRITE = "Cannot write: the application has already returned the body of the response";
-// What Deno prints when a stream fails. The report itself goes to wsgi.errors.
+const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
+// The error that Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO && "The response was aborted";
 
-/** What an application writes, and then the chunks of the body that it returns. PEP 3333, "The write() Callable". */
-class Written implements AsyncIterator<Uint8Array> {
-  readonly #queue: { chunk: Uint8Array; taken(): void }[] = [];
-  #rest: Chunks | undefined;
+/**
+ * One request and its response, from the call of the application to the call of `close`.
+ *
+ * Two states say how far it is. Each changes in the order of its table, may skip some, and never goes back.
+ *
+ * | state of the response | meaning                                                                 | ends with               |
+ * | --------------------- | ----------------------------------------------------------------------- | ----------------------- |
+ * | `pending`             | status and headers can still change                                     | `#commit`, `#fail`      |
+ * | `streaming`           | the runtime has the first chunk and asks for more                       | `#onAllSent`, `#fail`   |
+ * | `complete`            | the runtime has everything, or the response failed, or the client left  |                         |
+ *
+ * | state of the application | meaning                                                              | ends with               |
+ * | ------------------------ | -------------------------------------------------------------------- | ----------------------- |
+ * | `running`                | it has neither returned nor thrown                                   | `#onReturn`, `#onThrow` |
+ * | `returned`               | it has returned its body, whose chunks are read                      | `#close`                |
+ * | `closing`                | `close` was called while a chunk was awaited                         | a turn after `close`    |
+ * | `closed`                 | `close` was called                                                   |                         |
+ *
+ * The response can be complete while the application is still running: it wrote everything, or its client left.
+ */
+class Exchange {
+  readonly gateway: Gateway;
+  readonly request: Request;
+  readonly method: string;
+  readonly input: Input;
+  readonly errors: ErrorStream;
+  readonly context: FetchContext;
+  readonly #start = new ResponseStart();
+  #responseState: "pending" | "streaming" | "complete" = "pending";
+  #applicationState: "running" | "returned" | "closing" | "closed" = "running";
+  /** True when the client left before the response was complete, or the server gave up. */
+  #disconnected = false;
+  #body: ResponseBody | undefined;
+  /** The source of the next chunks; undefined before the body is opened and after its end. */
+  #iterator: ChunkIterator | undefined;
+  #response: Response | undefined;
+  /** Resolves the promise of the response, where the response was not there at once. */
+  #resolveResponse: ((response: Response) => void) | undefined;
+  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  /** The number of bytes that the body must have, if it is known. */
+  #length = Infinity;
+  #sent = 0;
+  /** Fulfilled when the iterator's `return` and `close` have settled. */
+  #cleanup: Promise<unknown> | undefined;
+  #abortController: AbortController | undefined;
+  #reported: unknown = EMPTY;
+
+  constructor(gateway: Gateway, request: Request) {
+    this.gateway = gateway;
+    this.request = request;
+    this.method = request.method; // once: each read is a call of the runtime
+    this.input = new Input(this);
+    this.errors = gateway.errors ?? new StandardError();
+    this.context = new Context(request, this);
+  }
+
+  /** Answers without the application. */
+  refuse(error: unknown): Response {
+    this.#report(error);
+    Input.cancel(this.input);
+    this.gateway.pending.delete(this);
+    return this.#respond(this.method === "CONNECT" ? closingErrorResponse(error) : errorResponse(error));
+  }
+
+  /** Calls the application. The response is there at once if its first chunk is. */
+  run(environ: Environ): Response | Promise<Response> {
+    const { gateway } = this;
+    try {
+      if (this.#disconnected) throw clientDisconnected(); // while it waited for a slot
+      const result = gateway.app(environ, this.#startResponse);
+      if (isPromise(result)) {
+        Promise.resolve(result).then((body) => this.#onReturn(body), (error) => this.#onThrow(error));
+      } else this.#onReturn(result);
+    } catch (error) {
+      this.#onThrow(error);
+    }
+    const isClosed = this.#applicationState === "closed" || this.#applicationState === "closing";
+    if (this.#responseState !== "complete") gateway.addPending(this);
+    else if (!isClosed || this.#cleanup) gateway.pending.add(this); // the idle timeout stays
+    // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
+    if (this.#responseState === "pending" && !DENO) this.observeSignal();
+    return this.#response ?? new Promise((resolve) => this.#resolveResponse = resolve);
+  }
+
+  #startResponse: StartResponse = (status, headers, error) => {
+    this.#start.start(status, headers, error);
+    return this.#write;
+  };
+
+  #write: Write = (chunk) => {
+    if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
+    let taken = Promise.resolve();
+    if (chunkLength(chunk) > 0) {
+      this.#start.commit();
+      if (this.#responseState !== "complete") taken = this.#enqueue(chunk);
+      else if (this.#sent >= this.#length) throw this.#wrongLength();
+    }
+    const sent = taken.then(nextTurn).then(() => {
+      // The client left, or the response has no body: HEAD, 204, 304, a failure.
+      if (this.#responseState === "complete" && this.#sent < this.#length) throw clientDisconnected();
+    });
+    sent.catch(() => {}); // an application may ignore the promise
+    return sent;
+  };
+
+  #enqueue(chunk: Uint8Array): Promise<void> {
+    if (this.#iterator instanceof WriteQueue) return this.#iterator.push(chunk);
+    const queue = this.#iterator = new WriteQueue();
+    const taken = queue.push(chunk);
+    this.#readFirst();
+    return taken;
+  }
+
+  #onReturn(body: ResponseBody): void {
+    this.#applicationState = "returned";
+    this.#body = body;
+    try {
+      if (this.#iterator instanceof WriteQueue) return this.#iterator.append(openBody(body));
+      if (Array.isArray(body) && this.#responseState === "pending") return this.#commit(concat(body));
+      this.#iterator = openBody(body);
+      if (this.#responseState === "complete") this.#close();
+      else this.#readFirst();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Fails the response, but only after the chunks that were written before have left. */
+  #onThrow(error: unknown): void {
+    this.#applicationState = "returned";
+    if (this.#iterator instanceof WriteQueue && this.#responseState !== "complete") {
+      this.#iterator.append({ next: () => Promise.reject(error) });
+    } else this.#fail(error);
+  }
+
+  /** Asks for the first chunk, which is handled without a promise where it is there at once. */
+  #readFirst(): void {
+    let result: ChunkResult | Promise<ChunkResult>;
+    try {
+      result = this.#iterator!.next();
+    } catch (error) {
+      this.#iterator = undefined;
+      throw error;
+    }
+    if (!isPromise(result) && !this.#disconnected && (result.done || chunkLength(result.value) > 0)) {
+      this.#handleChunk(result);
+    } else this.#receive(() => result).then((isEmpty) => isEmpty ? this.#pump() : undefined);
+  }
+
+  /** Asks for chunks until one of them is not empty, or the body ends. */
+  async #pump(): Promise<void> {
+    for (;;) {
+      // A chunk leaves between two turns of the event loop. Reading a block of a file takes turns of its own.
+      if (!(this.#iterator instanceof FileBlocks)) {
+        await nextTurn();
+        if (DENO && this.#responseState === "streaming" && this.#resolveResponse) {
+          this.#resolveResponse = undefined;
+          await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
+        }
+      }
+      if (!this.#iterator || !await this.#receive(() => this.#iterator!.next())) return;
+      if (this.#responseState === "pending") this.observeSignal();
+    }
+  }
+
+  /** Waits for one chunk and handles it. Returns true for an empty chunk, after which the next one is due. */
+  async #receive(ask: () => ChunkResult | Promise<ChunkResult>): Promise<boolean> {
+    let result: ChunkResult | undefined;
+    try {
+      result = await ask();
+      if (!this.#iterator || this.#disconnected) return false;
+      if (this.#responseState !== "pending") this.#start.throwIfFailed();
+      if (!result.done && chunkLength(result.value) === 0) return true;
+      this.#handleChunk(result);
+    } catch (error) {
+      // What next() was waiting for has been destroyed by close().
+      if (!result && this.#applicationState === "closing") return false;
+      if (!result) this.#iterator = undefined; // an iterator that has thrown has ended: no return()
+      this.#fail(error);
+    }
+    return false;
+  }
+
+  #handleChunk(result: ChunkResult): void {
+    if (result.done) this.#iterator = undefined;
+    if (this.#responseState === "pending") this.#commit(result.done ? EMPTY : result.value);
+    else if (this.#responseState === "streaming") this.#send(result);
+    else if (result.done) this.#close();
+    else throw this.#wrongLength();
+  }
+
+  /** Makes the response, with its first bytes at hand, or all of them. */
+  #commit(bytes: Uint8Array): void {
+    const head = this.#start.commit();
+    const isAll = !this.#iterator;
+    if (this.method === "HEAD" || NULL_BODY_STATUSES.has(head.status)) {
+      this.#respond(emptyResponse(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
+      return this.#onAllSent(bytes.length);
+    }
+    this.#sent = bytes.length;
+    this.#length = head.length ?? (isAll ? bytes.length : Infinity);
+    if (this.#sent >= this.#length) {
+      this.#respond(makeResponse(head, prefix(bytes, this.#length), head.length));
+      return this.#onAllSent(bytes.length);
+    }
+    if (isAll) throw this.#wrongLength();
+    this.#responseState = "streaming";
+    this.#respond(makeResponse(head, this.#stream(bytes), head.length));
+  }
+
+  #respond(response: Response): Response {
+    const { closeConnectionsUntil } = this.gateway;
+    if (closeConnectionsUntil > 0 && performance.now() < closeConnectionsUntil) {
+      response.headers.set("Connection", "close");
+    }
+    this.#response = response;
+    this.#resolveResponse?.(response);
+    return response;
+  }
+
+  /** A stream that begins with a chunk, and asks for the next one when that has left. */
+  #stream(first: Uint8Array): ReadableStream<Uint8Array> {
+    return new ReadableStream({
+      start: (controller) => {
+        this.#controller = controller;
+        controller.enqueue(first);
+      },
+      pull: () => this.#pump(),
+      cancel: () => this.disconnect(),
+    }, { highWaterMark: 0 });
+  }
+
+  #send({ done, value }: ChunkResult): void {
+    if (done && this.#length < Infinity) throw this.#wrongLength();
+    if (!done) {
+      this.#controller!.enqueue(prefix(value, this.#length - this.#sent));
+      this.#sent += value.length;
+      if (this.#sent < this.#length) return;
+    }
+    this.#controller!.close();
+    this.#onAllSent(done ? 0 : value.length);
+  }
+
+  /** The runtime has all of the response. A body that has more than it declared is an error, unless it is a file. */
+  #onAllSent(size: number): void {
+    this.#responseState = "complete";
+    this.gateway.restoreIdleTimeout(this, size);
+    if (this.#length === Infinity || FILE in Object(this.#body)) return this.#close();
+    if (this.#sent > this.#length) throw this.#wrongLength();
+    if (this.#iterator) this.#pump();
+    else this.#close();
+  }
+
+  #wrongLength(): Error {
+    const found = this.#responseState === "complete" ? "more" : this.#sent;
+    return new Error(`Cannot send the body: Content-Length declares ${this.#length} bytes, the body has ${found}`);
+  }
+
+  /** Gives up, because the server stops. */
+  abort(): void {
+    this.disconnect(503);
+    this.#close();
+    Input.cancel(this.input);
+  }
+
+  /** Ends the response, because the client has left. Nobody reads the status. */
+  disconnect(status = 499): void {
+    if (this.#responseState === "complete") return;
+    const isPending = this.#responseState === "pending";
+    this.#responseState = "complete";
+    this.#disconnected = true;
+    this.#abortController ??= new AbortController();
+    this.#abortController.abort(clientDisconnected());
+    if (isPending) this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
+    else this.#controller?.error(ABORTED);
+    queueMicrotask(() => this.#close()); // a generator that is running now cannot return
+  }
+
+  #fail(error: unknown): void {
+    this.#report(error);
+    if (!this.#response) this.#respond(errorResponse(error));
+    else if (this.#responseState === "streaming") this.#controller?.error(ABORTED);
+    this.#responseState = "complete";
+    this.gateway.restoreIdleTimeout(this, 0);
+    this.#close();
+  }
+
+  /** Ends the iterator, and, when the application has returned, calls `close`. */
+  #close(): void {
+    const iterator = this.#iterator;
+    this.#iterator = undefined;
+    if (iterator) this.#runCleanup(() => iterator.return?.());
+    if (this.#applicationState !== "returned") return;
+    this.#applicationState = iterator ? "closing" : "closed";
+    const closed = this.#runCleanup(() => this.#body?.close?.());
+    if (iterator) Promise.resolve(closed).then(nextTurn).then(() => this.#applicationState = "closed");
+    this.#runCleanup(() => this.errors.flush());
+    Input.cancel(this.input);
+    this.gateway.onClosed(this, this.#cleanup);
+  }
+
+  /** Calls what cleans up. A stopping server waits for it. */
+  #runCleanup(action: () => unknown): Promise<unknown> | undefined {
+    try {
+      const result = action();
+      if (!isPromise(result)) return;
+      const settled = this.gateway.pending.track(result, (error) => this.#report(error));
+      this.#cleanup = Promise.all([this.#cleanup, settled]);
+      return settled;
+    } catch (error) {
+      this.#report(error);
+    }
+  }
+
+  /** Logs a failure of the application, once. A client that leaves, and what it aborts, is no failure. */
+  #report(error: unknown): void {
+    const isKnown = HTTP_ERRORS.has(error as object) || error === this.#reported ||
+      this.#disconnected && (error === ABORTED || isAbortError(error));
+    this.#reported = error;
+    if (!isKnown) {
+      logError(this.errors, `Application failed on ${this.method} ${percentEncode(this.request.url)}`, error);
+    }
+  }
+
+  /**
+   * The signal of `fetch.context`: the request's own signal tells of a client that leaves before the response begins,
+   * the stream tells of one that leaves later.
+   */
+  observeSignal(): AbortSignal {
+    if (this.#abortController) return this.#abortController.signal;
+    this.#abortController = new AbortController();
+    if (!this.#response && this.request.signal.aborted) this.disconnect();
+    else if (!this.#response) this.request.signal.addEventListener("abort", () => this.disconnect(), { once: true });
+    return this.#abortController.signal;
+  }
+}
+
+/** The chunks that an application writes, and then those of the body it returns. PEP 3333, "The write() Callable". */
+class WriteQueue implements AsyncIterator<Uint8Array> {
+  readonly #queue: { chunk: Uint8Array; onTaken(): void }[] = [];
+  #body: ChunkIterator | undefined;
   #wake: (() => void) | undefined;
 
+  /** Adds a chunk. The promise is fulfilled when the chunk is taken. */
   push(chunk: Uint8Array): Promise<void> {
-    const taken = new Promise<void>((resolve) => this.#queue.push({ chunk, taken: resolve }));
+    const taken = new Promise<void>((resolve) => this.#queue.push({ chunk, onTaken: resolve }));
     this.#wake?.();
     return taken;
   }
 
-  follow(rest: Chunks): void {
-    this.#rest = rest;
+  append(body: ChunkIterator): void {
+    this.#body = body;
     this.#wake?.();
   }
 
-  async next(): Promise<Step> {
-    while (this.#queue.length === 0 && !this.#rest) await new Promise<void>((resolve) => this.#wake = resolve);
+  async next(): Promise<ChunkResult> {
+    while (this.#queue.length === 0 && !this.#body) await new Promise<void>((resolve) => this.#wake = resolve);
     const first = this.#queue.shift();
-    if (!first) return this.#rest!.next();
-    first.taken();
+    if (!first) return this.#body!.next();
+    first.onTaken();
     return { done: false, value: first.chunk };
   }
 
-  async return(): Promise<Step> {
-    for (const { taken } of this.#queue.splice(0)) taken();
-    return await this.#rest?.return?.() ?? { done: true, value: undefined };
+  async return(): Promise<ChunkResult> {
+    for (const { onTaken } of this.#queue.splice(0)) onTaken();
+    return await this.#body?.return?.() ?? { done: true, value: undefined };
   }
 }
 
@@ -1253,341 +1445,23 @@ class Context implements FetchContext {
   }
 
   get signal(): AbortSignal {
-    return this.#exchange.watch();
+    return this.#exchange.observeSignal();
   }
 
   get draining(): boolean {
-    return this.#exchange.gateway.draining;
+    return this.#exchange.gateway.isDraining;
   }
 
   waitUntil(work: Promise<unknown>): void {
     const { gateway, errors } = this.#exchange;
-    gateway.track(work, (error) => report(errors, "Work after the response failed", error));
+    gateway.pending.track(work, (error) => logError(errors, "Work after the response failed", error));
   }
 }
 
-/**
- * One request and its response, from the call of the application to that of `close`.
- *
- * The application is run, and has returned or thrown. The first chunk begins the response: `#commit` decides it. Each
- * other follows when the runtime wants it, by `#next`, `#take` and `#send`. After the last, `#finish` sees that nothing
- * is left over. Every way ends in `#stop`, also that of `#fail` and of a client that has to `leave`.
- */
-class Exchange {
-  readonly gateway: Gateway;
-  readonly request: Request;
-  readonly method: string;
-  readonly input: Input;
-  readonly errors: ErrorStream;
-  readonly context: FetchContext;
-  readonly #start = new Start();
-  /** The application has neither returned nor thrown. */
-  #running = true;
-  #body: ResponseBody | undefined;
-  /** What is still to be asked for chunks, if anything is. */
-  #chunks: Chunks | undefined;
-  #answer: Response | undefined;
-  /** Gives the answer to a runtime that waits for it. */
-  #resolve: ((answer: Response) => void) | undefined;
-  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
-  /** How many bytes of a body are to be sent, if that is known. */
-  #length = Infinity;
-  #sent = 0;
-  /** Nothing more is to be sent: the runtime has the whole response, or it has failed, or the client has left. */
-  #complete = false;
-  /** The client has left before that. */
-  #gone = false;
-  /** Also `close` has been called. */
-  #ended = false;
-  /** It is at work, or has just been, while a chunk was still awaited. */
-  #isClosing = false;
-  /** What the application still does after that. */
-  #tidying: Promise<unknown> | undefined;
-  #abort: AbortController | undefined;
-  #reported: unknown = NOTHING;
-
-  constructor(gateway: Gateway, request: Request) {
-    this.gateway = gateway;
-    this.request = request;
-    this.method = request.method; // once: to a runtime it is a call
-    this.input = new Input(this);
-    this.errors = gateway.errors ?? new StandardError();
-    this.context = new Context(request, this);
-  }
-
-  /** Answers without the application. */
-  refuse(error: unknown): Response {
-    this.#report(error);
-    Input.abandon(this.input);
-    this.gateway.release(this);
-    return this.#respond(this.method === "CONNECT" ? lastResponse(error) : refusal(error));
-  }
-
-  /** Calls the application. The answer is there at once if the first chunk is. */
-  run(environ: Environ): Response | Promise<Response> {
-    const { gateway } = this;
-    try {
-      if (this.#gone) throw clientLeft(); // while it waited for its turn
-      const result = gateway.app(environ, this.#startResponse);
-      if (isPromise(result)) {
-        Promise.resolve(result).then((body) => this.#returned(body), (error) => this.#threw(error));
-      } else this.#returned(result);
-    } catch (error) {
-      this.#threw(error);
-    }
-    if (!this.#complete) gateway.hold(this);
-    else if (!this.#ended || this.#tidying) gateway.pending.add(this);
-    // Deno charges for the request's signal and prints a warning, so there it is left alone until somebody asks.
-    if (!this.#answer && !DENO) this.watch();
-    return this.#answer ?? new Promise((resolve) => this.#resolve = resolve);
-  }
-
-  #startResponse: StartResponse = (status, headers, error) => {
-    this.#start.begin(status, headers, error);
-    return this.#write;
-  };
-
-  #write: Write = (chunk) => {
-    if (!this.#running) throw new Error(LATE_WRITE);
-    let taken = Promise.resolve();
-    if (lengthOf(chunk) > 0) {
-      this.#start.commit();
-      if (!this.#complete) taken = this.#push(chunk);
-      else if (this.#sent >= this.#length) throw this.#wrongLength();
-    }
-    const sent = taken.then(nextTurn).then(() => {
-      if (this.#complete && this.#sent < this.#length) throw clientLeft(); // or nobody wants a body
-    });
-    sent.catch(() => {}); // an application may ignore it
-    return sent;
-  };
-
-  #push(chunk: Uint8Array): Promise<void> {
-    if (this.#chunks instanceof Written) return this.#chunks.push(chunk);
-    const written = this.#chunks = new Written();
-    const taken = written.push(chunk);
-    this.#begin();
-    return taken;
-  }
-
-  #returned(body: ResponseBody): void {
-    this.#running = false;
-    this.#body = body;
-    try {
-      // What was written is being sent, or it is all that was declared and the end is looked for.
-      if (this.#chunks instanceof Written) return this.#chunks.follow(open(body));
-      if (Array.isArray(body) && !this.#complete) return this.#commit(join(body));
-      this.#chunks = open(body);
-      if (this.#complete) this.#stop();
-      else this.#begin();
-    } catch (error) {
-      this.#fail(error);
-    }
-  }
-
-  /** What was written before an application threw leaves before the response is aborted. */
-  #threw(error: unknown): void {
-    this.#running = false;
-    if (this.#chunks instanceof Written && !this.#complete) this.#chunks.follow({ next: () => Promise.reject(error) });
-    else this.#fail(error);
-  }
-
-  /** Asks for the first chunk. Until there is one that is not empty, nothing is decided. */
-  #begin(): void {
-    let step: Step | Promise<Step>;
-    try {
-      step = this.#chunks!.next();
-    } catch (error) {
-      this.#chunks = undefined;
-      throw error;
-    }
-    if (!isPromise(step) && !this.#gone && (step.done || lengthOf(step.value) > 0)) this.#take(step);
-    else this.#next(step);
-  }
-
-  /** Takes the next chunk that is not empty, or the end, unless nobody wants it any more. */
-  async #next(pending?: Step | Promise<Step>): Promise<void> {
-    let step: Step | undefined;
-    try {
-      for (;; pending = step = undefined) {
-        // While a block of a file is read the runtime has its turn.
-        if (!pending && !(this.#chunks instanceof Blocks)) {
-          await nextTurn();
-          if (DENO && this.#answer && this.#resolve) {
-            this.#resolve = undefined;
-            await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
-          }
-        }
-        if (!this.#chunks) return;
-        step = await (pending ?? this.#chunks.next());
-        if (!this.#chunks || this.#gone) return;
-        if (this.#answer) this.#start.check();
-        if (step.done || lengthOf(step.value) > 0) return this.#take(step);
-        if (!this.#answer && !pending) this.watch();
-      }
-    } catch (error) {
-      if (!step && this.#isClosing) return; // close() has destroyed what next() was waiting for
-      if (!step) this.#chunks = undefined; // what has thrown has ended, and is not told to return
-      this.#fail(error);
-    }
-  }
-
-  /** Uses what the application gave: to begin the response, to go on with it, or to see that it ends where it should. */
-  #take(step: Step): void {
-    if (step.done) this.#chunks = undefined;
-    if (!this.#answer) this.#commit(step.done ? NOTHING : step.value);
-    else if (!this.#complete) this.#send(step);
-    else if (step.done) this.#stop();
-    else throw this.#wrongLength();
-  }
-
-  /** Decides the response, with its first bytes at hand, or all of them. */
-  #commit(bytes: Uint8Array): void {
-    const head = this.#start.commit();
-    const isAll = !this.#chunks;
-    if (this.method === "HEAD" || BODILESS.has(head.status)) {
-      this.#respond(bodiless(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
-    } else {
-      this.#sent = bytes.length;
-      this.#length = head.length ?? (isAll ? bytes.length : Infinity);
-      const whole = head.length === undefined ? bytes : bytes.subarray(0, head.length);
-      if (this.#sent >= this.#length) this.#respond(makeResponse(head, whole, head.length));
-      else if (isAll) throw this.#wrongLength();
-      else return void this.#respond(makeResponse(head, this.#stream(bytes), head.length));
-    }
-    this.#finish(bytes.length);
-  }
-
-  #respond(answer: Response): Response {
-    const { partsUntil } = this.gateway;
-    if (partsUntil > 0 && performance.now() < partsUntil) answer.headers.set("Connection", "close");
-    this.#answer = answer;
-    this.#resolve?.(answer);
-    return answer;
-  }
-
-  /** A stream that begins with a chunk and asks for the next when that has left. */
-  #stream(first: Uint8Array): ReadableStream<Uint8Array> {
-    return new ReadableStream({
-      start: (controller) => {
-        this.#controller = controller;
-        controller.enqueue(first);
-      },
-      pull: () => this.#next(),
-      cancel: () => this.leave(),
-    }, { highWaterMark: 0 });
-  }
-
-  #send({ done, value }: Step): void {
-    if (done && this.#length < Infinity) throw this.#wrongLength();
-    if (!done) {
-      this.#controller!.enqueue(this.#length === Infinity ? value : value.subarray(0, this.#length - this.#sent));
-      this.#sent += value.length;
-      if (this.#sent < this.#length) return;
-    }
-    this.#controller!.close();
-    this.#finish(done ? 0 : value.length);
-  }
-
-  /** The runtime has all of the response. The application may have more, which it should not, unless it is a file. */
-  #finish(size: number): void {
-    this.#complete = true;
-    this.gateway.complete(this, size);
-    if (this.#length === Infinity || FILE in Object(this.#body)) return this.#stop();
-    if (this.#sent > this.#length) throw this.#wrongLength();
-    if (this.#chunks) this.#next();
-    else this.#stop();
-  }
-
-  #wrongLength(): Error {
-    const found = this.#complete ? "more" : this.#sent;
-    return new Error(`Cannot send the body: Content-Length declares ${this.#length} bytes, the body has ${found}`);
-  }
-
-  /** The server waits no longer. */
-  abandon(): void {
-    this.leave(503);
-    this.#stop();
-    Input.abandon(this.input);
-  }
-
-  /** The client has left. An answer that is still to be given has nobody to read it. */
-  leave(status = 499): void {
-    if (this.#complete) return;
-    this.#complete = this.#gone = true;
-    this.#abort ??= new AbortController();
-    this.#abort.abort(clientLeft());
-    if (this.#answer) this.#controller?.error(ABORTED);
-    else this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
-    queueMicrotask(() => this.#stop()); // it may be a generator that has us know, and it cannot return while it runs
-  }
-
-  #fail(error: unknown): void {
-    this.#report(error);
-    if (!this.#answer) this.#respond(refusal(error));
-    else if (!this.#complete) this.#controller?.error(ABORTED);
-    this.#complete = true;
-    this.gateway.complete(this, 0);
-    this.#stop();
-  }
-
-  /** Asks for no more chunks. An application that has returned as well has ended. */
-  #stop(): void {
-    const chunks = this.#chunks;
-    this.#chunks = undefined;
-    if (chunks) this.#attempt(() => chunks.return?.());
-    if (this.#running || this.#ended) return;
-    this.#ended = true;
-    const closed = this.#attempt(() => this.#body?.close?.());
-    if (chunks) {
-      this.#isClosing = true;
-      Promise.resolve(closed).then(nextTurn).then(() => this.#isClosing = false);
-    }
-    this.#attempt(() => this.errors.flush());
-    Input.abandon(this.input);
-    if (!this.#tidying) return this.gateway.done(this);
-    // Its place is not given away meanwhile, but clients that leave must not take all places away for ever.
-    const late = Promise.withResolvers<void>();
-    const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, 5000);
-    timer.unref?.(); // a process that has nothing else to do ends
-    Promise.race([this.#tidying, late.promise]).finally(() => clearTimeout(timer)).then(() => this.gateway.done(this));
-  }
-
-  /** Does what tidies up, for which a stopping server waits. */
-  #attempt(action: () => unknown): Promise<unknown> | undefined {
-    try {
-      const result = action();
-      if (!isPromise(result)) return;
-      const settled = this.gateway.track(result, (error) => this.#report(error));
-      this.#tidying = Promise.all([this.#tidying, settled]);
-      return settled;
-    } catch (error) {
-      this.#report(error);
-    }
-  }
-
-  /** Reports a failure of the application, once. That a client left is none, nor is what it has aborted. */
-  #report(error: unknown): void {
-    const isKnown = FAULTS.has(error as object) || error === this.#reported ||
-      this.#gone && (error === ABORTED || isAbortError(error));
-    this.#reported = error;
-    if (!isKnown) {
-      report(this.errors, `Application failed on ${this.method} ${encode(this.request.url)}`, error);
-    }
-  }
-
-  /** The signal of `fetch.context`. Until there is an answer, the request's own tells it; afterwards the stream. */
-  watch(): AbortSignal {
-    if (this.#abort) return this.#abort.signal;
-    this.#abort = new AbortController();
-    if (!this.#answer && this.request.signal.aborted) this.leave();
-    else if (!this.#answer) this.request.signal.addEventListener("abort", () => this.leave(), { once: true });
-    return this.#abort.signal;
-  }
-}
-
-/** A response of a stream, or of bytes that are all of its body. */
-function makeResponse({ status, headers, typed }: Head, body: Uint8Array | ReadableStream, length?: number): Response {
+/** Makes a response of a stream, or of bytes that are all of its body. */
+function makeResponse(head: ResponseHead, body: Uint8Array | ReadableStream, length?: number): Response {
+  const { status, hasContentType } = head;
+  let { headers } = head;
   if (length !== undefined) {
     const value = String(length);
     headers = Array.isArray(headers)
@@ -1598,32 +1472,34 @@ function makeResponse({ status, headers, typed }: Head, body: Uint8Array | Reada
   if (body instanceof ReadableStream) return new Response(body, init);
   if (body.length === 0) return new Response(null, init);
   // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
-  return new Response(BUN && !typed ? ReadableStream.from([body]) : body as Uint8Array<ArrayBuffer>, init);
+  return new Response(BUN && !hasContentType ? ReadableStream.from([body]) : body as Uint8Array<ArrayBuffer>, init);
 }
 
-/** A response without a body: to HEAD, or with a status that has none. */
-function bodiless(head: Head, length: number | undefined): Response {
-  if (BODILESS.has(head.status)) return makeResponse(head, NOTHING);
-  if (length !== undefined) return makeResponse(head, NOTHING, length);
-  // Of no bytes both runtimes would declare a length of 0, which is not known.
+/** Makes a response without a body: to HEAD, or with a null body status. */
+function emptyResponse(head: ResponseHead, length: number | undefined): Response {
+  if (NULL_BODY_STATUSES.has(head.status)) return makeResponse(head, EMPTY);
+  if (length !== undefined) return makeResponse(head, EMPTY, length);
+  // Without bytes both runtimes would declare a length of 0, while the length is not known.
   return makeResponse(head, new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) }));
 }
 
-/** What the client is told when there is no response of the application. */
-function refusal(error: unknown): Response {
-  const status = FAULTS.get(error as object) ?? 500;
+/** Makes the response to a request that the application does not answer. */
+function errorResponse(error: unknown): Response {
+  const status = HTTP_ERRORS.get(error as object) ?? 500;
   return new Response(`${REASONS[status]}\n`, { status, headers: { "Content-Type": "text/plain; charset=utf-8" } });
 }
 
 /**
- * A refusal that ends the connection: what follows a refused CONNECT is not for HTTP (RFC 9931). Bun closes it when told
- * to. Deno does so only on a stream that fails short of its length, here by the line feed at its end.
+ * Makes an error response that ends the connection: what follows a refused CONNECT is not for HTTP (RFC 9931).
+ *
+ * Bun closes the connection when `Connection: close` tells it to. Deno does so only where a stream fails short of its
+ * Content-Length, here by the line feed at the end.
  */
-function lastResponse(error: unknown): Response {
-  const answer = refusal(error);
-  answer.headers.set("Connection", "close");
-  if (!DENO) return answer;
-  const { status, headers } = answer;
+function closingErrorResponse(error: unknown): Response {
+  const response = errorResponse(error);
+  response.headers.set("Connection", "close");
+  if (!DENO) return response;
+  const { status, headers } = response;
   const line = new TextEncoder().encode(REASONS[status]);
   headers.set("Content-Length", String(line.length + 1));
   const body = new ReadableStream({
@@ -1633,11 +1509,338 @@ function lastResponse(error: unknown): Response {
   return new Response(body, { status, headers });
 }
 
+// #endregion
+
+// #region Gateway: one application
+
+// Bun's idle timeout of a connection, in seconds. A last chunk of more than LARGE_BODY bytes may still be in Bun's buffer,
+// from which a slow client takes it in bursts: its connection gets LARGE_IDLE_TIMEOUT.
+const IDLE_TIMEOUT = 10;
+const LARGE_IDLE_TIMEOUT = 240;
+const LARGE_BODY = 65_536;
+// How long a cleanup may keep a slot, in milliseconds. Otherwise clients that leave could take all slots with cleanups that
+// never end.
+const CLEANUP_TIMEOUT = 5000;
+
+// Places for the objects of each request, so that all environs have one shape.
+const PLACEHOLDERS = {
+  "wsgi.input": undefined,
+  "wsgi.errors": undefined,
+  "fetch.context": undefined,
+} as unknown as Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
+
+/** One application, and the state that its requests share. */
+class Gateway {
+  readonly app: Application;
+  readonly maxBodySize: number;
+  readonly errors: ErrorStream | undefined;
+  /** The beginning of each environ, which is a copy of it. */
+  readonly environTemplate: Partial<Environ>;
+  readonly pending = new PendingWork();
+  /** The authority that Deno puts in the URL of a request that names none. */
+  defaultAuthority: string | undefined;
+  /** True from the moment the server is told to stop. */
+  isDraining = false;
+  /** True from the moment the server closes its port. A request that still arrives is refused. */
+  isRefusing = false;
+  /** The time until which each response closes its connection, by `performance.now()`. */
+  closeConnectionsUntil = 0;
+  /** Sets the idle timeout of a request's connection, in seconds; 0 disables it. Undefined where there is none to set. */
+  setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
+  readonly #slots: Semaphore;
+
+  constructor(app: ApplicationLike, options: ToFetchOptions) {
+    this.app = application(app);
+    this.errors = options.errors;
+    this.maxBodySize = options.maxBodySize ?? Infinity;
+    this.environTemplate = makeEnvironTemplate(options);
+    this.#slots = new Semaphore(options.concurrency ?? Infinity);
+  }
+
+  handle(request: Request, info: unknown): Response | Promise<Response> {
+    const exchange = new Exchange(this, request);
+    let environ: Environ;
+    try {
+      if (this.isRefusing) throw serverStopping();
+      environ = buildEnviron(request, info, exchange);
+      if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw bodyTooLarge(this.maxBodySize);
+    } catch (error) {
+      return exchange.refuse(error);
+    }
+    if (this.#slots.tryAcquire()) return exchange.run(environ);
+    this.addPending(exchange);
+    if (!DENO) exchange.observeSignal(); // so that the application is not called for a client that has left
+    return this.#slots.acquire().then((isAcquired) =>
+      isAcquired ? exchange.run(environ) : exchange.refuse(serverStopping())
+    );
+  }
+
+  /** Makes a stopping server wait for a request, and disables the request's idle timeout. */
+  addPending(exchange: Exchange): void {
+    this.pending.add(exchange);
+    this.setIdleTimeout?.(exchange.request, 0);
+  }
+
+  /** Enables the idle timeout again, when the response is complete. `size` is that of its last chunk, in bytes. */
+  restoreIdleTimeout(exchange: Exchange, size: number): void {
+    if (size > LARGE_BODY) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
+    else if (this.pending.has(exchange)) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
+  }
+
+  /** Frees the slot of an exchange when its cleanup has settled, or takes too long. */
+  onClosed(exchange: Exchange, cleanup: Promise<unknown> | undefined): void {
+    const release = () => {
+      this.#slots.release();
+      this.pending.delete(exchange);
+    };
+    if (!cleanup) return release();
+    const late = Promise.withResolvers<void>();
+    const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, CLEANUP_TIMEOUT);
+    timer.unref?.(); // the timer must not keep the process alive
+    Promise.race([cleanup, late.promise]).finally(() => clearTimeout(timer)).then(release);
+  }
+
+  /** Aborts the exchanges under way, and refuses those that wait for a slot. */
+  abort(): void {
+    this.#slots.cancel();
+    for (const item of this.pending) if (item instanceof Exchange) item.abort();
+  }
+}
+
+/** Makes what the environs of all requests have in common, with a place for everything else, so that all have one shape. */
+function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions): Partial<Environ> {
+  for (const [name, value] of Object.entries(environ)) {
+    if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
+  }
+  return {
+    "wsgi.multithread": false,
+    "wsgi.multiprocess": false,
+    ...environ,
+    REQUEST_METHOD: "",
+    SCRIPT_NAME: percentDecode(percentEncode(scriptName)),
+    PATH_INFO: "",
+    QUERY_STRING: "",
+    REQUEST_URI: "",
+    SERVER_NAME: "",
+    SERVER_PORT: "",
+    SERVER_PROTOCOL: "HTTP/1.1",
+    SERVER_SOFTWARE: SOFTWARE,
+    "wsgi.version": Object.freeze([1, 0] as const), // shared by all requests
+    "wsgi.url_scheme": "",
+    "wsgi.run_once": false,
+    "wsgi.input_terminated": true,
+    "wsgi.file_wrapper": wrapFile,
+    ...PLACEHOLDERS,
+  };
+}
+
+/** The exchanges under way, and the work that goes on after them: what a stopping server waits for. */
+class PendingWork extends Set<Exchange | Promise<unknown>> {
+  #onIdle: (() => void) | undefined;
+
+  override delete(item: Exchange | Promise<unknown>): boolean {
+    const wasPending = super.delete(item);
+    if (this.size === 0) this.#onIdle?.();
+    return wasPending;
+  }
+
+  /** Adds work until it settles. */
+  track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
+    const settled = Promise.resolve(work).catch(onError).finally(() => this.delete(settled));
+    this.add(settled);
+    return settled;
+  }
+
+  whenIdle(): Promise<void> {
+    return this.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
+  }
+}
+
+/** A semaphore: up to `max` requests hold a slot, the others wait in a queue. */
+class Semaphore {
+  readonly #max: number;
+  readonly #queue: ((isAcquired: boolean) => void)[] = [];
+  #active = 0;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** Takes a slot that is free. */
+  tryAcquire(): boolean {
+    if (this.#active >= this.#max) return false;
+    this.#active++;
+    return true;
+  }
+
+  /** Waits for a slot. The promise is fulfilled with false when the wait is cancelled. */
+  acquire(): Promise<boolean> {
+    return new Promise((resolve) => this.#queue.push(resolve));
+  }
+
+  /** Frees a slot for the next in the queue. */
+  release(): void {
+    const next = this.#queue.shift();
+    if (next) next(true);
+    else this.#active--;
+  }
+
+  /** Cancels all waits. */
+  cancel(): void {
+    for (const resolve of this.#queue.splice(0)) resolve(false);
+  }
+}
+
 /**
- * Makes an application of a Fetch handler: mounts Hono and the like, streaming both ways.
+ * Makes a plain function of any application object: a function, a class, or an object with a method `handle`.
  *
- * The handler gets the request of {@linkcode toRequest}, and the client's address where one of Deno or Bun looks for
- * it. Its response loses the hop-by-hop headers that one from elsewhere may have (RFC 9110, section 7.6.1).
+ * A class is told from a function by its `prototype`, which is not writable. PEP 3333, "The Application/Framework Side".
+ *
+ * @throws {TypeError} When `like` is neither a function, nor a class, nor such an object.
+ *
+ * @param like The application object.
+ * @returns The application as a function.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { application } from "./mod.ts";
+ *
+ * assert.equal(typeof application({ handle: () => [] }), "function");
+ * ```
+ */
+export function application(like: ApplicationLike): Application {
+  if (typeof like === "function") {
+    if (Object.getOwnPropertyDescriptor(like, "prototype")?.writable !== false) return like as Application;
+    return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
+  }
+  if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
+  throw new TypeError(`Cannot call ${inspect(like)}, expected a function, a class or an object with a method "handle"`);
+}
+
+/**
+ * Makes a Fetch handler of an application: for `export default { fetch }`, other runtimes, and tests without a socket.
+ *
+ * The handler never throws. It reports a failure of the application on `wsgi.errors`, and answers with a plain 500.
+ *
+ * @throws {TypeError} When an option does not exist or is not what it should be, or `app` is not an application.
+ *
+ * @param app The application.
+ * @param options The limits, and the additions to the environ.
+ * @returns The handler.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toFetch } from "./mod.ts";
+ *
+ * const handler = toFetch((environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(environ.PATH_INFO)];
+ * });
+ * assert.equal(await (await handler(new Request("http://localhost/path"))).text(), "/path");
+ * ```
+ */
+export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): FetchHandler {
+  checkOptions(options, FETCH_OPTIONS);
+  const gateway = new Gateway(app, options);
+  return (request, info) => gateway.handle(request, info);
+}
+
+/**
+ * Makes an environ of a Fetch request.
+ *
+ * No server waits for the work that is given to `waitUntil` of its `fetch.context`.
+ *
+ * @throws {TypeError} When an option does not exist or is not what it should be, when Host or Content-Length of the
+ * request is invalid, or when the method is CONNECT.
+ * @throws {RangeError} When the path of the request is outside `scriptName`.
+ *
+ * @param request The request.
+ * @param options The facts that are not in the request.
+ * @returns The environ.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toEnviron } from "./mod.ts";
+ *
+ * const environ = toEnviron(new Request("http://example.com/app/a%20b?c=d"), { scriptName: "/app" });
+ * assert.equal(environ.PATH_INFO, "/a b");
+ * assert.equal(environ.QUERY_STRING, "c=d");
+ * ```
+ */
+export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
+  checkOptions(options, TO_ENVIRON_OPTIONS);
+  const gateway = new Gateway(() => [], options);
+  return buildEnviron(request, options.info, new Exchange(gateway, request));
+}
+
+/**
+ * Calls an application once, as a server would, and collects its response: for tests.
+ *
+ * `startResponse` checks its arguments as that of a server does. `close` is called at the end, also after a failure. The
+ * application gets a copy of the environ, whose `wsgi.errors` collects text.
+ *
+ * @throws {Error} When the application throws, or breaks a rule of the interface.
+ *
+ * @param app The application.
+ * @param environ The request.
+ * @returns Status, headers and body exactly as the application gave them, and the text of `wsgi.errors`.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { runApplication, type StartResponse, toEnviron } from "./mod.ts";
+ *
+ * const app = (_environ: unknown, startResponse: StartResponse) => (startResponse("200 Fine", []), []);
+ * const { status } = await runApplication(app, toEnviron(new Request("http://localhost/")));
+ * assert.equal(status, "200 Fine");
+ * ```
+ */
+export async function runApplication(app: ApplicationLike, environ: Environ): Promise<ApplicationResult> {
+  const start = new ResponseStart();
+  const result: ApplicationResult = { status: "", headers: [], body: EMPTY, errors: "" };
+  const sent: Uint8Array[] = [];
+  const send = (chunk: Uint8Array) => {
+    if (chunkLength(chunk) > 0) start.commit();
+    sent.push(chunk.slice());
+  };
+  const errors: ErrorStream = {
+    write: (text) => void (result.errors += text),
+    writelines: (lines) => void (result.errors += [...lines].join("")),
+    flush: () => {},
+  };
+  const call = application(app);
+  let hasReturned = false;
+  const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
+    start.start(status, headers, error);
+    Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
+    return (chunk) => {
+      if (hasReturned) throw new Error(WRITE_AFTER_RETURN);
+      return Promise.resolve(send(chunk));
+    };
+  });
+  hasReturned = true;
+  try {
+    const chunks = { [Symbol.asyncIterator]: () => openBody(body) } as AsyncIterable<Uint8Array>;
+    for await (const chunk of chunks) send(chunk);
+    start.commit();
+  } finally {
+    await body?.close?.();
+  }
+  return { ...result, body: concat(sent) };
+}
+
+// #endregion
+
+// #region Fetch bridge
+
+/**
+ * Makes an application of a Fetch handler, such as Hono's `app.fetch`. Bodies stream in both directions.
+ *
+ * The handler gets the request of {@linkcode toRequest}, and, as its second argument, the client's address in the forms
+ * of Deno and of Bun. Hop-by-hop headers of its response are dropped (RFC 9110, section 7.6.1).
  *
  * @param handler The Fetch handler.
  * @returns The application.
@@ -1645,21 +1848,23 @@ function lastResponse(error: unknown): Response {
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { fromFetch, toFetch } from "./server.ts";
+ * import { fromFetch, toFetch } from "./mod.ts";
  *
  * const app = fromFetch((request) => new Response(request.method));
  * assert.equal(await (await toFetch(app)(new Request("http://localhost/"))).text(), "GET");
  * ```
  */
 export function fromFetch(handler: (request: Request, info: never) => Response | Promise<Response>): Application {
-  // Loaded when wanted: as an import it would double the time in which Deno starts.
+  // As an import, node:http would double the time that Deno takes to start.
   const { STATUS_CODES } = process.getBuiltinModule("node:http");
   return async (environ, startResponse) => {
-    const response = await handler(toRequest(environ), peerOf(environ) as never);
-    if (!(response instanceof Response)) throw new TypeError(`The handler returned ${show(response)}, not a Response`);
+    const response = await handler(toRequest(environ), handlerInfo(environ) as never);
+    if (!(response instanceof Response)) {
+      throw new TypeError(`The handler returned ${inspect(response)}, not a Response`);
+    }
     const { headers } = response;
     const dropped = new Set(parseList(headers.get("Connection")?.toLowerCase() ?? ""));
-    // What comes from fetch() has been decoded; its headers still say how it was encoded, and how long it was then.
+    // fetch() decodes a body, but leaves the headers that tell its coding and its coded length.
     if (response.url && headers.has("Content-Encoding")) dropped.add("content-encoding").add("content-length");
     try {
       const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
@@ -1673,22 +1878,22 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
   };
 }
 
-/** The second argument of a Fetch handler: `Deno.ServeHandlerInfo`, and what is asked of Bun's server most often. */
-function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
+/** Makes the second argument of a Fetch handler: `Deno.ServeHandlerInfo`, with the `requestIP` of Bun's server. */
+function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
   if (address === undefined) return undefined;
   const peer = { address, family: address.includes(":") ? "IPv6" : "IPv4", port: port && Number(port) };
   return { remoteAddr: { transport: "tcp", hostname: address, port: peer.port }, requestIP: () => peer };
 }
 
 /**
- * Makes a Fetch request of an environ, as it now is: for applications that want `.json()` or `.formData()`.
+ * Makes a Fetch request of an environ as it is now: for applications that want `.json()` or `.formData()`.
  *
- * The path of its URL is PATH_INFO alone, so that a mounted handler routes by its own paths. Its body is what is left
- * of `wsgi.input`. Its signal is that of `fetch.context`, which is not asked for one before it is read: to hand it on,
- * say `fetch(request, { signal: request.signal })`.
+ * The path of the URL is PATH_INFO alone, so that a mounted handler routes by its own paths. The body is the rest of
+ * `wsgi.input`. The signal is that of `fetch.context`. Pass it on as `fetch(request, { signal: request.signal })`: it is
+ * not read before.
  *
- * @throws {TypeError} When the method is none that Fetch allows, which is CONNECT, TRACE and TRACK, or the path has dot
- * segments, which a URL cannot have: they could lead the handler past what a middleware has seen.
+ * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or the path has dot segments. A URL cannot
+ * hold these, and a middleware would have checked another path than the handler gets.
  *
  * @param environ The environ.
  * @returns The request.
@@ -1696,7 +1901,7 @@ function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * import { toEnviron, toRequest } from "./server.ts";
+ * import { toEnviron, toRequest } from "./mod.ts";
  *
  * const environ = toEnviron(new Request("http://localhost/item", { method: "POST", body: "[1]" }));
  * assert.deepEqual(await toRequest(environ).json(), [1]);
@@ -1704,9 +1909,11 @@ function peerOf({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
  */
 export function toRequest(environ: Environ): Request {
   const { REQUEST_METHOD: method, PATH_INFO, QUERY_STRING, SERVER_NAME, SERVER_PORT } = environ;
-  if (/^(?:CONNECT|TRACE|TRACK)$/i.test(method)) throw fault(501, new TypeError(`Cannot make a request of ${method}`));
+  if (/^(?:CONNECT|TRACE|TRACK)$/i.test(method)) {
+    throw httpError(501, new TypeError(`Cannot make a request of ${method}`));
+  }
   if (/\/\.\.?(?:\/|$)/.test(PATH_INFO)) {
-    throw fault(400, new TypeError(`Cannot make a URL of ${show(PATH_INFO)}: it would lose the dot segments`));
+    throw httpError(400, new TypeError(`Cannot make a URL of ${inspect(PATH_INFO)}: it would lose the dot segments`));
   }
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(environ)) {
@@ -1716,12 +1923,9 @@ export function toRequest(environ: Environ): Request {
   }
   const host = environ.HTTP_HOST || `${SERVER_NAME}:${SERVER_PORT}`;
   // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.
-  const path = PATH_INFO.replace(
-    /[^\w/:@!$&'()*+,;=~.-]/g,
-    (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`,
-  );
+  const path = PATH_INFO.replace(/[^\w/:@!$&'()*+,;=~.-]/g, escapeByte);
   const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
-  const body = /^(?:GET|HEAD)$/i.test(method) ? null : streamOf(environ["wsgi.input"]);
+  const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ["wsgi.input"]);
   const init = { method, headers, body, duplex: "half" };
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
   const request = new Request(`${url}${query}`, init);
@@ -1729,7 +1933,7 @@ export function toRequest(environ: Environ): Request {
   return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
-function streamOf(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): ReadableStream<Uint8Array> {
+function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): ReadableStream<Uint8Array> {
   return new ReadableStream({
     async pull(controller) {
       const chunk = await (input[READ_CHUNK]?.(Infinity) ?? input.read(65_536));
@@ -1739,785 +1943,32 @@ function streamOf(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): 
   }, { highWaterMark: 0 });
 }
 
-/**
- * Calls an application once, as a server would, and collects what it gives: for tests.
- *
- * `startResponse` checks and behaves as that of a server; `close` is called at the end, whatever happened. The
- * application gets a copy of the environ, with a `wsgi.errors` that collects.
- *
- * @throws {Error} What the application throws, or when it breaks a rule of the interface.
- *
- * @param app The application.
- * @param environ The request.
- * @returns Status, headers and body exactly as the application gave them, and what it reported.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import type { StartResponse } from "./mod.ts";
- * import { runApplication, toEnviron } from "./server.ts";
- *
- * const app = (_environ: unknown, startResponse: StartResponse) => (startResponse("200 Fine", []), []);
- * const { status } = await runApplication(app, toEnviron(new Request("http://localhost/")));
- * assert.equal(status, "200 Fine");
- * ```
- */
-export async function runApplication(app: ApplicationLike, environ: Environ): Promise<ApplicationResult> {
-  const start = new Start();
-  const result: ApplicationResult = { status: "", headers: [], body: NOTHING, errors: "" };
-  const sent: Uint8Array[] = [];
-  const send = (chunk: Uint8Array) => {
-    if (lengthOf(chunk) > 0) start.commit();
-    sent.push(chunk.slice());
-  };
-  const errors: ErrorStream = {
-    write: (text) => void (result.errors += text),
-    writelines: (lines) => void (result.errors += [...lines].join("")),
-    flush: () => {},
-  };
-  const call = application(app);
-  let hasReturned = false;
-  const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
-    start.begin(status, headers, error);
-    Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
-    return (chunk) => {
-      if (hasReturned) throw new Error(LATE_WRITE);
-      return Promise.resolve(send(chunk));
-    };
-  });
-  hasReturned = true;
-  try {
-    const chunks = { [Symbol.asyncIterator]: () => open(body) } as AsyncIterable<Uint8Array>;
-    for await (const chunk of chunks) send(chunk);
-    start.commit();
-  } finally {
-    await body?.close?.();
-  }
-  return { ...result, body: join(sent) };
+// #endregion
+
+// #region Listening
+
+/** What an adapter returns: the runtime's server, as far as it is used. */
+interface Listener {
+  hostname: string;
+  port: number;
+  setIdleTimeout?: Gateway["setIdleTimeout"];
+  /** Closes the port and waits for the requests under way. A forced stop cuts them, where the runtime can. */
+  stop(force?: boolean): Promise<void>;
 }
 
-/**
- * Serves an application on `Deno.serve` or `Bun.serve`, whichever runtime this is.
- *
- * Says where on standard error, unless `onListen` is given. It listens when it returns, or, with workers, when it says
- * so. PEP 3333, "The Server/Gateway Side".
- *
- * @throws {TypeError} When an option does not exist or is not what it should be, or the application is none.
- * @throws {Error} When the runtime cannot listen, or is neither of the two.
- *
- * @param app The application.
- * @param options Where to listen, and what surrounds the application.
- * @returns The server.
- *
- * @example
- * ```ts ignore
- * import { serve } from "./server.ts";
- *
- * serve((_environ, startResponse) => (startResponse("204 No Content", []), []), { port: 8080 });
- * ```
- */
-export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
-  checkServeOptions(options);
-  const { signal, signals = true, onListen, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
-  const service = options.workers === undefined ? new Post(app, options) : new Crew(app, options);
-  const { url, hostname, port, size } = service;
-  const stopped = Promise.withResolvers<void>();
-  let isStopping = false;
-  /** The exit status that goes with the signal that has stopped the server, if one has. */
-  let status = 0;
-
-  /** Finishes what is under way, while there is time for it, and aborts what is left. */
-  const stop = async (delay: number) => {
-    const expired = Promise.withResolvers<boolean>();
-    // Idle connections take the runtimes a moment, too; and a timer takes no more than 31 bits.
-    const patience = Math.min(delay + Math.max(shutdownTimeout, 100), 2 ** 31 - 1);
-    const timer = setTimeout(() => expired.resolve(false), patience);
-    const isDone = await Promise.race([service.finish(delay), expired.promise]);
-    clearTimeout(timer);
-    await service.abandon();
-    unwatch?.();
-    if (status !== 0) exitAfterSignal(isDone ? 0 : status);
-  };
-  const shutdown = (delay = shutdownDelay) => {
-    if (isStopping) return stopped.promise;
-    isStopping = true;
-    signal?.removeEventListener("abort", abort); // on Deno a listener of AbortSignal.timeout keeps the process alive
-    stop(delay).then(stopped.resolve, stopped.reject);
-    return stopped.promise;
-  };
-  /** What a stopping server does next, in words. */
-  const plan = () => {
-    const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
-    if (shutdownDelay === 0) return service.pending === "" ? "nothing is under way" : `${wait} for ${service.pending}`;
-    return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
-  };
-  const abort = () => void shutdown();
-  const unwatch = signals
-    ? onSignal((name, number) => {
-      if (status !== 0) service.abandon().then(() => process.exit(number));
-      else if (!onListen) print(`Stopping on ${name}: ${plan()}, another signal ends the process at once`);
-      status = number;
-      shutdown();
-    })
-    : undefined;
-  const server: Server = {
-    url,
-    hostname,
-    port,
-    runtime: DENO ? "deno" : "bun",
-    finished: stopped.promise,
-    shutdown: () => shutdown(),
-    [Symbol.asyncDispose]: () => shutdown(),
-  };
-  const announce = onListen ?? (() => print(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${size}`));
-  try {
-    service.start(() => announce(server), (error) => {
-      print(error instanceof Error ? error.message : explain(error));
-      process.exitCode = 1;
-      shutdown(0);
-    });
-  } catch (error) {
-    shutdown(0);
-    throw error;
-  }
-  if (signal?.aborted) shutdown(0);
-  else signal?.addEventListener("abort", abort);
-  return server;
-}
-
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
-}
-
-/** What serves: this thread by itself, or a crew of others. */
-interface Service {
-  readonly url: string;
-  readonly hostname: string;
-  readonly port: number;
-  /** How many threads serve, in words. */
-  readonly size: string;
-  /** What a stopping server waits for, in words; nothing if it has nothing to wait for. */
-  readonly pending: string;
-  /** Tells when it serves, or why it never will. */
-  start(onReady: () => void, onFailure: (error: unknown) => void): void;
-  /** Goes on for a while, then takes on nothing more; tells, when nothing is under way any more, whether all was done. */
-  finish(delay: number): Promise<boolean>;
-  /** Aborts what is left. */
-  abandon(): Promise<void>;
-}
-
-// Addresses that a person calls localhost: of this machine, or of all its interfaces.
-const LOCAL = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
-
-/** One thread that serves. */
-class Post implements Service {
-  readonly url: string;
-  readonly hostname: string;
-  readonly port: number;
-  readonly size = "1 worker";
-  readonly gateway: Gateway;
-  readonly #listener: Listener;
-
-  constructor(app: ApplicationLike, options: ServeOptions) {
-    const { unix, cert, reusePort } = options;
-    this.gateway = new Gateway(app, options);
-    this.#listener = listen(options, (request, info) => this.gateway.handle(request, info));
-    const { hostname, port } = this.#listener;
-    const scheme = cert === undefined ? "http" : "https";
-    const name = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
-    this.hostname = unix ?? hostname;
-    this.port = port;
-    this.url = unix === undefined
-      ? `${scheme}://${LOCAL.has(hostname) ? "localhost" : name}:${port}/`
-      : `http+unix://${encodeURIComponent(unix)}/`;
-    this.gateway.unnamed = cert === undefined ? `localhost:${port}` : undefined;
-    this.gateway.setPatience = this.#listener.setPatience;
-    Object.assign(this.gateway.variables, {
-      SERVER_NAME: name,
-      SERVER_PORT: unix === undefined ? String(port) : "80",
-      "wsgi.url_scheme": scheme,
-    });
-    if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) this.gateway.variables["wsgi.multiprocess"] = true;
-  }
-
-  get pending(): string {
-    const items = [...this.gateway.pending];
-    const requests = items.filter((item) => item instanceof Exchange).length;
-    const tasks = items.length - requests;
-    const parts = [
-      requests > 0 && plural(requests, "request"),
-      tasks > 0 && `${plural(tasks, "task")} after a response`,
-    ];
-    return parts.filter((part) => part !== false).join(" and ");
-  }
-
-  start(onReady: () => void): void {
-    onReady(); // it has listened since it was made
-  }
-
-  async finish(delay: number): Promise<boolean> {
-    const { gateway } = this;
-    gateway.draining = true;
-    gateway.partsUntil = Infinity; // who sends the next request on a connection could find it closed
-    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, 2 ** 31 - 1)));
-    gateway.closing = true;
-    await this.#close();
-    return true;
-  }
-
-  /** Closes the port while other threads serve it, so that nothing is refused: what still comes is served. */
-  async retire(): Promise<void> {
-    await this.#close();
-    await this.gateway.idle(); // of what came in the meantime
-  }
-
-  async #close(): Promise<void> {
-    const { gateway } = this;
-    const arriving = () => {
-      const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
-      return exchanges.map(({ input }) => input).filter(Input.isArriving);
-    };
-    // Deno breaks off what still arrives, as soon as it is told to shut down. Meanwhile more may come.
-    for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
-      await Promise.all(inputs.map(Input.arrived));
-    }
-    await Promise.all([this.#listener.stop(), gateway.idle()]);
-  }
-
-  async abandon(): Promise<void> {
-    this.gateway.abandon();
-    await nextTurn(); // for what is left to leave
-    await this.#listener.stop(true);
-  }
-}
-
-// What a thread of a crew finds its task by, in the module that it begins with.
-const TASK: unique symbol = Symbol.for("wsgi.task");
-
-/** What a thread of a crew is for. */
-interface Task {
-  port: Port<News, Order>;
-  /** How many requests it has begun, which the crew can see while it is too busy to say. */
-  begun: Int32Array;
-  module: string;
-  exported: string | undefined;
-  options: ServeOptions;
-  /** Whether the errors are those of the option of this name, which another thread has. */
-  forwards: boolean;
-  multiprocess: boolean;
-}
-
-/** What a thread is told. */
-type Order =
-  | "measure"
-  /**
-   * Each response ends its connection, for so many milliseconds: who comes back may find a thread that has less to do.
-   * No moment could be named, since `performance.now()` begins anew in each thread.
-   */
-  | { part: number }
-  /** Finish, after a delay. */
-  | { finish: number }
-  /** Finish at once, while other threads serve. */
-  | "retire"
-  | "abandon";
-
-/** What a thread tells. */
-type News =
-  | { ready: true }
-  /** Which part of the time it has computed, and how many requests it holds. */
-  | { busy: number; held: number }
-  | { errors: string }
-  | { failure: string };
-
-/** What is used of the `MessagePort` of a thread. An application has one of its own, and cannot speak on this. */
-interface Port<Sent, Received> {
-  postMessage(message: Sent): void;
-  on(event: "message", listener: (message: Received) => void): void;
-  close(): void;
-}
-
-// How long clients get to come back on other connections, in milliseconds: more than the next request takes a busy one.
-const PARTING = 1000;
-
-// How many times in a row a thread has to be asked in vain before standard error says so.
-const STALLED = 5;
-
-/** What a crew calls a thread, and wants to know of it. */
-interface Watch {
-  number: number;
-  onReady(): void;
-  /** It has answered, having been asked so many times in vain that this was said. */
-  onAnswer(missed: number): void;
-  onErrors(text: string): void;
-  /** It has ended, for whatever reason, or is waited for no longer. */
-  onEnd(what: string, reason: string): void;
-}
-
-/** A thread of a crew, seen from the one that looks after it. */
-class Thread {
-  readonly number: number;
-  readonly began = performance.now();
-  isReady = false;
-  /** It is not to stay. */
-  isLeaving = false;
-  /** Which part of the time it has computed of late, from 0 to 1. */
-  busy = 0;
-  /** How many requests it holds. */
-  held = 0;
-  /** How many times in a row it was asked in vain, and began no request meanwhile. */
-  missed = 0;
-  /** Fulfilled when it has ended, with whether it had finished what it held. */
-  readonly ended: Promise<boolean>;
-  readonly #port: Port<Order, News>;
-  readonly #worker: { terminate(): unknown };
-  #asked: number | undefined;
-  #retirement: ReturnType<typeof setTimeout> | undefined;
-  readonly #watch: Watch;
-  readonly #end = Promise.withResolvers<boolean>();
-  #hasEnded = false;
-  readonly #begun = new Int32Array(new SharedArrayBuffer(4));
-  #begunBefore = 0;
-
-  constructor(task: Omit<Task, "port" | "begun">, watch: Watch) {
-    this.#watch = watch;
-    this.number = watch.number;
-    this.ended = this.#end.promise;
-    const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
-    const { port1, port2 } = new MessageChannel();
-    const worker = new Worker(new URL(ENTRY), {
-      workerData: { ...task, port: port2, begun: this.#begun },
-      transferList: [port2],
-      argv: process.argv.slice(2),
-    });
-    this.#worker = worker;
-    this.#port = port1 as Port<Order, News>;
-    let reason = "it has ended";
-    this.#port.on("message", (news) => {
-      if ("errors" in news) watch.onErrors(news.errors);
-      else if ("busy" in news) this.#hear(news);
-      else if ("failure" in news) {
-        reason = news.failure;
-        this.terminate();
-      } else {
-        this.isReady = true;
-        this.#answered();
-        watch.onReady();
-      }
-    });
-    worker.on("error", (error) => reason = explain(error));
-    worker.on("exit", (status) => this.#ends(status === 0 || !this.isReady, "has died", reason));
-  }
-
-  #ends(isDone: boolean, what: string, reason: string): void {
-    if (this.#hasEnded) return;
-    this.#hasEnded = true;
-    clearTimeout(this.#retirement);
-    this.#port.close();
-    this.#end.resolve(isDone);
-    this.#watch.onEnd(what, reason);
-  }
-
-  /** Asks how busy it is. Who has not found the time to answer since the last time, is. */
-  measure(): void {
-    if (this.isReady && this.#asked === undefined) {
-      this.#asked = performance.now();
-      this.#port.postMessage("measure");
-      return;
-    }
-    const begun = Atomics.load(this.#begun, 0);
-    // Under load Bun 1.4.5 has no turn for messages, nor for timers, as long as there are requests.
-    if (begun !== this.#begunBefore) this.#answered();
-    // Not the time is counted: this thread, too, may have stood still, and not have heard an answer that is there.
-    else this.missed++;
-    this.#begunBefore = begun;
-    if (this.isReady) this.#note(1);
-  }
-
-  #answered(): void {
-    const { missed } = this;
-    this.missed = 0;
-    if (missed >= STALLED) this.#watch.onAnswer(missed);
-  }
-
-  #hear({ busy, held }: { busy: number; held: number }): void {
-    this.#answered();
-    // Who needs a tenth of a second to answer has no time, however little of it the system has let it compute.
-    const wait = (performance.now() - this.#asked!) / 100;
-    this.#asked = undefined;
-    this.held = held;
-    this.#note(Math.min(1, Math.max(busy, wait)));
-  }
-
-  /** Makes up a mean in which what is past fades. */
-  #note(busy: number): void {
-    this.busy = 0.6 * this.busy + 0.4 * busy;
-  }
-
-  /** Has clients come back on other connections, for so many milliseconds: maybe to other threads. */
-  part(duration: number): void {
-    if (!this.isLeaving) this.#port.postMessage({ part: duration });
-  }
-
-  /** Has it finish while others serve, when clients that come back have found them: a second later. */
-  retire(): void {
-    this.part(Infinity); // who sends the next request on a connection could find it closed
-    this.isLeaving = true;
-    this.#retirement = setTimeout(() => this.#port.postMessage("retire"), PARTING);
-  }
-
-  /** Has it finish what it holds, after a delay; one that does not serve yet has nothing to finish. */
-  finish(delay: number): void {
-    clearTimeout(this.#retirement);
-    this.isLeaving = true;
-    if (this.isReady) this.#port.postMessage({ finish: delay });
-    else this.terminate();
-  }
-
-  abandon(): void {
-    this.#port.postMessage("abandon");
-  }
-
-  terminate(): void {
-    this.#worker.terminate();
-  }
-
-  /** Ends it, and does not wait until it has: one that computes may take its time, and on Deno 2.9.6 all of it. */
-  giveUp(reason: string): void {
-    this.#ends(false, "is given up", reason);
-    this.terminate();
-  }
-}
-
-/** The threads that serve the application on one port, as many as there is work for. This one only looks after them. */
-class Crew implements Service {
-  readonly url: string;
-  readonly hostname: string;
-  readonly port: number;
-  readonly size: string;
-  readonly #app: ApplicationLike;
-  readonly #errors: ErrorStream | undefined;
-  readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number; timeout: number };
-  readonly #task: Omit<Task, "port" | "begun">;
-  readonly #probe: Post;
-  readonly #threads = new Set<Thread>();
-  /** How many have been started, by which each has its number. */
-  #started = 0;
-  /** The timers of threads that follow those that have died. */
-  readonly #following = new Set<ReturnType<typeof setTimeout>>();
-  #ticker: ReturnType<typeof setInterval> | undefined;
-  #hasBegun = false;
-  #isStopping = false;
-  #onReady: () => void = () => {};
-  #onFailure: (error: unknown) => void = () => {};
-  /** How long the others must have been able to do the work of one before that one retires. */
-  #patience: number;
-  #lastBusy = -Infinity;
-  #lastChange = -Infinity;
-  #lastRetired = -Infinity;
-
-  constructor(app: ApplicationLike, options: ServeOptions) {
-    const workers: WorkersOptions = typeof options.workers === "object"
-      ? options.workers
-      : { min: options.workers, max: options.workers! };
-    const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
-    const task = taskOf(options, workers);
-    this.#probe = new Post(app, options); // which shares the port with nobody, unless the deployer says so
-    const { url, hostname, port } = this.#probe;
-    this.url = url;
-    this.hostname = hostname;
-    this.port = port;
-    this.size = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
-    this.#app = app;
-    this.#errors = options.errors;
-    this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
-    this.#task = { ...task, options: { ...task.options, port, reusePort: true } };
-    this.#patience = scaleDownDelay;
-    // Bun prints here what the threads print. That nobody reads it any more is no reason to end.
-    for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
-  }
-
-  get pending(): string {
-    return plural(this.#threads.size, "worker");
-  }
-
-  /** Leaves the port to threads. */
-  async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
-    const { min, interval, module: other } = this.#workers;
-    this.#onReady = onReady;
-    this.#onFailure = onFailure;
-    await this.#probe.finish(0);
-    if (this.#isStopping) return;
-    for (let count = 0; count < min; count++) this.#add();
-    this.#ticker = setInterval(() => {
-      for (const thread of this.#threads) this.#look(thread);
-      this.#follow();
-    }, interval);
-    if (other !== undefined) return;
-    // A main module that does not end, because it waits for the server, is not waited for; one that fails says so itself.
-    const { module, exported } = this.#task;
-    const found = exportOf(await import(module).catch(() => ({})), exported);
-    if (this.#isStopping || found === undefined || found === this.#app) return; // what is missing, each thread tells
-    onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
-  }
-
-  /** Starts a thread, after some that have died young in its place. */
-  #add(deaths = 0): void {
-    const number = ++this.#started;
-    const thread = new Thread(this.#task, {
-      number,
-      onReady: () => this.#welcome(),
-      onAnswer: (missed) => print(`Worker ${number} answers after ${this.#seconds(missed)}`),
-      onErrors: (text) => tell(this.#errors!, text),
-      onEnd: (what, reason) => {
-        this.#threads.delete(thread);
-        if (thread.isLeaving) return;
-        const count = performance.now() - thread.began < 10_000 ? deaths + 1 : 0;
-        if (this.#hasBegun) this.#replace(`Worker ${number} ${what}`, reason, count);
-        else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
-      },
-    });
-    this.#threads.add(thread);
-  }
-
-  /** Another thread is ready. */
-  #welcome(): void {
-    if (this.#isStopping) return;
-    const threads = [...this.#threads];
-    // All at the same time, or all clients would come to those that end it first.
-    if (this.#hasBegun) return threads.forEach((thread) => thread.part(PARTING));
-    this.#hasBegun = threads.every(({ isReady }) => isReady);
-    if (!this.#hasBegun) return;
-    try {
-      this.#onReady();
-    } catch (error) {
-      this.#onFailure(error);
-    }
-  }
-
-  /** So many intervals, in words. */
-  #seconds(count: number): string {
-    return `${count * this.#workers.interval / 1000} s`;
-  }
-
-  /** Asks a thread, and does what there is to do if it has not answered the last times. */
-  #look(thread: Thread): void {
-    thread.measure();
-    const { number, missed, isReady } = thread;
-    const { interval, timeout } = this.#workers;
-    const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#seconds(missed)}`;
-    if (missed * interval >= timeout) {
-      const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
-      thread.giveUp(`it ${what}${remains}`);
-    } else if (missed === STALLED) print(`Worker ${number} ${what}`);
-  }
-
-  /** Has another thread follow one: at once, but the later the more have died young in its place. */
-  #replace(what: string, reason: string, deaths: number): void {
-    const most = this.#threads.size > 0 ? 30_000 : 1000; // where nobody else serves, not that late
-    const pause = deaths === 0 ? 0 : Math.min(50 * 2 ** deaths, most);
-    print(`${what}, another follows in ${pause} ms: ${reason}`);
-    const timer = setTimeout(() => {
-      this.#following.delete(timer);
-      this.#add(deaths);
-    }, pause);
-    this.#following.add(timer);
-  }
-
-  /** Follows the load: one more when all are busy, one less when the rest could do it for a good while. */
-  #follow(): void {
-    const { min, max, interval, scaleDownDelay } = this.#workers;
-    const threads = [...this.#threads].filter(({ isLeaving }) => !isLeaving);
-    if (min === max || this.#following.size > 0 || threads.some(({ isReady }) => !isReady)) return;
-    const now = performance.now();
-    const load = threads.reduce((sum, { busy }) => sum + busy, 0);
-    if (threads.length === min || load > 0.5 * (threads.length - 1)) this.#lastBusy = now;
-    // Those that still finish what they hold count, so that there are never more than the most.
-    const isFull = this.#threads.size >= max || now - this.#lastChange < 3 * interval;
-    if (!isFull && threads.every(({ busy }) => busy > 0.8)) {
-      // Who is missed soon was sent away too early: the next one stays for longer.
-      this.#patience = now - this.#lastRetired < this.#patience ? 2 * this.#patience : scaleDownDelay;
-      this.#lastChange = now;
-      this.#add();
-    } else if (now - this.#lastBusy > this.#patience) {
-      const idle = threads.find(({ held }) => held === 0);
-      if (!idle) return;
-      this.#lastBusy = this.#lastChange = this.#lastRetired = now;
-      idle.retire();
-    }
-  }
-
-  async finish(delay: number): Promise<boolean> {
-    this.#isStopping = true;
-    clearInterval(this.#ticker);
-    for (const timer of this.#following) clearTimeout(timer);
-    const threads = [...this.#threads];
-    for (const thread of threads) thread.finish(delay);
-    return (await Promise.all(threads.map(({ ended }) => ended))).every((isDone) => isDone);
-  }
-
-  async abandon(): Promise<void> {
-    const threads = [...this.#threads];
-    for (const thread of threads) thread.abandon();
-    const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // for one that is stuck
-    await Promise.race([Promise.all(threads.map(({ ended }) => ended)), late]);
-    for (const thread of threads) thread.terminate();
-  }
-}
-
-function ignore(): void {}
-
-/** What the threads are told, or why they cannot do with it. */
-function taskOf(
-  options: ServeOptions,
-  { module, export: exported, max }: WorkersOptions,
-): Omit<Task, "port" | "begun"> {
-  const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
-  if (TASK in globalThis) {
-    throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
-  }
-  if (options.unix !== undefined) throw new TypeError('Cannot use option "workers" with "unix": they share a port');
-  for (const [name, value] of Object.entries(rest)) {
-    try {
-      structuredClone(value);
-    } catch (cause) {
-      throw new TypeError(`Cannot use option "${name}" with "workers": it cannot be copied for a thread`, { cause });
-    }
-  }
-  needUnstableNet("workers", ', or "deno serve --parallel" in its place');
-  const main = DENO ? DENO.mainModule : process.getBuiltinModule("node:url").pathToFileURL(BUN!.main).href;
-  const imported = new URL(module ?? main, main).href;
-  for (const url of [import.meta.url, imported]) {
-    if (!DENO || !url.startsWith("file:")) continue;
-    if (DENO.permissions.querySync({ name: "read", path: new URL(url) }).state === "granted") continue;
-    throw new Error(`Cannot use option "workers": Deno needs --allow-read for "${url}", which the threads import`);
-  }
-  return {
-    module: imported,
-    exported,
-    options: rest,
-    forwards: errors !== undefined,
-    multiprocess: max > 1 || options.reusePort === true,
-  };
-}
-
-/** The application that a module exports. */
-function exportOf(exports: Record<string, unknown>, name: string | undefined): unknown {
-  return name === undefined ? exports.application ?? exports.default : exports[name];
-}
-
-/** Makes a function that tells which part of the time since its last call this thread has computed. */
-function busyMeter(): () => number {
-  const { threadCpuUsage } = process as unknown as { threadCpuUsage(): { user: number; system: number } };
-  const read = () => {
-    const { user, system } = threadCpuUsage();
-    return { used: (user + system) / 1000, at: performance.now() };
-  };
-  let last = read();
-  return () => {
-    const { used, at } = last;
-    last = read();
-    return (last.used - used) / (last.at - at);
-  };
-}
-
-// The module that a thread begins with. The task has to be there before this module is.
-const ENTRY = `data:text/javascript,${
-  encodeURIComponent(
-    `import { workerData } from "node:worker_threads";
-    globalThis[Symbol.for("wsgi.task")] = workerData;
-    await import(${JSON.stringify(import.meta.url)});`,
-  )
-}`;
-
-/** What a thread of a crew does. */
-async function work({ port, begun, module, exported, options, forwards, multiprocess }: Task): Promise<void> {
-  try {
-    const exports = await import(module).catch((cause) => {
-      throw new Error(`${module} cannot be imported: ${explain(cause)}`);
-    });
-    const found = exportOf(exports, exported) as ApplicationLike | undefined;
-    if (!found) {
-      const expected = exported === undefined ? '"application" or a default' : show(exported);
-      throw new TypeError(`${module} has no such export, expected ${expected}`);
-    }
-    const inner = application(found);
-    const app: Application = (environ, startResponse) => {
-      Atomics.add(begun, 0, 1);
-      return inner(environ, startResponse);
-    };
-    const errors: ErrorStream = {
-      write: (text) => port.postMessage({ errors: text }),
-      writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),
-      flush() {},
-    };
-    const post = new Post(app, forwards ? { ...options, errors } : options);
-    post.gateway.variables["wsgi.multiprocess"] = multiprocess;
-    const meter = busyMeter();
-    port.on("message", async (order) => {
-      const { gateway } = post;
-      if (order === "measure") return port.postMessage({ busy: meter(), held: gateway.pending.size });
-      if (typeof order === "object" && "part" in order) {
-        gateway.partsUntil = performance.now() + order.part;
-        return;
-      }
-      if (order === "abandon") await post.abandon();
-      else if (order === "retire") await post.retire();
-      else await post.finish(order.finish);
-      process.exit(order === "abandon" ? 1 : 0); // which ends this thread
-    });
-    port.postMessage({ ready: true });
-  } catch (error) {
-    port.postMessage({ failure: error instanceof Error ? error.message : show(error) });
-  }
-}
-
-type SignalListener = (name: string, status: number) => void;
-
-const SIGNAL_LISTENERS = new Set<SignalListener>();
-// The signals that end a server, and the exit status of a process that they have ended.
-const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
-  return [name, () => SIGNAL_LISTENERS.forEach((listener) => listener(name, status))] as const;
-});
-
-/** Has a server told of the signals to end. All of a process share one listener for each. */
-function onSignal(listener: SignalListener): () => void {
-  // To load `process` takes Deno longer than to start a server.
-  const [add, remove] = DENO
-    ? [DENO.addSignalListener, DENO.removeSignalListener]
-    : [process.on.bind(process), process.off.bind(process)];
-  if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
-  SIGNAL_LISTENERS.add(listener);
-  return () => {
-    SIGNAL_LISTENERS.delete(listener);
-    if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
-  };
-}
-
-// How long a program may tidy up after its last server has stopped by a signal, in milliseconds.
-const EXIT_DELAY = 900;
-
-/** Ends a process that a signal has stopped, when the last of its servers has. */
-function exitAfterSignal(status: number): void {
-  if (status !== 0) process.exitCode = status;
-  if (SIGNAL_LISTENERS.size > 0) return;
-  // Timers and connections of the program would keep the process alive, and so would, on Deno, clients that neither
-  // read nor leave. Where nothing does, the process ends before this timer.
-  setTimeout(() => process.exit(), EXIT_DELAY).unref();
-}
-
-/** Listens. The socket of a server that has died is replaced. */
+/** Listens with the adapter of this runtime. The unix socket of a server that has died is replaced. */
 function listen(options: ServeOptions, handler: FetchHandler): Listener {
   const { unix } = options;
   const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
   if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
-  if (options.deno?.reusePort ?? options.reusePort) needUnstableNet("reusePort");
+  if (options.deno?.reusePort ?? options.reusePort) requireUnstableNet("reusePort");
   try {
-    if (unix !== undefined && isStale(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
-    const listener = adapter(options, handler);
-    setUnixMode(options);
-    return listener;
+    if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
+    return adapter(options, handler);
   } catch (cause) {
-    const error = new Error(`Cannot listen on ${whereOf(options)}: ${reasonOf(cause, options)}`, { cause });
+    const error = new Error(`Cannot listen on ${formatAddress(options)}: ${listenErrorReason(cause, options)}`, {
+      cause,
+    });
     throw Object.assign(error, { code: (cause as { code?: unknown }).code });
   }
 }
@@ -2526,19 +1977,20 @@ function setUnixMode({ unix, unixMode }: ServeOptions): void {
   if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
 }
 
-/** Sees to it that Deno can share a port: it would end the process otherwise. */
-function needUnstableNet(option: string, otherWay = ""): void {
+/** Throws where Deno cannot share a port, because Deno 2.9.6 would end the process. */
+function requireUnstableNet(option: string, otherWay = ""): void {
   if (!DENO || typeof DENO.listenDatagram === "function") return;
   throw new Error(`Cannot use option "${option}": Deno needs --unstable-net for it${otherWay}`);
 }
 
-function whereOf({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
-  if (unix !== undefined) return show(unix);
-  return `${hostname.includes(":") ? `[${hostname}]` : JSON.stringify(hostname).slice(1, -1)}:${port}`;
+function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptions): string {
+  if (unix !== undefined) return inspect(unix);
+  const escaped = JSON.stringify(hostname).slice(1, -1); // it may have control characters
+  return `${hostname.includes(":") ? `[${hostname}]` : escaped}:${port}`;
 }
 
-/** Says in one line why a runtime does not listen, and what to do. */
-function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
+/** Says in one line why the runtime cannot listen, and what to do. */
+function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
   const { code, name, message } = cause as { code?: string; name: string; message: string };
   const isSocket = unix !== undefined;
   const found = `${code} ${name} ${message}`;
@@ -2549,7 +2001,7 @@ function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
       : "another server has the port, expected one that is free, or 0 for any";
   }
   if (/^(?:EACCES|EPERM)/.test(found)) {
-    return `this user may not, expected ${isSocket ? "a folder to write to" : "a port from 1024 on"}`;
+    return `permission denied, use ${isSocket ? "a folder that this user may write to" : "a port from 1024 on"}`;
   }
   if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
   if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
@@ -2564,14 +2016,14 @@ function reasonOf(cause: unknown, { unix, key = "" }: ServeOptions): string {
 }
 
 /**
- * Whether a socket belongs to nobody any more. Only connecting to it tells, for which there is no synchronous way: a
- * thread of its own does so.
+ * Tests whether the file of a unix socket was left by a server that died. Only connecting tells, and only a worker can
+ * connect while this thread waits.
  */
-function isStale(path: string): boolean {
+function isStaleSocket(path: string): boolean {
   const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
   const found = read();
   if (!found?.isSocket()) return false;
-  const state = new Int32Array(new SharedArrayBuffer(4));
+  const state = new Int32Array(new SharedArrayBuffer(4)); // 0: unknown, 1: alive, 2: stale
   const source = `onmessage = ({ data: [path, state] }) => {
     const settle = (value) => {
       Atomics.store(state, 0, value);
@@ -2587,62 +2039,34 @@ function isStale(path: string): boolean {
   Atomics.wait(state, 0, 0, 5000);
   worker.terminate();
   URL.revokeObjectURL(url);
-  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // or another server has replaced it just now
+  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // no other server has replaced it meanwhile
 }
-
-/** What the two adapters have in common. */
-interface Listener {
-  hostname: string;
-  port: number;
-  setPatience?: Gateway["setPatience"];
-  /** Stops: lets what is under way finish, or not. */
-  stop(force?: boolean): Promise<void>;
-}
-
-// How long a server waits before it listens again, in milliseconds.
-const LISTEN_PAUSE = 1000;
 
 function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
-  const servers = new Set<DenoServer>();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  let isStopping = false;
-  const add = (port: number): DenoServer => {
+  const listen = (port: number): DenoServer => {
     const server = DENO!.serve({
       ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
       ...(cert === undefined ? {} : { cert, key }),
-      onListen() {},
-      onError: refusal,
+      onListen() {}, // the default prints a line
+      onError: errorResponse,
       ...options.deno,
     }, handler);
-    servers.add(server);
-    server.finished.catch((error) => isStopping || listenAgain(error));
+    setUnixMode(options);
     return server;
   };
-  const first = add(port);
-  const address = { ...options, port: first.addr.port ?? 0 };
-  // Where there are no descriptors left, Deno 2.9.6 closes its port. What is under way goes on.
-  const listenAgain = (error: unknown) => {
-    const reason = reasonOf(error, options);
-    print(`Cannot accept connections on ${whereOf(address)}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
-    timer = setTimeout(() => {
-      try {
-        add(address.port);
-        setUnixMode(options);
-      } catch (error) {
-        listenAgain(error);
-      }
-    }, LISTEN_PAUSE);
-  };
+  const server = listen(port);
+  const address = { ...options, port: server.addr.port ?? 0 };
+  const relisten = new Relisten(server, { address, listen: () => listen(address.port) });
   return {
-    hostname: first.addr.hostname ?? "",
+    hostname: server.addr.hostname ?? "",
     port: address.port,
+    // No setIdleTimeout: Deno has no idle timeout.
     async stop(force = false) {
-      isStopping = true;
-      clearTimeout(timer);
-      // A server that is shutting down must not be aborted: Deno 2.9.6 ends the process then. What it waits for are
-      // clients that neither read nor leave.
-      if (!force) await Promise.all(Array.from(servers, (server) => server.shutdown()));
+      const servers = relisten.stop();
+      // A forced stop always follows a graceful one, and Deno 2.9.6 ends the process when a server that is shutting down
+      // is aborted. What is left are clients that neither read nor leave.
+      if (!force) await Promise.all(servers.map((server) => server.shutdown()));
     },
   };
 }
@@ -2652,21 +2076,23 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   const server = BUN!.serve({
     ...(unix === undefined ? { hostname, port, reusePort } : { unix }),
     ...(cert === undefined ? {} : { tls: { cert, key } }),
-    idleTimeout: PATIENCE,
-    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // or Bun refuses what is over 128 MiB
-    development: false, // or Bun answers errors with their source
-    error: refusal,
+    idleTimeout: IDLE_TIMEOUT,
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the default is 128 MiB
+    development: false, // the default answers errors with their source
+    error: errorResponse,
     ...options.bun,
     fetch: handler,
   });
+  setUnixMode(options);
   return {
     hostname: server.address?.address ?? "",
     port: server.port ?? 0,
-    // Bun closes a connection that is quiet for longer, whatever it waits for. The deployer's own limit is left alone.
-    setPatience: options.bun?.idleTimeout === undefined
+    // Bun counts the time that an application takes as idle, so that the gateway disables the timeout meanwhile. An idle
+    // timeout of the deployer's own stays as it is.
+    setIdleTimeout: options.bun?.idleTimeout === undefined
       ? (request, seconds) => server.timeout(request, seconds)
       : undefined,
-    // Bun waits for half-sent heads, too, which are no requests yet. They have a second to become one.
+    // server.stop() waits for half-sent heads as well. A second after the last request they are given up.
     async stop(force = false) {
       const stopped = server.stop(force);
       const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
@@ -2679,6 +2105,777 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
   };
 }
 
-const thread = globalThis as { [TASK]?: Task | undefined };
-if (thread[TASK]) work(thread[TASK]);
-if (TASK in thread) thread[TASK] = undefined; // another copy of this module has nothing to do
+// The pause before a server on Deno listens again, in milliseconds.
+const LISTEN_PAUSE = 1000;
+
+/** Listens again where Deno 2.9.6 closes its port because the process has no descriptors left. Requests go on. */
+class Relisten {
+  readonly #servers: DenoServer[] = [];
+  readonly #address: ServeOptions;
+  readonly #listen: () => DenoServer;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isStopping = false;
+
+  constructor(server: DenoServer, { address, listen }: { address: ServeOptions; listen(): DenoServer }) {
+    this.#address = address;
+    this.#listen = listen;
+    this.#watch(server);
+  }
+
+  #watch(server: DenoServer): void {
+    this.#servers.push(server);
+    server.finished.catch((error) => {
+      if (!this.#isStopping) this.#retry(error);
+    });
+  }
+
+  #retry(error: unknown): void {
+    const reason = listenErrorReason(error, this.#address);
+    const where = formatAddress(this.#address);
+    printError(`Cannot accept connections on ${where}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
+    this.#timer = setTimeout(() => {
+      try {
+        this.#watch(this.#listen());
+      } catch (error) {
+        this.#retry(error);
+      }
+    }, LISTEN_PAUSE);
+  }
+
+  /** Ends all retries, and returns the servers so far: each may still have connections. */
+  stop(): DenoServer[] {
+    this.#isStopping = true;
+    clearTimeout(this.#timer);
+    return this.#servers;
+  }
+}
+
+// #endregion
+
+// #region Serve and signals
+
+/**
+ * Serves an application on `Deno.serve` or `Bun.serve`, whichever runtime this is.
+ *
+ * Prints the address to standard error, unless `onListen` is given. The server listens when `serve` returns; with
+ * workers, when it prints the address or calls `onListen`. PEP 3333, "The Server/Gateway Side".
+ *
+ * @throws {TypeError} When an option does not exist or is not what it should be, or `app` is not an application.
+ * @throws {Error} When the runtime cannot listen, or is neither of the two.
+ *
+ * @param app The application.
+ * @param options Where to listen, and what surrounds the application.
+ * @returns The server.
+ *
+ * @example
+ * ```ts ignore
+ * import { serve } from "./mod.ts";
+ *
+ * serve((_environ, startResponse) => (startResponse("204 No Content", []), []), { port: 8080 });
+ * ```
+ */
+export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
+  checkServeOptions(options);
+  const { signal, signals = true, onListen, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
+  const backend = options.workers === undefined ? new LocalServer(app, options) : new WorkerPool(app, options);
+  const { url, hostname, port, description } = backend;
+  const stopped = Promise.withResolvers<void>();
+  let isStopping = false;
+  let signalStatus = 0; // the exit status for the signal that came; 0 before
+
+  /** Drains until the deadline, and aborts what is left. */
+  const stop = async (delay: number) => {
+    const expired = Promise.withResolvers<boolean>();
+    const limit = delay + Math.max(shutdownTimeout, 100); // even with 0, to close idle connections takes a moment
+    const timer = setTimeout(() => expired.resolve(false), Math.min(limit, MAX_DELAY));
+    const isDone = await Promise.race([backend.drain(delay), expired.promise]);
+    clearTimeout(timer);
+    await backend.abort();
+    removeSignalListeners?.();
+    if (signalStatus !== 0) exitAfterSignal(isDone ? 0 : signalStatus);
+  };
+  const shutdown = (delay = shutdownDelay) => {
+    if (isStopping) return stopped.promise;
+    isStopping = true;
+    signal?.removeEventListener("abort", onAbort); // on Deno a listener of AbortSignal.timeout keeps the process alive
+    stop(delay).then(stopped.resolve, stopped.reject);
+    return stopped.promise;
+  };
+  /** Says what a stopping server waits for. */
+  const describeStop = () => {
+    const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
+    if (shutdownDelay === 0) return backend.pending === "" ? "nothing is under way" : `${wait} for ${backend.pending}`;
+    return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
+  };
+  const onAbort = () => void shutdown();
+  const removeSignalListeners = signals
+    ? onSignal((name, status) => {
+      if (signalStatus !== 0) backend.abort().then(() => process.exit(status));
+      else if (!onListen) printError(`Stopping on ${name}: ${describeStop()}, another signal ends the process at once`);
+      signalStatus = status;
+      shutdown();
+    })
+    : undefined;
+  const server: Server = {
+    url,
+    hostname,
+    port,
+    runtime: DENO ? "deno" : "bun",
+    finished: stopped.promise,
+    shutdown: () => shutdown(),
+    [Symbol.asyncDispose]: () => shutdown(),
+  };
+  const announce = onListen ?? (() => printError(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${description}`));
+  try {
+    backend.start(() => announce(server), (error) => {
+      printError(error instanceof Error ? error.message : formatError(error));
+      process.exitCode = 1;
+      shutdown(0);
+    });
+  } catch (error) {
+    shutdown(0);
+    throw error;
+  }
+  if (signal?.aborted) shutdown(0);
+  else signal?.addEventListener("abort", onAbort);
+  return server;
+}
+
+/** The part of a server that serves: this thread, or a pool of workers. */
+interface ServerBackend {
+  readonly url: string;
+  readonly hostname: string;
+  readonly port: number;
+  /** The number of threads, in words. */
+  readonly description: string;
+  /** The work under way, in words; empty if there is none. */
+  readonly pending: string;
+  /** Starts. Calls `onReady` once it serves, and `onFailure` when it cannot, or can no longer. */
+  start(onReady: () => void, onFailure: (error: unknown) => void): void;
+  /** Serves on for a delay, then finishes the requests under way. Fulfilled with false when some were lost. */
+  drain(delay: number): Promise<boolean>;
+  /** Aborts what is under way. */
+  abort(): Promise<void>;
+}
+
+// The addresses whose URL is best shown as localhost.
+const LOCAL_ADDRESSES = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
+
+/** A server in this thread. */
+class LocalServer implements ServerBackend {
+  readonly url: string;
+  readonly hostname: string;
+  readonly port: number;
+  readonly description = "1 worker";
+  readonly gateway: Gateway;
+  readonly #listener: Listener;
+
+  constructor(app: ApplicationLike, options: ServeOptions) {
+    const { unix, cert, reusePort } = options;
+    this.gateway = new Gateway(app, options);
+    this.#listener = listen(options, (request, info) => this.gateway.handle(request, info));
+    const { hostname, port } = this.#listener;
+    const scheme = cert === undefined ? "http" : "https";
+    const name = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
+    this.hostname = unix ?? hostname;
+    this.port = port;
+    this.url = unix === undefined
+      ? `${scheme}://${LOCAL_ADDRESSES.has(hostname) ? "localhost" : name}:${port}/`
+      : `http+unix://${encodeURIComponent(unix)}/`;
+    this.gateway.defaultAuthority = cert === undefined ? `localhost:${port}` : undefined;
+    this.gateway.setIdleTimeout = this.#listener.setIdleTimeout;
+    Object.assign(this.gateway.environTemplate, {
+      SERVER_NAME: name,
+      SERVER_PORT: unix === undefined ? String(port) : "80",
+      "wsgi.url_scheme": scheme,
+    });
+    if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) {
+      this.gateway.environTemplate["wsgi.multiprocess"] = true;
+    }
+  }
+
+  get pending(): string {
+    const items = [...this.gateway.pending];
+    const requests = items.filter((item) => item instanceof Exchange).length;
+    const tasks = items.length - requests;
+    const parts = [
+      requests > 0 && plural(requests, "request"),
+      tasks > 0 && `${plural(tasks, "task")} after a response`,
+    ];
+    return parts.filter((part) => part !== false).join(" and ");
+  }
+
+  start(onReady: () => void): void {
+    onReady(); // it listens since the constructor
+  }
+
+  async drain(delay: number): Promise<boolean> {
+    const { gateway } = this;
+    gateway.isDraining = true;
+    gateway.closeConnectionsUntil = Infinity; // so that clients send their next request elsewhere
+    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, MAX_DELAY)));
+    gateway.isRefusing = true;
+    await this.#close();
+    return true;
+  }
+
+  /** Closes the port while other threads go on. Requests that still arrive are served: `isRefusing` stays false. */
+  async retire(): Promise<void> {
+    await this.#close();
+    await this.gateway.pending.whenIdle(); // with the requests that came meanwhile
+  }
+
+  async #close(): Promise<void> {
+    const { gateway } = this;
+    const arriving = () => {
+      const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
+      return exchanges.map(({ input }) => input).filter(Input.isArriving);
+    };
+    // Deno's shutdown breaks off request bodies that still arrive. While they are waited for, others may begin.
+    for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
+      await Promise.all(inputs.map(Input.whenArrived));
+    }
+    await Promise.all([this.#listener.stop(), gateway.pending.whenIdle()]);
+  }
+
+  async abort(): Promise<void> {
+    this.gateway.abort();
+    await nextTurn(); // the last chunks leave
+    await this.#listener.stop(true);
+  }
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+type SignalListener = (name: string, status: number) => void;
+
+const SIGNAL_LISTENERS = new Set<SignalListener>();
+// The signals that stop a server, each with the exit status of a process that it ends.
+const SIGNALS = Object.entries({ SIGINT: 128 + 2, SIGTERM: 128 + 15 }).map(([name, status]) => {
+  return [name, () => SIGNAL_LISTENERS.forEach((listener) => listener(name, status))] as const;
+});
+
+/** Calls a listener for each signal, and returns a function that removes it. All servers share one listener a signal. */
+function onSignal(listener: SignalListener): () => void {
+  // On Deno, loading `process` takes longer than starting a server.
+  const [add, remove] = DENO
+    ? [DENO.addSignalListener, DENO.removeSignalListener]
+    : [process.on.bind(process), process.off.bind(process)];
+  if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
+  SIGNAL_LISTENERS.add(listener);
+  return () => {
+    SIGNAL_LISTENERS.delete(listener);
+    if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
+  };
+}
+
+// The time in which a program can clean up after its last server was stopped by a signal, in milliseconds.
+const EXIT_DELAY = 900;
+
+/** Ends the process after a signal, when the last of its servers has stopped. */
+function exitAfterSignal(status: number): void {
+  if (status !== 0) process.exitCode = status;
+  if (SIGNAL_LISTENERS.size > 0) return;
+  // The program's timers and connections could keep the process alive, and so could, on Deno, clients that neither read
+  // nor leave. A process that nothing keeps alive ends before this timer.
+  setTimeout(() => process.exit(), EXIT_DELAY).unref();
+}
+
+// #endregion
+
+// #region Workers
+
+// The key under which a worker finds its configuration among the globals.
+const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.worker");
+
+/** The `workerData` of a worker. */
+interface WorkerConfig {
+  port: TypedPort<WorkerMessage, WorkerCommand>;
+  /** The number of requests begun, in shared memory: the pool can read it while the worker is busy. */
+  requestCount: Int32Array;
+  module: string;
+  exportName: string | undefined;
+  options: ServeOptions;
+  /** Whether the main thread has the option `errors`, to which the worker's errors go. */
+  forwardErrors: boolean;
+  multiprocess: boolean;
+}
+
+/** A message from the pool to a worker. */
+type WorkerCommand =
+  | "sample"
+  /**
+   * Each response closes its connection for so many milliseconds, so that clients come back to any worker. The command
+   * has a duration, because each thread has another origin of `performance.now()`.
+   */
+  | { closeConnections: number }
+  /** Serve on for a delay in milliseconds, then finish what is under way. */
+  | { drain: number }
+  /** Finish what is under way while other workers serve. */
+  | "retire"
+  | "abort";
+
+/** A message from a worker to the pool. */
+type WorkerMessage =
+  | { ready: true }
+  /** The share of the time since the last sample spent computing, from 0 to 1, and the requests under way. */
+  | { load: number; active: number }
+  | { errors: string }
+  | { failure: string };
+
+/** A `MessagePort`, as far as it is used. It is not `parentPort`, on which an application can post. */
+interface TypedPort<Sent, Received> {
+  postMessage(message: Sent): void;
+  on(event: "message", listener: (message: Received) => void): void;
+  close(): void;
+}
+
+// The time for clients to come back on other connections, in milliseconds.
+const RECONNECT_TIME = 1000;
+
+// The number of samples in a row without an answer after which standard error names the worker.
+const MISSED_SAMPLES = 5;
+
+/** What a worker gets from its pool: its number, and callbacks. */
+interface WorkerListeners {
+  number: number;
+  onReady(): void;
+  /** A worker that standard error has named answers again, after so many samples. */
+  onAnswer(missed: number): void;
+  onErrors(text: string): void;
+  /** The worker has ended, or the pool waits for it no longer. */
+  onEnd(what: string, reason: string): void;
+}
+
+/** A worker, as its pool sees it. */
+class WorkerHandle {
+  readonly number: number;
+  readonly startedAt = performance.now();
+  isReady = false;
+  /** True when the worker is to end. */
+  isStopping = false;
+  /** The moving average of its load, from 0 to 1. */
+  load = 0;
+  /** The number of requests under way. */
+  active = 0;
+  /** The number of samples in a row without an answer and without a new request. */
+  missed = 0;
+  /** Fulfilled when the worker has ended, with whether its requests were finished. */
+  readonly ended: Promise<boolean>;
+  readonly #port: TypedPort<WorkerCommand, WorkerMessage>;
+  readonly #worker: { terminate(): unknown };
+  #sampledAt: number | undefined;
+  #retirement: ReturnType<typeof setTimeout> | undefined;
+  readonly #listeners: WorkerListeners;
+  readonly #ended = Promise.withResolvers<boolean>();
+  #hasEnded = false;
+  readonly #requestCount = new Int32Array(new SharedArrayBuffer(4));
+  #lastRequestCount = 0;
+
+  constructor(config: Omit<WorkerConfig, "port" | "requestCount">, listeners: WorkerListeners) {
+    this.#listeners = listeners;
+    this.number = listeners.number;
+    this.ended = this.#ended.promise;
+    const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
+    const { port1, port2 } = new MessageChannel();
+    const worker = new Worker(new URL(WORKER_ENTRY), {
+      workerData: { ...config, port: port2, requestCount: this.#requestCount },
+      transferList: [port2],
+      argv: process.argv.slice(2),
+    });
+    this.#worker = worker;
+    this.#port = port1 as TypedPort<WorkerCommand, WorkerMessage>;
+    let reason = "it has ended";
+    this.#port.on("message", (message) => {
+      if ("errors" in message) listeners.onErrors(message.errors);
+      else if ("load" in message) this.#onSample(message);
+      else if ("failure" in message) {
+        reason = message.failure;
+        this.terminate();
+      } else {
+        this.isReady = true;
+        this.#onAnswer();
+        listeners.onReady();
+      }
+    });
+    worker.on("error", (error) => reason = formatError(error));
+    worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, "has died", reason));
+  }
+
+  #onEnd(isDone: boolean, what: string, reason: string): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    clearTimeout(this.#retirement);
+    this.#port.close();
+    this.#ended.resolve(isDone);
+    this.#listeners.onEnd(what, reason);
+  }
+
+  /** Asks for the load; where the last question has no answer yet, the worker counts as fully busy. */
+  sampleLoad(): void {
+    if (this.isReady && this.#sampledAt === undefined) {
+      this.#sampledAt = performance.now();
+      this.#port.postMessage("sample");
+      return;
+    }
+    const count = Atomics.load(this.#requestCount, 0);
+    // Under load Bun 1.4.5 serves requests before messages, so that requests count as an answer.
+    if (count !== this.#lastRequestCount) this.#onAnswer();
+    // Samples are counted, not time: where this thread was blocked, the answer may already wait.
+    else this.missed++;
+    this.#lastRequestCount = count;
+    if (this.isReady) this.#smooth(1);
+  }
+
+  #onAnswer(): void {
+    const { missed } = this;
+    this.missed = 0;
+    if (missed >= MISSED_SAMPLES) this.#listeners.onAnswer(missed);
+  }
+
+  #onSample({ load, active }: { load: number; active: number }): void {
+    this.#onAnswer();
+    // A worker that takes 100 ms to answer is fully busy, also where the system gave it little CPU time.
+    const wait = (performance.now() - this.#sampledAt!) / 100;
+    this.#sampledAt = undefined;
+    this.active = active;
+    this.#smooth(Math.min(1, Math.max(load, wait)));
+  }
+
+  /** Exponential moving average. */
+  #smooth(load: number): void {
+    this.load = 0.6 * this.load + 0.4 * load;
+  }
+
+  /** Makes responses close their connections for so many milliseconds. */
+  closeConnections(duration: number): void {
+    if (!this.isStopping) this.#port.postMessage({ closeConnections: duration });
+  }
+
+  /** Makes the worker finish when its clients have come back on connections to other workers. */
+  retire(): void {
+    this.closeConnections(Infinity);
+    this.isStopping = true;
+    this.#retirement = setTimeout(() => this.#port.postMessage("retire"), RECONNECT_TIME);
+  }
+
+  /** Makes the worker finish after a delay. A worker that does not serve yet is terminated. */
+  drain(delay: number): void {
+    clearTimeout(this.#retirement);
+    this.isStopping = true;
+    if (this.isReady) this.#port.postMessage({ drain: delay });
+    else this.terminate();
+  }
+
+  abort(): void {
+    this.#port.postMessage("abort");
+  }
+
+  terminate(): void {
+    this.#worker.terminate();
+  }
+
+  /** Terminates the worker without waiting for its end: Deno 2.9.6 cannot end a worker that computes. */
+  abandon(reason: string): void {
+    this.#onEnd(false, "is given up", reason);
+    this.terminate();
+  }
+}
+
+/** The workers that serve an application on one port, as many as the load needs. This thread only supervises them. */
+class WorkerPool implements ServerBackend {
+  readonly url: string;
+  readonly hostname: string;
+  readonly port: number;
+  readonly description: string;
+  readonly #app: ApplicationLike;
+  readonly #errors: ErrorStream | undefined;
+  readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number; timeout: number };
+  readonly #config: Omit<WorkerConfig, "port" | "requestCount">;
+  readonly #portHolder: LocalServer;
+  readonly #handles = new Set<WorkerHandle>();
+  /** The number of workers started so far, which is the number of the last one. */
+  #started = 0;
+  readonly #respawnTimers = new Set<ReturnType<typeof setTimeout>>();
+  #sampleTimer: ReturnType<typeof setInterval> | undefined;
+  #isReady = false;
+  #isStopping = false;
+  #onReady: () => void = () => {};
+  #onFailure: (error: unknown) => void = () => {};
+  /** How long there must be spare capacity for one whole worker before an idle one retires, in milliseconds. */
+  #scaleDownDelay: number;
+  #lastBusy = -Infinity;
+  #lastChange = -Infinity;
+  #lastRetired = -Infinity;
+
+  constructor(app: ApplicationLike, options: ServeOptions) {
+    const workers: WorkersOptions = typeof options.workers === "object"
+      ? options.workers
+      : { min: options.workers, max: options.workers! };
+    const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
+    const config = workerConfig(options, workers);
+    // Takes the port first, to fail where another server has it, and to find a free one for 0. start() gives it up.
+    this.#portHolder = new LocalServer(app, options);
+    const { url, hostname, port } = this.#portHolder;
+    this.url = url;
+    this.hostname = hostname;
+    this.port = port;
+    this.description = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
+    this.#app = app;
+    this.#errors = options.errors;
+    this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
+    this.#config = { ...config, options: { ...config.options, port, reusePort: true } };
+    this.#scaleDownDelay = scaleDownDelay;
+    // On Bun, the output of workers goes through these streams, whose errors (EPIPE) would end the process.
+    for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
+  }
+
+  get pending(): string {
+    return plural(this.#handles.size, "worker");
+  }
+
+  /** Hands the port over to the workers. */
+  async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
+    const { min, interval, module: other } = this.#workers;
+    this.#onReady = onReady;
+    this.#onFailure = onFailure;
+    await this.#portHolder.drain(0);
+    if (this.#isStopping) return;
+    for (let count = 0; count < min; count++) this.#add();
+    this.#sampleTimer = setInterval(() => {
+      for (const worker of this.#handles) this.#checkWorker(worker);
+      this.#autoscale();
+    }, interval);
+    if (other !== undefined) return;
+    // The main module may export another application than it serves. A failure of the import is reported elsewhere: by
+    // the main module itself, or by each worker.
+    const { module, exportName } = this.#config;
+    const found = exportedApplication(await import(module).catch(() => ({})), exportName);
+    if (this.#isStopping || found === undefined || found === this.#app) return;
+    onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
+  }
+
+  /** Starts a worker, after so many crashes in a row soon after a start. */
+  #add(crashes = 0): void {
+    const number = ++this.#started;
+    const worker = new WorkerHandle(this.#config, {
+      number,
+      onReady: () => this.#onWorkerReady(),
+      onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#seconds(missed)}`),
+      onErrors: (text) => writeError(this.#errors!, text),
+      onEnd: (what, reason) => {
+        this.#handles.delete(worker);
+        if (worker.isStopping) return;
+        const count = performance.now() - worker.startedAt < 10_000 ? crashes + 1 : 0;
+        if (this.#isReady) this.#respawn(`Worker ${number} ${what}`, reason, count);
+        else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
+      },
+    });
+    this.#handles.add(worker);
+  }
+
+  #onWorkerReady(): void {
+    if (this.#isStopping) return;
+    const workers = [...this.#handles];
+    // A new worker gets its share of clients: all workers close connections for the same time, so that none is preferred.
+    if (this.#isReady) return workers.forEach((worker) => worker.closeConnections(RECONNECT_TIME));
+    this.#isReady = workers.every(({ isReady }) => isReady);
+    if (!this.#isReady) return;
+    try {
+      this.#onReady();
+    } catch (error) {
+      this.#onFailure(error);
+    }
+  }
+
+  /** The time of so many samples, in words. */
+  #seconds(samples: number): string {
+    return `${samples * this.#workers.interval / 1000} s`;
+  }
+
+  /** Samples the load of a worker, and reports or replaces one that does not answer. */
+  #checkWorker(worker: WorkerHandle): void {
+    worker.sampleLoad();
+    const { number, missed, isReady } = worker;
+    const { interval, timeout } = this.#workers;
+    const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#seconds(missed)}`;
+    if (missed * interval >= timeout) {
+      const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
+      worker.abandon(`it ${what}${remains}`);
+    } else if (missed === MISSED_SAMPLES) printError(`Worker ${number} ${what}`);
+  }
+
+  /** Replaces a worker: at once, or after a pause that doubles with each crash soon after a start. */
+  #respawn(what: string, reason: string, crashes: number): void {
+    const longest = this.#handles.size > 0 ? 30_000 : 1000; // a server without workers does not wait that long
+    const pause = crashes === 0 ? 0 : Math.min(50 * 2 ** crashes, longest);
+    printError(`${what}, another follows in ${pause} ms: ${reason}`);
+    const timer = setTimeout(() => {
+      this.#respawnTimers.delete(timer);
+      this.#add(crashes);
+    }, pause);
+    this.#respawnTimers.add(timer);
+  }
+
+  /**
+   * Adds a worker when all are over 80 % busy. Retires an idle one when half of the others' capacity was enough for the
+   * whole load for a while.
+   */
+  #autoscale(): void {
+    const { min, max, interval, scaleDownDelay } = this.#workers;
+    const workers = [...this.#handles].filter(({ isStopping }) => !isStopping);
+    if (min === max || this.#respawnTimers.size > 0 || workers.some(({ isReady }) => !isReady)) return;
+    const now = performance.now();
+    const load = workers.reduce((sum, worker) => sum + worker.load, 0);
+    if (workers.length === min || load > 0.5 * (workers.length - 1)) this.#lastBusy = now;
+    const isFull = this.#handles.size >= max || now - this.#lastChange < 3 * interval;
+    if (!isFull && workers.every((worker) => worker.load > 0.8)) {
+      // A worker was retired too early if one is needed again soon: the next one stays twice as long.
+      const isTooEarly = now - this.#lastRetired < this.#scaleDownDelay;
+      this.#scaleDownDelay = isTooEarly ? 2 * this.#scaleDownDelay : scaleDownDelay;
+      this.#lastChange = now;
+      this.#add();
+    } else if (now - this.#lastBusy > this.#scaleDownDelay) {
+      const idle = workers.find(({ active }) => active === 0);
+      if (!idle) return;
+      this.#lastBusy = this.#lastChange = this.#lastRetired = now;
+      idle.retire();
+    }
+  }
+
+  async drain(delay: number): Promise<boolean> {
+    this.#isStopping = true;
+    clearInterval(this.#sampleTimer);
+    for (const timer of this.#respawnTimers) clearTimeout(timer);
+    const workers = [...this.#handles];
+    for (const worker of workers) worker.drain(delay);
+    return (await Promise.all(workers.map(({ ended }) => ended))).every((isDone) => isDone);
+  }
+
+  async abort(): Promise<void> {
+    const workers = [...this.#handles];
+    for (const worker of workers) worker.abort();
+    const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // a worker can be stuck
+    await Promise.race([Promise.all(workers.map(({ ended }) => ended)), late]);
+    for (const worker of workers) worker.terminate();
+  }
+}
+
+function ignore(): void {}
+
+/** Makes the configuration of the workers, or throws where the options do not go with workers. */
+function workerConfig(
+  options: ServeOptions,
+  { module, export: exportName, max }: WorkersOptions,
+): Omit<WorkerConfig, "port" | "requestCount"> {
+  const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
+  if (WORKER_CONFIG in globalThis) {
+    throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
+  }
+  if (options.unix !== undefined) {
+    throw new TypeError('Cannot use option "workers" with "unix": workers share a TCP port');
+  }
+  for (const [name, value] of Object.entries(rest)) {
+    try {
+      structuredClone(value);
+    } catch (cause) {
+      throw new TypeError(`Cannot use option "${name}" with "workers": it cannot be copied for a thread`, { cause });
+    }
+  }
+  requireUnstableNet("workers", ', or "deno serve --parallel" in its place');
+  const main = DENO ? DENO.mainModule : process.getBuiltinModule("node:url").pathToFileURL(BUN!.main).href;
+  const imported = new URL(module ?? main, main).href;
+  for (const url of [import.meta.url, imported]) {
+    if (!DENO || !url.startsWith("file:")) continue;
+    if (DENO.permissions.querySync({ name: "read", path: new URL(url) }).state === "granted") continue;
+    throw new Error(`Cannot use option "workers": Deno needs --allow-read for "${url}", which the threads import`);
+  }
+  return {
+    module: imported,
+    exportName,
+    options: rest,
+    forwardErrors: errors !== undefined,
+    multiprocess: max > 1 || options.reusePort === true,
+  };
+}
+
+/** Returns the application that a module exports. */
+function exportedApplication(exports: Record<string, unknown>, name: string | undefined): unknown {
+  return name === undefined ? exports.application ?? exports.default : exports[name];
+}
+
+/** Makes a function that returns the share of the time since its last call that this thread spent computing. */
+function loadMeter(): () => number {
+  const { threadCpuUsage } = process as unknown as { threadCpuUsage(): { user: number; system: number } };
+  const read = () => {
+    const { user, system } = threadCpuUsage();
+    return { used: (user + system) / 1000, at: performance.now() };
+  };
+  let last = read();
+  return () => {
+    const { used, at } = last;
+    last = read();
+    return (last.used - used) / (last.at - at);
+  };
+}
+
+// The module that a worker begins with. It puts the configuration in place before it imports this module.
+const WORKER_ENTRY = `data:text/javascript,${
+  encodeURIComponent(
+    `import { workerData } from "node:worker_threads";
+    globalThis[Symbol.for("wsgi.worker")] = workerData;
+    await import(${JSON.stringify(import.meta.url)});`,
+  )
+}`;
+
+/** Serves in a worker. */
+async function runWorker(
+  { port, requestCount, module, exportName, options, forwardErrors, multiprocess }: WorkerConfig,
+): Promise<void> {
+  try {
+    const exports = await import(module).catch((cause) => {
+      throw new Error(`${module} cannot be imported: ${formatError(cause)}`);
+    });
+    const found = exportedApplication(exports, exportName) as ApplicationLike | undefined;
+    if (!found) {
+      const expected = exportName === undefined ? '"application" or a default' : inspect(exportName);
+      throw new TypeError(`${module} has no such export, expected ${expected}`);
+    }
+    const inner = application(found);
+    const app: Application = (environ, startResponse) => {
+      Atomics.add(requestCount, 0, 1);
+      return inner(environ, startResponse);
+    };
+    const errors: ErrorStream = {
+      write: (text) => port.postMessage({ errors: text }),
+      writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),
+      flush() {},
+    };
+    const server = new LocalServer(app, forwardErrors ? { ...options, errors } : options);
+    server.gateway.environTemplate["wsgi.multiprocess"] = multiprocess;
+    const meter = loadMeter();
+    port.on("message", async (command) => {
+      const { gateway } = server;
+      if (command === "sample") return port.postMessage({ load: meter(), active: gateway.pending.size });
+      if (typeof command === "object" && "closeConnections" in command) {
+        gateway.closeConnectionsUntil = performance.now() + command.closeConnections;
+        return;
+      }
+      if (command === "abort") await server.abort();
+      else if (command === "retire") await server.retire();
+      else await server.drain(command.drain);
+      process.exit(command === "abort" ? 1 : 0); // ends this worker alone
+    });
+    port.postMessage({ ready: true });
+  } catch (error) {
+    port.postMessage({ failure: error instanceof Error ? error.message : inspect(error) });
+  }
+}
+
+const globals = globalThis as { [WORKER_CONFIG]?: WorkerConfig | undefined };
+if (globals[WORKER_CONFIG]) runWorker(globals[WORKER_CONFIG]);
+if (WORKER_CONFIG in globals) globals[WORKER_CONFIG] = undefined; // another copy of this module must not serve as well
+
+// #endregion

@@ -5,15 +5,14 @@
  */
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { Child, Client, parse, request, RUNTIME } from "./support.ts";
+import { Child, Client, parse, request, RUNTIME, workspace } from "./support.ts";
 
-const FOLDER = mkdtempSync(join(tmpdir(), "bench-"));
+const { FOLDER } = workspace();
 const ENVIRONMENT = { ...process.env, FILE: join(FOLDER, "file"), LOG: join(FOLDER, "log"), NO_COLOR: "1" };
 const CONTENDERS = fileURLToPath(new URL("contenders.ts", import.meta.url));
 const FLAGS = RUNTIME === "deno" ? ["run", "--allow-all", "--no-check"] : ["run"];
@@ -31,7 +30,6 @@ const JOBS: Record<string, string> = {
 };
 
 writeFileSync(ENVIRONMENT.FILE, "The text of a file.\n".repeat(10_000));
-after(() => rmSync(FOLDER, { recursive: true }));
 
 /** What has to be the same: of the environ, whose values differ, how many lines it has. */
 async function answerOf(contender: string, job: string): Promise<unknown> {

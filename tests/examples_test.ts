@@ -21,9 +21,8 @@ import { application as hello } from "../examples/hello.ts";
 import { application as reversedEnviron, Reverseware } from "../examples/reverse.ts";
 import { application as stream } from "../examples/stream.ts";
 import { application as upload } from "../examples/upload.ts";
-import { bytes, Client, Event, request, RUNTIME, start, text } from "./support.ts";
+import { bytes, Client, Event, HERE, request, RUNTIME, start, text } from "./support.ts";
 
-const HERE = "http://test.example/";
 const TEXT: HeaderList = [["Content-Type", "text/plain; charset=utf-8"]];
 
 /** An application that answers with chunks, under headers. */
@@ -70,11 +69,11 @@ test("Reverseware reverses text across chunks, and keeps every character whole",
   }
 });
 
-test("Reverseware keeps the length of what is no UTF-8 at all", async () => {
+test("Reverseware keeps the length of text that is not UTF-8", async () => {
   assert.deepEqual([...await reversed(TEXT, Uint8Array.of(0x80, 0xff, 0x61, 0xe4))], [0xe4, 0x61, 0xff, 0x80]);
 });
 
-test("Reverseware leaves alone what it cannot read: other types, encoded bodies, parts and events", async () => {
+test("Reverseware leaves alone bodies that it cannot read: other types, encoded bodies, parts and events", async () => {
   const untouched: HeaderList[] = [
     [],
     [["Content-Type", "image/png"]],

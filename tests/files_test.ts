@@ -48,6 +48,7 @@ import {
   Client,
   Event,
   exchange,
+  native,
   parse,
   type Reply,
   request,
@@ -187,11 +188,6 @@ link("root/loop", "loop");
 link("root/loop-one", "loop-two");
 link("root/loop-two", "loop-one");
 if (process.platform !== "win32") execFileSync("mkfifo", [join(ROOT, "fifo")]);
-
-/** Text as a native string. */
-function native(text: string): string {
-  return Buffer.from(text).toString("latin1");
-}
 
 interface Outcome {
   status: number;
@@ -878,7 +874,7 @@ for (const [describe, status] of IF_RANGE) {
   });
 }
 
-test("a stale If-Range makes of a range that is not satisfiable the whole file", async () => {
+test("a range that is not satisfiable gets the whole file when its If-Range is stale", async () => {
   const variables = { HTTP_RANGE: "bytes=999999-", HTTP_IF_RANGE: '"stale"' };
   assert.equal((await get("/index.html", variables)).status, 200);
 });
@@ -890,7 +886,7 @@ test("If-Range without a range changes nothing", async () => {
 });
 
 for (const HTTP_RANGE of ["bytes=0-1", "bytes=0-1,3-4", "bytes=999999-"]) {
-  test(`HEAD knows no Range: ${HTTP_RANGE}`, async () => {
+  test(`HEAD ignores the header Range: ${HTTP_RANGE}`, async () => {
     const { status, list } = await get("/index.html", { REQUEST_METHOD: "HEAD", HTTP_RANGE });
     assert.deepEqual([status, list], [200, (await get("/index.html")).list]); // RFC 9110, section 14.2
   });
@@ -981,7 +977,7 @@ test("the ETag of one coding does not make a 304 of another, nor a range", async
   assert.equal(status, 304);
 });
 
-test("a range of what is sent compressed is one of its compressed bytes", async () => {
+test("a range of a file that is sent compressed counts compressed bytes", async () => {
   const variables = { HTTP_ACCEPT_ENCODING: "br" };
   const { status, headers, body } = await get("/both.js", { ...variables, HTTP_RANGE: "bytes=6-" });
   assert.deepEqual([status, body], [206, "in Brotli"]);

@@ -1,6 +1,5 @@
 /**
- * What holds for every middleware alike: validators above and below have nothing to complain about, no chunk is held
- * back, `write` and errors pass, and the application inside is closed once.
+ * What holds for all middleware.
  *
  * @module
  */
@@ -11,11 +10,14 @@ import {
   accessLog,
   type Application,
   application,
+  type ApplicationLike,
   basicAuth,
   compress,
   conditional,
   cors,
+  type Environ,
   errorPage,
+  type HeaderList,
   health,
   limitBody,
   type Middleware,
@@ -23,26 +25,60 @@ import {
   pipeline,
   proxyFix,
   requestId,
+  type ResponseBody,
   runApplication,
   secureHeaders,
+  type StartResponse,
+  testEnviron,
   timeout,
-  toEnviron,
   toFetch,
   trustedHosts,
   validator,
+  type Write,
 } from "../mod.ts";
-import { answer, bytes, Client, Event, ok, parse, PLAIN, request, settle, start } from "./support.ts";
+import {
+  aborted,
+  basic,
+  between,
+  Closing,
+  get,
+  giving,
+  never,
+  stacked,
+  stubborn,
+  telling,
+  TEXT,
+  unending,
+  USERS,
+  whole,
+} from "./middleware_support.ts";
+import {
+  answer,
+  bytes,
+  Client,
+  EMPTY,
+  Event,
+  exchange,
+  HERE,
+  ok,
+  parse,
+  PLAIN,
+  reportsIn,
+  request,
+  settle,
+  start,
+  text,
+  unchecked,
+  within,
+} from "./support.ts";
 
-const hello: Application = (_environ, startResponse) => {
-  ok(startResponse);
-  return [bytes("Hello")];
-};
+// Every middleware, with every kind of response
 
 const GZIP = "Accept-Encoding: gzip";
 const USER = `Authorization: Basic ${btoa("user:password")}`;
 
 /** Every middleware, and what a client has to say for it to be at work. */
-const ALL: Record<string, { middleware: Middleware; headers?: string[] }> = {
+const MIDDLEWARE: Record<string, { middleware: Middleware; headers?: string[] }> = {
   accessLog: { middleware: (app) => accessLog(app, { write: () => {} }) },
   "accessLog in JSON": { middleware: (app) => accessLog(app, { write: () => {}, format: "json" }) },
   basicAuth: { middleware: (app) => basicAuth(app, { users: { user: "password" } }), headers: [USER] },
@@ -124,12 +160,7 @@ function headersOf(lines: string[] = []): Headers {
   return new Headers(lines.map((line): [string, string] => line.split(": ") as [string, string]));
 }
 
-/** A middleware between two validators. */
-function between(middleware: Middleware, app: Application): Application {
-  return validator(middleware(validator(app)));
-}
-
-for (const [name, { middleware, headers }] of Object.entries(ALL)) {
+for (const [name, { middleware, headers }] of Object.entries(MIDDLEWARE)) {
   for (const [way, app] of Object.entries(WAYS)) {
     test(`${name} passes on ${way}`, async () => {
       const made = new Request("http://test.example/", { headers: headersOf(headers) });
@@ -228,29 +259,7 @@ for (const [name, { middleware, headers }] of Object.entries(ALL)) {
   });
 }
 
-/** Options and keys that could never work, and what is said about them. */
-const MISTAKES: Record<string, [wrap: () => unknown, message: RegExp]> = {
-  "a mount without a slash": [() => mount({ api: hello }), /mount at "api": expected a path such as "\/api"/],
-  "a mount with a star": [() => mount({ "/api/*": hello }), /mount at "\/api\/\*"/],
-  "a mount on any host": [() => mount({ "*.example.com/": hello }), /mount at "\*\.example\.com\/"/],
-  "no mounts": [() => mount(JSON.parse("null")), /Cannot mount null, expected applications/],
-  "a Map of mounts": [() => mount(new Map([["/", () => []]]) as never), /Cannot mount .*, expected applications/],
-  "any host": [() => trustedHosts(hello, { hosts: ["*"] }), /"hosts": found "\*", expected "example\.com"/],
-  "a host with a star": [() => trustedHosts(hello, { hosts: ["*.a.example"] }), /"hosts": found "\*\.a\.example"/],
-  "a host with a scheme": [() => trustedHosts(hello, { hosts: ["http://a.example"] }), /"hosts": found "http/],
-  "an origin with a path": [() => cors(hello, { origin: "https://a.example/" }), /"origin": found "https:\/\/a/],
-  "a bad header": [() => secureHeaders(hello, { headers: { "X Y": "z" } }), /"headers": a header has the name "X Y"/],
-  "a time that is text": [() => timeout(hello, JSON.parse('{"milliseconds":"5"}')), /"milliseconds": found "5"/],
-  "a size that is text": [() => compress(hello, JSON.parse('{"threshold":"5"}')), /"threshold": found "5"/],
-  "a single address": [() => proxyFix(hello, JSON.parse('{"trust":"127.0.0.1"}')), /"trust": found "127\.0\.0\.1"/],
-  "a number of proxies": [() => requestId(hello, JSON.parse('{"trust":1}')), /"trust": found 1, expected an array/],
-};
-
-for (const [mistake, [wrap, message]] of Object.entries(MISTAKES)) {
-  test(`${mistake} is a TypeError that says what would be right`, () => {
-    assert.throws(wrap, { name: "TypeError", message });
-  });
-}
+// Middleware as people write it, and the validator
 
 /** A middleware as most people would write it: a generator around the body, and its close. */
 const generator: Middleware = (app) => {
@@ -317,15 +326,686 @@ test("a middleware that fails with a body in its hands is blamed for not closing
   );
 });
 
-for (const length of ["", "x"]) {
-  test(`limitBody counts what is read where CONTENT_LENGTH is "${length}"`, async () => {
-    const counting = limitBody(async (environ, startResponse) => {
-      const body = await environ["wsgi.input"].read();
+// accessLog, errorPage, requestId and health
+
+const OBSERVING: Record<string, Middleware> = {
+  accessLog: (app) => accessLog(app, { write: () => {} }),
+  errorPage: (app) => errorPage(app),
+  requestId: (app) => requestId(app),
+  health: (app) => health(app),
+};
+
+for (const [name, wrap] of Object.entries(OBSERVING)) {
+  test(`${name}: the first byte has left before the second chunk exists`, async () => {
+    const second = new Event("permission for the second chunk");
+    await using server = start(stacked(async function* (_environ, startResponse) {
       ok(startResponse);
-      return [body];
-    }, { maxBodySize: 2 });
-    const sent = toEnviron(new Request("http://test.example/", { method: "POST", body: "five!" }));
-    const { status } = await runApplication(counting, { ...sent, CONTENT_LENGTH: length });
-    assert.equal(status, "413 Content Too Large");
+      yield bytes("one ");
+      await second.wait();
+      yield bytes("two");
+    }, wrap));
+    const client = await Client.connect(server);
+    await client.send(request("/"));
+    await client.until(/one /);
+    assert.doesNotMatch(client.received, /two/);
+    second.happen();
+    assert.equal(parse(await client.end()).body, "one two");
+    assert.equal(server.errors.text, "");
+  });
+
+  for (
+    const [when, before] of Object.entries<string[]>({
+      "before the first byte": [],
+      "before the first byte, after an empty chunk": [""],
+      "in the middle": ["one"],
+    })
+  ) {
+    test(`${name}: close is called once, at once, when the client leaves ${when}`, async () => {
+      const closing = new Closing();
+      const waiting = new Event("an application that waits");
+      const never = Promise.withResolvers<void>();
+      await using server = start(stacked((environ, startResponse) => {
+        ok(startResponse);
+        aborted(environ);
+        return closing.body((async function* () {
+          for (const chunk of before) yield bytes(chunk);
+          waiting.happen();
+          await never.promise;
+        })());
+      }, wrap));
+      const client = await Client.connect(server);
+      await client.send(request("/"));
+      await waiting.wait();
+      if (before.includes("one")) await client.until(/one/);
+      client.leave();
+      await closing.closed.wait();
+      never.resolve();
+      await settle();
+      assert.equal(closing.count, 1);
+      assert.equal(server.errors.text, "");
+    });
+  }
+
+  test(`${name}: a generator that the client has left is told to return, and close is called once`, async () => {
+    const closing = new Closing();
+    let finished = 0;
+    await using server = start(stacked((_environ, startResponse) => {
+      ok(startResponse);
+      return closing.body((function* () {
+        try {
+          for (;;) yield bytes("x".repeat(10_000));
+        } finally {
+          finished++;
+        }
+      })());
+    }, wrap));
+    const client = await Client.connect(server);
+    await client.send(request("/"));
+    await client.until(/xxx/);
+    client.leave();
+    await closing.closed.wait();
+    await settle();
+    assert.deepEqual([finished, closing.count], [1, 1]);
+  });
+
+  for (
+    const [kind, make] of Object.entries<() => ResponseBody>({
+      "an array": () => [bytes("body")],
+      "a generator": () =>
+        (function* () {
+          yield bytes("body");
+        })(),
+      "an asynchronous generator": () =>
+        (async function* () {
+          await settle();
+          yield bytes("body");
+        })(),
+      "a stream": () => ReadableStream.from([bytes("body")]),
+      "nothing": () => [],
+    })
+  ) {
+    test(`${name}: close is called once after ${kind}, and to HEAD`, async () => {
+      for (const method of ["GET", "HEAD"]) {
+        const closing = new Closing();
+        const app: Application = (_environ, startResponse) => {
+          ok(startResponse);
+          return closing.body(make());
+        };
+        const { response, errors } = await answer(stacked(app, wrap), new Request(HERE, { method }));
+        assert.equal(await response.text(), method === "HEAD" || kind === "nothing" ? "" : "body");
+        await closing.closed.wait();
+        await settle();
+        assert.equal(closing.count, 1);
+        assert.equal(errors.text, "");
+      }
+    });
+  }
+
+  test(`${name}: write is passed on, each chunk at once, and its promise waits`, async () => {
+    const go = new Event("permission to go on");
+    await using server = start(stacked(async (_environ, startResponse) => {
+      const write = startResponse("200 OK", PLAIN);
+      await write(bytes("written, "));
+      await go.wait();
+      write(bytes("written again, "));
+      return [bytes("returned")];
+    }, wrap));
+    const client = await Client.connect(server);
+    await client.send(request("/"));
+    await client.until(/written, /);
+    go.happen();
+    assert.equal(parse(await client.end()).body, "written, written again, returned");
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name}: an array stays an array, without a promise, and is sent with its length`, async () => {
+    const app = stacked(whole("one", "two"), wrap);
+    const body = app(testEnviron(), () => () => Promise.resolve());
+    assert.ok(Array.isArray(body));
+    assert.deepEqual(body.map(text), ["one", "two"]);
+    await using server = start(app);
+    const { headers } = await exchange(server, request("/"));
+    assert.equal(new Map(headers).get("content-length"), "6");
+  });
+
+  test(`${name}: startResponse may come with the first chunk, or a second time with an error`, async () => {
+    const app: Application = function* (_environ, startResponse) {
+      ok(startResponse, ["X-First", "1"]);
+      yield EMPTY;
+      startResponse("404 Not Found", PLAIN, new Error("not there"));
+      yield bytes("none");
+    };
+    const { response, errors } = await answer(stacked(app, wrap));
+    assert.equal(response.status, 404);
+    assert.equal(response.headers.get("X-First"), null);
+    assert.equal(await response.text(), "none");
+    assert.equal(errors.text, "");
+  });
+
+  test(`${name}: objects and classes are applications`, async () => {
+    class Instances {
+      constructor(readonly environ: Environ, startResponse: Parameters<Application>[1]) {
+        ok(startResponse);
+      }
+
+      *[Symbol.iterator](): Generator<Uint8Array> {
+        yield bytes(this.environ.PATH_INFO);
+      }
+    }
+    for (const app of [Instances, { handle: whole("/") }]) {
+      const { response } = await answer(validator(wrap(app)));
+      assert.equal(await response.text(), "/");
+    }
+  });
+
+  test(`${name}: a value that is not an application is a TypeError`, () => {
+    assert.throws(() => wrap(JSON.parse("{}")), TypeError);
+  });
+}
+
+// mount, proxyFix, trustedHosts, cors, secureHeaders and basicAuth
+
+/** A `startResponse` that takes everything. */
+const TAKE: StartResponse = () => () => Promise.resolve();
+
+const PAGE = "https://page.example";
+
+const HEADERS = [`Authorization: ${basic("cook:salt")}`, `Origin: ${PAGE}`, "X-Forwarded-For: 203.0.113.7"];
+
+const VARIABLES = {
+  HTTP_HOST: "test.example",
+  HTTP_AUTHORIZATION: basic("cook:salt"),
+  HTTP_ORIGIN: PAGE,
+  HTTP_X_FORWARDED_FOR: "203.0.113.7",
+};
+
+const ROUTING: { name: string; wrap: Middleware; isAsync?: boolean }[] = [
+  { name: "mount", wrap: (app) => mount({ "/": app }) },
+  { name: "mount by host", wrap: (app) => mount({ "test.example/": app, "/": () => assert.fail("the wrong mount") }) },
+  { name: "the fallback of mount", wrap: (app) => mount({ "/other": () => assert.fail("the wrong mount") }, app) },
+  { name: "proxyFix", wrap: (app) => proxyFix(app, { trust: 1 }) },
+  { name: "proxyFix for strangers", wrap: (app) => proxyFix(app, { trust: [] }) },
+  { name: "trustedHosts", wrap: (app) => trustedHosts(app, { hosts: ["test.example"] }) },
+  { name: "cors", wrap: (app) => cors(app, { origin: PAGE, credentials: true }) },
+  { name: "secureHeaders", wrap: (app) => secureHeaders(app) },
+  { name: "basicAuth", wrap: (app) => basicAuth(app, { users: USERS }) },
+  {
+    name: "basicAuth that waits",
+    wrap: (app) => basicAuth(app, { check: () => Promise.resolve(true) }),
+    isAsync: true,
+  },
+  {
+    name: "the whole stack",
+    wrap: (app) =>
+      pipeline(
+        app,
+        (app) => proxyFix(app),
+        (app) => trustedHosts(app, { hosts: ["test.example"] }),
+        (app) => secureHeaders(app),
+        (app) => cors(app),
+        (app) => mount({ "/": app }),
+        (app) => basicAuth(app, { users: USERS }),
+      ),
+  },
+];
+
+for (const { name, wrap, isAsync } of ROUTING) {
+  test(`${name} sends the first chunk before the second exists`, async () => {
+    const first = new Event("the first chunk at the client");
+    await using server = start(between(wrap, async function* (_environ, startResponse) {
+      ok(startResponse);
+      yield bytes("one,");
+      await first.wait();
+      yield bytes("two");
+    }));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers: HEADERS }));
+    await client.until(/one,/);
+    first.happen();
+    const { body, complete } = parse(await client.end());
+    assert.deepEqual({ body, complete }, { body: "one,two", complete: true });
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} closes the body once when the client leaves`, async () => {
+    const closed = new Event("close");
+    const calls: string[] = [];
+    await using server = start(between(wrap, (_environ, startResponse) => {
+      ok(startResponse);
+      const waits = new Promise<never>(() => {});
+      const chunks = [bytes("one")];
+      return {
+        [Symbol.asyncIterator]: () => ({
+          next: async () => {
+            const value = chunks.pop();
+            return value ? { done: false, value } : await waits;
+          },
+          return: () => {
+            calls.push("return");
+            return Promise.resolve({ done: true, value: undefined });
+          },
+        }),
+        close: () => {
+          calls.push("close");
+          closed.happen();
+        },
+      };
+    }));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers: HEADERS }));
+    await client.until(/one/);
+    client.leave();
+    await closed.wait();
+    await settle();
+    assert.deepEqual(calls, ["return", "close"]);
+  });
+
+  test(`${name} passes on what is written, and then what is returned`, async () => {
+    const app = between(wrap, async (_environ, startResponse) => {
+      const write = startResponse("200 OK", PLAIN);
+      await write(bytes("written, "));
+      return [bytes("returned")];
+    });
+    const { body } = await runApplication(app, testEnviron({ ...VARIABLES, REMOTE_ADDR: "127.0.0.1" }));
+    assert.equal(text(body), "written, returned");
+  });
+
+  test(`${name} passes on the error of an application, which stays the same`, async () => {
+    const error = new Error("Inside");
+    const environ = () => testEnviron({ ...VARIABLES, REMOTE_ADDR: "127.0.0.1" });
+    const fails = (): never => {
+      throw error;
+    };
+    const isSame = (found: unknown) => found === error;
+    await assert.rejects(runApplication(between(wrap, fails), environ()), isSame);
+    await assert.rejects(runApplication(between(wrap, () => Promise.reject(error)), environ()), isSame);
+    const late = async function* (_environ: Environ, startResponse: StartResponse): AsyncGenerator<Uint8Array> {
+      ok(startResponse);
+      yield bytes("one");
+      fails();
+    };
+    await assert.rejects(runApplication(between(wrap, late), environ()), isSame);
+  });
+
+  test(`${name} passes on the error that replaces a response, or comes back when it is too late`, async () => {
+    const error = new Error("Too late");
+    const app = between(wrap, async (_environ, startResponse) => {
+      const write = startResponse("200 OK", PLAIN);
+      startResponse("500 Internal Server Error", PLAIN, new Error("In time"));
+      await write(bytes("sent"));
+      startResponse("503 Service Unavailable", PLAIN, error);
+      return [];
+    });
+    const environ = testEnviron({ ...VARIABLES, REMOTE_ADDR: "127.0.0.1" });
+    await assert.rejects(runApplication(app, environ), (found) => found === error);
+  });
+
+  test(`${name} leaves an array an array${isAsync ? "" : ", and makes no promise"}`, async () => {
+    let closed = 0;
+    const app = between(wrap, (_environ, startResponse) => {
+      ok(startResponse);
+      return Object.assign([bytes("one,"), bytes("two")], { close: () => void closed++ });
+    });
+    const result = app(testEnviron({ ...VARIABLES, REMOTE_ADDR: "127.0.0.1" }), TAKE);
+    assert.equal(result instanceof Promise, isAsync ?? false);
+    const body: ResponseBody = await result;
+    const chunks: unknown = body;
+    assert(Array.isArray(chunks));
+    assert.deepEqual(chunks.map(text), ["one,", "two"]);
+    await body.close?.();
+    assert.equal(closed, 1);
+  });
+
+  test(`${name} starts with the headers that the application gives, in their order`, async () => {
+    const own: HeaderList = [...PLAIN, ["Set-Cookie", "a=1"], ["X-B", "\xe9"], ["Set-Cookie", "b=2"]];
+    const app = between(wrap, (_environ, startResponse) => {
+      startResponse("299 Own Reason", own);
+      return [];
+    });
+    const environ = testEnviron({ ...VARIABLES, REMOTE_ADDR: "127.0.0.1" });
+    const { status, headers } = await runApplication(app, environ);
+    assert.equal(status, "299 Own Reason");
+    assert.deepEqual(headers.slice(0, own.length), own);
+  });
+
+  test(`${name} refuses what is no application`, () => {
+    assert.throws(() => wrap(JSON.parse('"app"')), { name: "TypeError", message: /Cannot call "app"/ });
+  });
+}
+
+for (
+  const { what, wrap } of [
+    { what: "mount", wrap: () => mount({}) },
+    { what: "trustedHosts", wrap: (app: ApplicationLike) => trustedHosts(app, { hosts: [] }) },
+    { what: "basicAuth", wrap: (app: ApplicationLike) => basicAuth(app, { users: {} }) },
+  ]
+) {
+  test(`${what} refuses HEAD without a body`, async () => {
+    await using server = start(between(wrap, telling(() => "")));
+    const { status, body } = await exchange(server, request("/", { method: "HEAD" }), { head: true });
+    assert(status >= 400);
+    assert.equal(body, "");
+  });
+}
+
+// compress, conditional, limitBody and timeout
+
+const COMPRESS: Middleware = (app) => compress(app);
+const LIMIT_BODY: Middleware = (app) => limitBody(app);
+const TIMEOUT: Middleware = (app) => timeout(app);
+const STACK: Middleware = (app) => pipeline(app, validator, TIMEOUT, validator, conditional, validator, COMPRESS);
+
+/** Each middleware, and a stack of them, with a request that it has something to do with. */
+const TRANSFORMS: [name: string, middleware: Middleware, headers: string[]][] = [
+  ["compress", COMPRESS, ["Accept-Encoding: gzip"]],
+  ["compress without a client that wants it", COMPRESS, []],
+  ["conditional", conditional, ['If-None-Match: "none"']],
+  ["limitBody", LIMIT_BODY, []],
+  ["timeout", TIMEOUT, []],
+  ["a stack of middleware", STACK, ["Accept-Encoding: br"]],
+];
+
+function fetchHeaders(headers: string[]): Record<string, string> {
+  return Object.fromEntries(headers.map((line) => line.split(": ", 2)));
+}
+
+for (const [name, middleware, headers] of TRANSFORMS) {
+  const failures: [name: string, app: Application][] = [
+    ["throws", () => {
+      throw new Error("Out of order");
+    }],
+    ["throws after startResponse", (_environ, startResponse) => {
+      ok(startResponse);
+      throw new Error("Out of order");
+    }],
+    ["rejects", async (_environ, startResponse) => {
+      ok(startResponse);
+      await settle();
+      throw new Error("Out of order");
+    }],
+    ["fails as a generator before its first chunk", async function* (_environ, startResponse) {
+      ok(startResponse);
+      await settle();
+      yield EMPTY;
+      throw new Error("Out of order");
+    }],
+    ["fails as a synchronous generator", function* (_environ, startResponse) {
+      ok(startResponse);
+      yield EMPTY;
+      throw new Error("Out of order");
+    }],
+    ["calls startResponse a second time", (_environ, startResponse) => {
+      ok(startResponse);
+      startResponse("201 Created", [...PLAIN, ["X-Reason", "Out of order"]]);
+      return [];
+    }],
+    ["calls startResponse a second time as a generator", async function* (_environ, startResponse) {
+      ok(startResponse);
+      startResponse("201 Created", [...PLAIN, ["X-Reason", "Out of order"]]);
+      yield await Promise.resolve(EMPTY);
+    }],
+  ];
+  for (const [how, app] of failures) {
+    test(`${name} passes on the error of an application that ${how}`, async () => {
+      const { response, errors } = await answer(between(middleware, app), get(fetchHeaders(headers)));
+      assert.equal(response.status, 500);
+      assert.equal(reportsIn(errors).length, 1, errors.text);
+      assert.match(errors.text, /Out of order|startResponse was called again/);
+    });
+  }
+
+  for (const [how, app] of failures) {
+    test(`${name} passes on, without a validator, the error of an application that ${how}`, async () => {
+      const { response, errors } = await answer(middleware(app), get(fetchHeaders(headers)));
+      assert.equal(response.status, 500);
+      assert.equal(reportsIn(errors).length, 1, errors.text);
+      assert.match(errors.text, /Out of order|Cannot start the response again|startResponse was called again/);
+    });
+  }
+
+  const mistakes: [name: string, status: string, headers: HeaderList, expected: RegExp][] = [
+    ["a control character", "200 OK", [["Content-Type", "text/plain"], ["X-Bad", "a\nb"]], /"X-Bad"/],
+    ["a length that is none", "200 OK", [["Content-Type", "text/plain"], ["Content-Length", "abc"]], /Content-Length/],
+    ["a status without a reason", "200", [["Content-Type", "text/plain"]], /"200"/],
+    ["a hop-by-hop header", "200 OK", [["Content-Type", "text/plain"], ["Connection", "close"]], /"Connection"/],
+  ];
+  for (const [what, status, wrong, expected] of mistakes) {
+    test(`${name} lets an application that starts with ${what} know at once`, async () => {
+      const caught = new Event<unknown>("the error of startResponse");
+      const app: Application = (_environ, startResponse) => {
+        try {
+          startResponse(status, wrong);
+        } catch (error) {
+          caught.happen(error);
+          startResponse("400 Bad Request", PLAIN, error);
+        }
+        return [bytes("Answered")];
+      };
+      const { response, errors } = await answer(unchecked(middleware(app)), get(fetchHeaders(headers)));
+      assert.equal(errors.text, "");
+      assert.equal(response.status, 400);
+      assert.match(String(await caught.wait()), expected);
+    });
+  }
+
+  test(`${name} lets an application replace what it has begun`, async () => {
+    const app: Application = (_environ, startResponse) => {
+      ok(startResponse, ["X-First", "yes"]);
+      startResponse("503 Service Unavailable", [...PLAIN, ["X-Second", "yes"]], new Error("No database"));
+      return [bytes("Later")];
+    };
+    const { response } = await answer(between(middleware, app), get(fetchHeaders(headers)));
+    assert.equal(response.status, 503);
+    assert.equal(response.headers.get("X-First"), null);
+    assert.equal(response.headers.get("X-Second"), "yes");
+    assert.equal(await response.text(), "Later");
+  });
+
+  test(`${name} passes on what is written, before what is returned`, async () => {
+    const gate = new Event("the first chunk at the client");
+    const app: Application = async (_environ, startResponse) => {
+      const write: Write = startResponse("200 OK", PLAIN);
+      await write(bytes("written, "));
+      await gate.wait();
+      return [bytes("returned")];
+    };
+    await using server = start(between(middleware, app));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers }));
+    await client.until(/written, /);
+    gate.happen();
+    assert.equal(parse(await client.end()).body, "written, returned");
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} sends the first byte before the second chunk exists, and closes once at the end`, async () => {
+    const gate = new Event("the first chunk at the client");
+    const log: string[] = [];
+    const chunks = async function* () {
+      yield bytes("first");
+      await gate.wait();
+      log.push("second");
+      yield bytes("second");
+    };
+    const app = giving(() => Object.assign(chunks(), { close: () => void log.push("close") }));
+    await using server = start(between(middleware, app));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers }));
+    await client.until(/\r\n\r\n[\da-f]+\r\n[^]/i);
+    assert.deepEqual(log, []);
+    gate.happen();
+    assert(parse(await client.end()).complete);
+    await settle();
+    assert.deepEqual(log, ["second", "close"]);
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} aborts a response that fails after its first chunk, and closes once`, async () => {
+    const log: string[] = [];
+    const chunks = async function* () {
+      try {
+        yield bytes("first");
+        await settle();
+        throw new Error("Out of order");
+      } finally {
+        log.push("finally");
+      }
+    };
+    const app = giving(() => Object.assign(chunks(), { close: () => void log.push("close") }));
+    await using server = start(between(middleware, app));
+    const reply = await exchange(server, request("/", { headers }));
+    assert.equal(reply.status, 200);
+    assert.equal(reply.complete, false);
+    await server.errors.matches(/Out of order/);
+    await settle();
+    assert.deepEqual(log, ["finally", "close"]);
+    assert.equal(reportsIn(server.errors).length, 1);
+  });
+
+  test(`${name} ends the application at once when the client leaves while a chunk is awaited`, async () => {
+    const log: string[] = [];
+    const closed = new Event("close");
+    const asked = new Event("the second chunk to be asked for");
+    const app = giving(() => unending(log, [bytes("first")], closed, asked));
+    await using server = start(between(middleware, app));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers }));
+    await client.until(/\r\n\r\n[\da-f]+\r\n[^]/i);
+    await asked.wait();
+    client.leave();
+    await closed.wait();
+    await settle();
+    assert.deepEqual(log, ["return", "close"]);
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} ends the application at once when the client leaves before the first chunk`, async () => {
+    const log: string[] = [];
+    const closed = new Event("close");
+    const asked = new Event("the first chunk to be asked for");
+    const app: Application = (environ) => {
+      assert.equal(environ["fetch.context"]!.signal.aborted, false); // or Deno does not tell
+      return unending(log, [], closed, asked);
+    };
+    await using server = start(between(middleware, app));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers }));
+    await asked.wait();
+    client.leave();
+    await closed.wait();
+    await settle();
+    assert.deepEqual(log, ["return", "close"]);
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} cancels a ReadableStream when the client leaves while a chunk is awaited`, async () => {
+    const asked = new Event("the second chunk to be asked for");
+    const cancelled = new Event("cancel");
+    let pulls = 0;
+    let cancels = 0;
+    const app = giving(() =>
+      new ReadableStream<Uint8Array>({
+        pull(controller) {
+          if (pulls++ === 0) return controller.enqueue(bytes("first"));
+          asked.happen();
+          return never();
+        },
+        cancel() {
+          cancels++;
+          cancelled.happen();
+        },
+      }, { highWaterMark: 0 })
+    );
+    await using server = start(between(middleware, app));
+    const client = await Client.connect(server);
+    await client.send(request("/", { headers }));
+    await asked.wait();
+    client.leave();
+    await cancelled.wait();
+    await settle();
+    assert.equal(cancels, 1);
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} answers HEAD without a body, and closes once`, async () => {
+    const log: string[] = [];
+    const chunks = function* () {
+      try {
+        yield bytes(TEXT);
+        yield bytes(TEXT);
+      } finally {
+        log.push("finally");
+      }
+    };
+    const app = giving(() => Object.assign(chunks(), { close: () => void log.push("close") }));
+    await using server = start(between(middleware, app));
+    const reply = await exchange(server, request("/", { method: "HEAD", headers }), { head: true });
+    assert.equal(reply.status, 200);
+    assert.equal(reply.body, "");
+    await settle();
+    assert.deepEqual(log, ["finally", "close"]);
+    assert.equal(server.errors.text, "");
+  });
+
+  test(`${name} does not ask for a chunk ahead of the server`, async () => {
+    let asked = 0;
+    const app = giving(() => ({
+      [Symbol.iterator]: () => ({
+        next: () => ({ done: false, value: bytes(String(asked++)) }),
+      }),
+    }));
+    const { response } = await answer(between(middleware, app), get(fetchHeaders(headers)));
+    const reader = response.body!.getReader();
+    await reader.read();
+    await settle();
+    assert(asked <= 2, `asked for ${asked} chunks`); // the runtime may have asked for its second
+    await reader.cancel();
+  });
+
+  test(`${name} refuses what is no application`, () => {
+    for (const wrong of [undefined, null, "app", {}, [bytes("body")]]) {
+      // It is the mistake that is tested.
+      assert.throws(() => middleware(wrong as unknown as ApplicationLike), TypeError);
+    }
+  });
+
+  test(`${name} lets the server refuse what is no body`, async () => {
+    for (const wrong of [undefined, null, 7, "body", bytes("body"), {}]) {
+      const app: Application = (_environ, startResponse) => {
+        ok(startResponse);
+        return wrong as unknown as ResponseBody;
+      };
+      const { response, errors } = await answer(middleware(app), get(fetchHeaders(headers)));
+      assert.equal(response.status, 500);
+      assert.match(errors.text, /expected an iterable/);
+    }
+  });
+
+  const wrongs: [name: string, body: (chunk: Uint8Array) => ResponseBody][] = [
+    ["an array", (chunk) => [chunk]],
+    ["a stream", (chunk) => new Set([chunk])],
+  ];
+  for (const [what, body] of wrongs) {
+    test(`${name} lets the server refuse text in place of bytes in ${what}`, async () => {
+      const app = giving(() => body(TEXT as unknown as Uint8Array));
+      const { response, errors } = await answer(middleware(app), get(fetchHeaders(headers)));
+      assert.equal(response.status, 500);
+      assert.match(errors.text, /expected a Uint8Array/);
+    });
+  }
+}
+
+const HOLDING: [name: string, middleware: Middleware][] = [["compress", COMPRESS], ["conditional", conditional]];
+
+for (const [name, middleware] of HOLDING) {
+  test(`${name} passes on what the server's startResponse throws, and ends the body without waiting`, async () => {
+    const log: string[] = [];
+    const app = middleware(giving(() => stubborn(log)));
+    const call = async () =>
+      await app(testEnviron({ HTTP_ACCEPT_ENCODING: "gzip" }), () => {
+        throw new Error("Refused");
+      });
+    await assert.rejects(within(call(), "the error"), /Refused/);
+    assert.deepEqual(log, ["return", "close"]);
   });
 }

@@ -1,13 +1,15 @@
 /**
- * Options: whoever takes some refuses what is no object, names that do not exist, and values that could never work.
+ * Options: what is refused, by whom, and in which words.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
 import {
   accessLog,
+  type Application,
   basicAuth,
   compress,
   cors,
@@ -15,17 +17,36 @@ import {
   files,
   health,
   limitBody,
+  mount,
   proxyFix,
   requestId,
   requestUri,
   secureHeaders,
   serve,
+  type ServeOptions,
   testEnviron,
   timeout,
   toEnviron,
   toFetch,
   trustedHosts,
 } from "../mod.ts";
+import {
+  bytes,
+  echo,
+  exchange,
+  hello,
+  makeIdentity,
+  ok,
+  ORIGIN,
+  request,
+  RUNTIME,
+  start,
+  workspace,
+} from "./support.ts";
+
+const { FOLDER } = workspace();
+
+// What does not exist
 
 /** An application that is never called. */
 const IDLE = () => [];
@@ -57,7 +78,7 @@ function call(name: string, options: unknown): unknown {
 }
 
 for (const name of Object.keys(CALLS)) {
-  test(`${name} refuses options that are no object, and says what they are`, () => {
+  test(`${name} refuses options that are not an object, and quotes them`, () => {
     const cases: [options: unknown, shown: string][] = [
       [9000, "9000"],
       ["0.0.0.0", '"0.0.0.0"'],
@@ -122,7 +143,7 @@ test("an option of workers that does not exist is refused, with the nearest that
   });
 });
 
-test("what only serve has is no option of toFetch", () => {
+test("toFetch refuses the options that only serve has", () => {
   assert.throws(() => call("toFetch", { port: 8000 }), { name: "TypeError", message: /option "port"/ });
 });
 
@@ -137,6 +158,8 @@ test("options may be an object of a class, whose getters count", () => {
     message: 'Cannot use option "maxBodySize": found "many", expected a number of bytes',
   });
 });
+
+// What is wrong
 
 for (
   const [name, option, value, message] of [
@@ -203,7 +226,7 @@ for (
   });
 }
 
-test("trustedHosts and basicAuth say what they cannot do without", () => {
+test("trustedHosts and basicAuth name the options that they need", () => {
   assert.throws(() => call("trustedHosts", {}), { name: "TypeError", message: /option "hosts": found undefined/ });
   assert.throws(() => call("basicAuth", {}), { name: "TypeError", message: /either "users" or "check"/ });
 });
@@ -213,4 +236,277 @@ test("unixMode without unix is refused", () => {
     name: "TypeError",
     message: 'Cannot use option "unixMode" without "unix": only a unix socket has a file',
   });
+});
+
+test("a bad option is refused at once, with its value", () => {
+  const options: [name: string, value: unknown][] = [
+    ["concurrency", 0],
+    ["concurrency", -1],
+    ["concurrency", NaN],
+    ["concurrency", "1"],
+    ["maxBodySize", -1],
+    ["maxBodySize", NaN],
+    ["maxBodySize", "1"],
+    ["maxBodySize", null],
+  ];
+  for (const [name, value] of options) {
+    assert.throws(() => toFetch(() => [], { [name]: value }), (error: Error) => {
+      assert.equal(error.name, "TypeError");
+      assert.ok(error.message.includes(name), error.message);
+      assert.ok(error.message.includes(String(value)), error.message);
+      return true;
+    });
+  }
+});
+
+const NULL_PROTOTYPE: unknown = Object.create(null);
+
+const NOT_NUMBER: [unknown, string][] = [
+  [-1, "-1"],
+  [1.5, "1.5"],
+  [NaN, "NaN"],
+  ["10", '"10"'],
+  [null, "null"],
+  [true, "true"],
+  [Symbol("port"), "Symbol(port)"],
+  [NULL_PROTOTYPE, "an object"],
+];
+
+/** What is wrong for an option of `toFetch`, and how the message shows it. */
+const SHARED_OPTIONS: Record<string, [expected: string, values: [value: unknown, shown: string][]]> = {
+  environ: ["an object", [[5, "5"], [null, "null"], ["a=b", '"a=b"']]],
+  errors: ["an object with write, writelines and flush", [
+    [{}, "an object"],
+    [null, "null"],
+    ["log", '"log"'],
+    [{ write() {} }, "an object"],
+  ]],
+  scriptName: ['a path such as "/app"', [
+    ["app", '"app"'],
+    ["/app/", '"/app/"'],
+    ["/", '"/"'],
+    ["/a?b", '"/a?b"'],
+    ["/a#b", '"/a#b"'],
+    ["/\ud800", '"/\\ud800"'],
+    [5, "5"],
+    [null, "null"],
+  ]],
+  maxBodySize: ["an integer of at least 0", NOT_NUMBER],
+  concurrency: ["an integer of at least 1", [...NOT_NUMBER, [0, "0"]]],
+};
+
+const NOT_BOOLEAN: [unknown, string][] = [["yes", '"yes"'], [1, "1"], [null, "null"]];
+const NOT_TEXT: [unknown, string][] = [["", '""'], [5, "5"], [null, "null"], [[], "an Array"]];
+
+/** The same for those of `serve` alone. */
+const SERVE_OPTIONS: typeof SHARED_OPTIONS = {
+  shutdownTimeout: ["an integer of at least 0", NOT_NUMBER],
+  hostname: ['an address such as "127.0.0.1"', NOT_TEXT],
+  port: ["an integer from 0 to 65535", [...NOT_NUMBER, [65_536, "65536"], [Infinity, "Infinity"]]],
+  unix: ["the path of a socket", NOT_TEXT],
+  cert: ['PEM text, which begins with "-----BEGIN"', [...NOT_TEXT, ["cert.pem", '"cert.pem"']]],
+  key: ['PEM text, which begins with "-----BEGIN"', [...NOT_TEXT, ["key.pem", '"key.pem"']]],
+  reusePort: ["true or false", NOT_BOOLEAN],
+  signals: ["true or false", NOT_BOOLEAN],
+  signal: ["an AbortSignal", [[{}, "an object"], [null, "null"], ["SIGTERM", '"SIGTERM"']]],
+  onListen: ["a function", [[{}, "an object"], [null, "null"], ["log", '"log"']]],
+  deno: ["an object", [[5, "5"], [null, "null"], ["fast", '"fast"']]],
+  bun: ["an object", [[5, "5"], [null, "null"], ["fast", '"fast"']]],
+};
+
+const CERT_FILE = join(FOLDER, "cert.pem");
+const IDENTITY = makeIdentity(CERT_FILE);
+
+/** Calls something with options that the compiler would refuse. */
+function callWith(call: (app: Application, options: object) => unknown, name: string, value: unknown): void {
+  const rest = name === "cert" ? { key: IDENTITY.key } : name === "key" ? { cert: IDENTITY.cert } : {};
+  const result = call(hello, { ...rest, [name]: value });
+  // What should have thrown must not keep the tests from ending.
+  if (result instanceof Object && "shutdown" in result && typeof result.shutdown === "function") result.shutdown();
+}
+
+/** Listens on a free port unless the option says otherwise. */
+const QUIET = (app: Application, options: object) => serve(app, { port: 0, onListen() {}, ...options });
+
+for (
+  const [table, calls] of [
+    [SHARED_OPTIONS, { serve: QUIET, toFetch }],
+    [SERVE_OPTIONS, { serve: QUIET }],
+  ] as const
+) {
+  for (const [called, call] of Object.entries(calls)) {
+    for (const [name, [expected, values]] of Object.entries(table)) {
+      test(`${called} refuses what is wrong for the option ${name}, and says what is right`, () => {
+        for (const [value, shown] of values) {
+          assert.throws(() => callWith(call, name, value), {
+            name: "TypeError",
+            message: `Cannot use option "${name}": found ${shown}, expected ${expected}`,
+          });
+        }
+      });
+
+      test(`${called} takes the option ${name} when it is undefined, as though it were not there`, async () => {
+        if (called === "serve") await QUIET(hello, { [name]: undefined, port: 0 }).shutdown();
+        else assert.equal((await toFetch(hello, { [name]: undefined })(new Request("http://localhost/"))).status, 200);
+      });
+    }
+  }
+}
+
+for (const [called, call] of Object.entries({ serve: QUIET, toFetch })) {
+  test(`${called} refuses an environ with a variable that is undefined, and what is no application`, () => {
+    assert.throws(() => callWith(call, "environ", { "a.b": undefined }), {
+      name: "TypeError",
+      message: /^Cannot use option "environ": "a\.b" is undefined/,
+    });
+    for (const app of [undefined, null, 5, "app", {}, { handle: 5 }]) {
+      assert.throws(() => Reflect.apply(call, undefined, [app, {}]), { name: "TypeError", message: /^Cannot call / });
+    }
+  });
+}
+
+const WRONG: [options: Record<string, unknown>, names: RegExp][] = [
+  [{ scriptName: "app" }, /scriptName.*"app"/],
+  [{ scriptName: "/app/" }, /scriptName.*"\/app\/"/],
+  [{ scriptName: "/" }, /scriptName.*"\/"/],
+  [{ scriptName: "/a?b" }, /scriptName/],
+  [{ scriptName: 5 }, /scriptName.*5/],
+  [{ concurrency: 0 }, /concurrency.*0/],
+  [{ concurrency: NaN }, /concurrency.*NaN/],
+  [{ concurrency: "1" }, /concurrency.*"1"/],
+  [{ maxBodySize: -1 }, /maxBodySize.*-1/],
+  [{ maxBodySize: "1M" }, /maxBodySize.*"1M"/],
+  [{ environ: { "example.absent": undefined } }, /environ.*example\.absent.*undefined/],
+];
+
+for (const [options, names] of WRONG) {
+  test(`a wrong option is a TypeError that names the option: ${names.source}`, () => {
+    assert.throws(
+      () => toFetch(() => [], options),
+      (error: Error) => error instanceof TypeError && names.test(error.message),
+    );
+    assert.throws(() => serve(() => [], { port: 0, onListen() {}, ...options }), TypeError);
+  });
+}
+
+test("options that are undefined are options that are not given", async () => {
+  const options = {
+    environ: undefined,
+    scriptName: undefined,
+    errors: undefined,
+    maxBodySize: undefined,
+    concurrency: undefined,
+  };
+  const handler = toFetch(echo, options);
+  assert.equal((await handler(new Request(ORIGIN))).status, 200);
+});
+
+test("a shutdownTimeout that is not a duration is a TypeError that names the option", () => {
+  for (const shutdownTimeout of [-1, NaN, "soon"]) {
+    assert.throws(() => start(hello, { shutdownTimeout: shutdownTimeout as number }), /TypeError.*shutdownTimeout/s);
+  }
+});
+
+/** Options and keys that could never work, and what is said about them. */
+const MISTAKES: Record<string, [wrap: () => unknown, message: RegExp]> = {
+  "a mount without a slash": [() => mount({ api: hello }), /mount at "api": expected a path such as "\/api"/],
+  "a mount with a star": [() => mount({ "/api/*": hello }), /mount at "\/api\/\*"/],
+  "a mount on any host": [() => mount({ "*.example.com/": hello }), /mount at "\*\.example\.com\/"/],
+  "no mounts": [() => mount(JSON.parse("null")), /Cannot mount null, expected applications/],
+  "a Map of mounts": [() => mount(new Map([["/", () => []]]) as never), /Cannot mount .*, expected applications/],
+  "any host": [() => trustedHosts(hello, { hosts: ["*"] }), /"hosts": found "\*", expected "example\.com"/],
+  "a host with a star": [() => trustedHosts(hello, { hosts: ["*.a.example"] }), /"hosts": found "\*\.a\.example"/],
+  "a host with a scheme": [() => trustedHosts(hello, { hosts: ["http://a.example"] }), /"hosts": found "http/],
+  "an origin with a path": [() => cors(hello, { origin: "https://a.example/" }), /"origin": found "https:\/\/a/],
+  "a bad header": [() => secureHeaders(hello, { headers: { "X Y": "z" } }), /"headers": a header has the name "X Y"/],
+  "a time that is text": [() => timeout(hello, JSON.parse('{"milliseconds":"5"}')), /"milliseconds": found "5"/],
+  "a size that is text": [() => compress(hello, JSON.parse('{"threshold":"5"}')), /"threshold": found "5"/],
+  "a single address": [() => proxyFix(hello, JSON.parse('{"trust":"127.0.0.1"}')), /"trust": found "127\.0\.0\.1"/],
+  "a number of proxies": [() => requestId(hello, JSON.parse('{"trust":1}')), /"trust": found 1, expected an array/],
+};
+
+for (const [mistake, [wrap, message]] of Object.entries(MISTAKES)) {
+  test(`${mistake} is a TypeError that says what would be right`, () => {
+    assert.throws(wrap, { name: "TypeError", message });
+  });
+}
+
+// What serve takes
+
+test("serve takes the options of toFetch", async () => {
+  await using server = start(async (environ, startResponse) => {
+    ok(startResponse);
+    const { length } = await environ["wsgi.input"].read();
+    return [bytes(`${environ.SCRIPT_NAME} ${environ["example.pair"]} ${length}`)];
+  }, { environ: { "example.pair": "given" }, scriptName: "/app", maxBodySize: 4, concurrency: 1 });
+  const post = (path: string, body: string) =>
+    exchange(server, request(path, { method: "POST", headers: [`Content-Length: ${body.length}`], body }));
+  assert.equal((await post("/app/", "four")).body, "/app given 4");
+  assert.equal((await post("/app/", "fifth")).status, 413);
+  assert.equal((await post("/", "four")).status, 404);
+});
+
+/** What `serve` hands to the runtime. */
+function handedOver(options: ServeOptions): Record<string, unknown> {
+  const runtime: { serve(options: Record<string, unknown>): unknown } = Reflect.get(
+    globalThis,
+    RUNTIME === "deno" ? "Deno" : "Bun",
+  );
+  const { serve: original } = runtime;
+  const handed: Record<string, unknown>[] = [];
+  runtime.serve = (options) => {
+    handed.push(options);
+    return {
+      addr: {},
+      address: {},
+      finished: Promise.resolve(),
+      shutdown: () => Promise.resolve(),
+      stop: () => Promise.resolve(),
+    };
+  };
+  try {
+    serve(hello, { onListen() {}, signals: false, ...options }).shutdown();
+  } finally {
+    runtime.serve = original;
+  }
+  assert.equal(handed.length, 1);
+  return handed[0]!;
+}
+
+test("the options of one runtime are handed to that runtime, and win", () => {
+  const handed = handedOver({
+    hostname: "127.0.0.1",
+    deno: { a: "deno", hostname: "d" },
+    bun: { b: "bun", hostname: "b" },
+  });
+  assert.deepEqual([handed.a, handed.b], RUNTIME === "deno" ? ["deno", undefined] : [undefined, "bun"]);
+  assert.equal(handed.hostname, RUNTIME === "deno" ? "d" : "b");
+});
+
+test("Bun is told not to limit bodies, and the deployer's own options win", {
+  skip: RUNTIME === "deno" && "Deno has no such limits",
+}, () => {
+  assert.ok(Number(handedOver({}).maxRequestBodySize) >= Number.MAX_SAFE_INTEGER);
+  assert.equal(handedOver({ bun: { idleTimeout: 5 } }).idleTimeout, 5);
+});
+
+test("options of the runtime's own reach the runtime, and those of the other do nothing", async () => {
+  let listened = 0;
+  await using server = start(async (environ, startResponse) => {
+    const { length } = await environ["wsgi.input"].read();
+    ok(startResponse);
+    return [bytes(String(length))];
+  }, { deno: { onListen: () => void listened++ }, bun: { maxRequestBodySize: 10 } });
+  const { status } = await exchange(
+    server,
+    request("/", { method: "POST", headers: ["Content-Length: 11"], body: "eleven byte" }),
+  );
+  assert.equal(listened, RUNTIME === "deno" ? 1 : 0);
+  assert.equal(status, RUNTIME === "bun" ? 413 : 200);
+});
+
+test("options of the runtime's own do not replace the application", async () => {
+  const handler = () => new Response("Not this");
+  await using server = start(hello, { deno: { handler }, bun: { fetch: handler } } as ServeOptions);
+  assert.equal((await exchange(server, request("/"))).body, "Hello");
 });

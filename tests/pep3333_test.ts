@@ -37,13 +37,16 @@ import {
   answer,
   bytes,
   Client,
+  EMPTY,
   ErrorLog,
   Event,
   exchange,
+  HERE,
   MemoryFile,
   ok,
   parse,
   PLAIN,
+  post,
   reportsIn,
   request,
   RUNTIME,
@@ -87,9 +90,6 @@ function requirement(number: number, section: string, sentence: string, run: () 
   test(`${number} (${section}): ${sentence}`, run);
 }
 
-const HERE = "http://test.example/";
-const EMPTY = new Uint8Array(0);
-
 /** What an application sees of a request that came over a socket. */
 async function environOf(raw: string, options: ServeOptions = {}): Promise<Environ> {
   let seen: Environ | undefined;
@@ -101,10 +101,6 @@ async function environOf(raw: string, options: ServeOptions = {}): Promise<Envir
   const { status } = await exchange(server, raw);
   assert.equal(status, 200, raw);
   return seen!;
-}
-
-function post(body: string, headers: Record<string, string> = {}): Request {
-  return new Request(HERE, { method: "POST", body, headers });
 }
 
 /** A body that ends with an error. */

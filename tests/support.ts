@@ -1,34 +1,40 @@
 /**
- * What the tests share: a server that is ready and quiet, a client that speaks bytes, and waits that end.
+ * Helpers for all tests: servers that log into memory, a client that sends and receives bytes, and waits with a limit.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { connect as connectHttp2, type OutgoingHttpHeaders } from "node:http2";
 import { connect, createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import process from "node:process";
+import { after } from "node:test";
 import {
   type Application,
   application,
   type ApplicationLike,
+  type Environ,
   type ErrorStream,
+  type FetchContext,
   type HeaderList,
+  type ResponseBody,
   serve,
   type ServeOptions,
   type Server,
   type StartResponse,
+  toEnviron,
   toFetch,
   type ToFetchOptions,
   validator,
 } from "../mod.ts";
 
-/** The runtime that runs the tests. */
-export const RUNTIME: "deno" | "bun" = "Deno" in globalThis ? "deno" : "bun";
-
-/** How long anything may take, in milliseconds. */
-const PATIENCE = 20_000;
+// #region Texts and bytes
 
 /** Text as UTF-8. */
 export function bytes(text: string): Uint8Array<ArrayBuffer> {
@@ -40,19 +46,35 @@ export function text(chunk: Uint8Array): string {
   return new TextDecoder().decode(chunk);
 }
 
-/** Headers of a response in plain text. */
-export const PLAIN: HeaderList = [["Content-Type", "text/plain"]];
-
-/** Starts a plain response. */
-export function ok(startResponse: StartResponse, ...headers: HeaderList): void {
-  startResponse("200 OK", [...PLAIN, ...headers]);
+/** Text as a native string: its UTF-8 bytes, each a character. */
+export function native(text: string): string {
+  return Buffer.from(text).toString("latin1");
 }
 
-/** Waits for a promise, but not for ever. */
+/** No bytes. */
+export const EMPTY = new Uint8Array(0);
+
+/** 1,024 bytes. */
+export const KIB = 1024;
+
+/** 1,048,576 bytes. */
+export const MIB = 1024 * KIB;
+
+// #endregion
+
+// #region Waits
+
+/** The runtime that runs the tests. */
+export const RUNTIME: "deno" | "bun" = "Deno" in globalThis ? "deno" : "bun";
+
+/** The time limit of every wait, in milliseconds. */
+const TIME_LIMIT = 20_000;
+
+/** Waits for a promise, up to the time limit. */
 export async function within<Value>(promise: Promise<Value>, what: string): Promise<Value> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const expired = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`Waited in vain for ${what}`)), PATIENCE);
+    timer = setTimeout(() => reject(new Error(`Timed out waiting for ${what}`)), TIME_LIMIT);
   });
   try {
     return await Promise.race([promise, expired]);
@@ -61,7 +83,7 @@ export async function within<Value>(promise: Promise<Value>, what: string): Prom
   }
 }
 
-/** Something that happens once, to be waited for. */
+/** An event that happens once. Tests wait for it. */
 export class Event<Value = void> {
   readonly #happened = Promise.withResolvers<Value>();
   readonly #name: string;
@@ -79,7 +101,119 @@ export class Event<Value = void> {
   }
 }
 
-/** A `wsgi.errors` that remembers. */
+/** Lets all work finish that needs no new event. */
+export async function settle(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+// #endregion
+
+// #region Applications and bodies
+
+/** Headers of a response in plain text. */
+export const PLAIN: HeaderList = [["Content-Type", "text/plain"]];
+
+/** Starts a plain response. */
+export function ok(startResponse: StartResponse, ...headers: HeaderList): void {
+  startResponse("200 OK", [...PLAIN, ...headers]);
+}
+
+/** Answers with "Hello". */
+export const hello: Application = (_environ, startResponse) => {
+  ok(startResponse);
+  return [bytes("Hello")];
+};
+
+/** The error of applications that fail. */
+export const FAILURE = new Error("This application fails");
+
+/** Answers with the scheme, the addresses of server and client, and the Host of the request. */
+export const surroundings: Application = (environ, startResponse) => {
+  ok(startResponse);
+  const names = ["wsgi.url_scheme", "HTTPS", "SERVER_NAME", "HTTP_HOST", "REMOTE_ADDR"];
+  return [bytes(names.map((name) => String(environ[name])).join(" "))];
+};
+
+/** Answers with the variables and the body of the request. */
+export const echo: Application = async (environ, startResponse) => {
+  const variables = Object.entries(environ)
+    .filter(([name, value]) => typeof value === "string" && !/^SERVER_|^REMOTE_PORT$|^REQUEST_URI$/.test(name))
+    .sort();
+  const body = text(await environ["wsgi.input"].read());
+  ok(startResponse);
+  return [bytes(JSON.stringify({ variables, body }))];
+};
+
+/** Answers with the number of bytes in the body of the request. */
+export const countBytes: Application = async (environ, startResponse) => {
+  let size = 0;
+  for (;;) {
+    const { length } = await environ["wsgi.input"].read(1000);
+    size += length;
+    if (length === 0) break;
+  }
+  ok(startResponse);
+  return [bytes(String(size))];
+};
+
+/** Makes an application answer `/ping`, too, so that a test can tell that the server goes on. */
+export function pingable(app: Application): Application {
+  return (environ, startResponse) => {
+    if (environ.PATH_INFO !== "/ping") return app(environ, startResponse);
+    ok(startResponse);
+    return [bytes("pong")];
+  };
+}
+
+/** A function that gives a generator of texts. */
+export function generated(...all: string[]): () => Generator<Uint8Array> {
+  return function* () {
+    for (const chunk of all) yield bytes(chunk);
+  };
+}
+
+/** A function that gives an asynchronous generator of texts. */
+export function generatedAsync(...all: string[]): () => AsyncGenerator<Uint8Array> {
+  return async function* () {
+    for (const chunk of all) yield await bytes(chunk);
+  };
+}
+
+/** A stream of texts, each of which is made when it is asked for. */
+export function stream(...chunks: string[]): ReadableStream<Uint8Array> {
+  return new ReadableStream({
+    pull(controller) {
+      const chunk = chunks.shift();
+      if (chunk === undefined) controller.close();
+      else controller.enqueue(bytes(chunk));
+    },
+  });
+}
+
+/** A body that counts the calls of its `close`. */
+export function countingClose(
+  chunks: Generator<Uint8Array> | AsyncGenerator<Uint8Array>,
+): ResponseBody & { closed: number } {
+  return Object.assign(chunks, {
+    closed: 0,
+    close(this: { closed: number }) {
+      this.closed++;
+    },
+  });
+}
+
+/** The `fetch.context` of an environ. */
+export function contextOf(environ: { "fetch.context"?: FetchContext }): FetchContext {
+  const context = environ["fetch.context"];
+  assert.ok(context);
+  return context;
+}
+
+// #endregion
+
+// #region Error logs
+
+/** A `wsgi.errors` that keeps its text. */
 export class ErrorLog implements ErrorStream {
   text = "";
   #waiting: { pattern: RegExp; found: Event }[] = [];
@@ -104,9 +238,104 @@ export class ErrorLog implements ErrorStream {
   }
 }
 
+/** Collects what `run` prints on standard error, one entry for each call. */
+export async function standardErrorOf(run: () => void | Promise<void>): Promise<string[]> {
+  const printed: string[] = [];
+  const { error } = console;
+  console.error = (...data: unknown[]) => void printed.push(data.join(" "));
+  try {
+    await run();
+  } finally {
+    console.error = error;
+  }
+  return printed;
+}
+
+/** The first lines of reports. Their other lines are indented. */
+export function reportsIn(errors: ErrorLog): string[] {
+  return errors.text.split("\n").filter((line) => /^\S/.test(line) && !line.startsWith("Caused by"));
+}
+
+/** The number of reports in an error log. */
+export function reportsOf(errors: string): number {
+  return errors.match(/^(?:Application|Access log|Health check) failed on /mg)?.length ?? 0;
+}
+
+// #endregion
+
+// #region Requests and responses in process
+
+/** The origin of requests that are not sent. */
+export const ORIGIN = "http://test.example";
+
+/** The URL of requests that are not sent. */
+export const HERE = `${ORIGIN}/`;
+
+/** Sends a request to an application in process, without a socket. */
+export async function answer(
+  app: ApplicationLike,
+  request = new Request("http://test.example/"),
+  options: ToFetchOptions = {},
+): Promise<{ response: Response; errors: ErrorLog }> {
+  const errors = new ErrorLog();
+  const response = await within(
+    Promise.resolve(toFetch(checked(app), { errors, ...options })(request)),
+    `the answer to ${request.method} ${request.url}`,
+  );
+  return { response, errors };
+}
+
+/** An application in process: a method that sends a request, and its error log. */
+export interface Asked {
+  ask(path?: string, init?: RequestInit): Promise<Response>;
+  errors: ErrorLog;
+}
+
+/** Puts an application behind `toFetch`, without a socket. */
+export function asked(app: ApplicationLike, options: ToFetchOptions = {}): Asked {
+  const errors = new ErrorLog();
+  const handler = toFetch(app, { errors, ...options });
+  return { ask: async (path = "/", init = {}) => await handler(new Request(`${ORIGIN}${path}`, init)), errors };
+}
+
+/** A request with a body of chunks. */
+export function withBody(...chunks: string[]): Request {
+  return new Request(HERE, { method: "POST", body: stream(...chunks), duplex: "half" } as RequestInit);
+}
+
+/** A POST request that is not sent. */
+export function post(body: string, headers: Record<string, string> = {}): Request {
+  return new Request(HERE, { method: "POST", body, headers });
+}
+
+/** Options of a request whose body is a stream. */
+export function streamingInit(body: ReadableStream<Uint8Array>): RequestInit {
+  return { method: "POST", body, duplex: "half" } as RequestInit;
+}
+
+/** The next chunk of a body, or nothing at its end. */
+export async function readChunk(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<string | undefined> {
+  const { value } = await within(reader.read(), "a chunk");
+  return value && text(value);
+}
+
+/** The environ of a request that is not sent. */
+export function environFor(path = "/", init: RequestInit = {}): Environ {
+  return toEnviron(new Request(`${ORIGIN}${path}`, init));
+}
+
+/** The environ of a request that is not sent, with changes. */
+export function environWith(variables: Record<string, unknown>): Environ {
+  return Object.assign(environFor(), variables);
+}
+
+// #endregion
+
+// #region Servers
+
 const UNCHECKED = new WeakSet<ApplicationLike>();
 
-/** Gives an application that breaks a rule on purpose, or whose test looks at what the validator changes. */
+/** Keeps the validator away from an application that breaks a rule on purpose, or that the validator would change. */
 export function unchecked(app: ApplicationLike): Application {
   const inner = application(app);
   const own: Application = (environ, startResponse) => inner(environ, startResponse);
@@ -114,17 +343,81 @@ export function unchecked(app: ApplicationLike): Application {
   return own;
 }
 
-/** Has an application watched, unless it is unchecked. */
+/** Puts the validator around an application, unless it is unchecked. */
 function checked(app: ApplicationLike): ApplicationLike {
   return UNCHECKED.has(app) ? app : validator(app);
 }
 
-/** A server of an application on a free port, quiet, with its errors collected. */
+/** Serves an application on a free port, prints nothing, and collects its errors. */
 export function start(app: ApplicationLike, options: ServeOptions = {}): Server & { errors: ErrorLog } {
   const errors = new ErrorLog();
   const server = serve(checked(app), { port: 0, errors, onListen: () => {}, shutdownTimeout: 1000, ...options });
   return Object.assign(server, { errors });
 }
+
+/** Starts a server with a long `shutdownTimeout`: a request that never ends makes the test fail. */
+export function startPatient(app: ApplicationLike, options: ServeOptions = {}): ReturnType<typeof start> {
+  const server = start(app, { shutdownTimeout: 60_000, ...options });
+  const { shutdown } = server;
+  return Object.assign(server, { shutdown: () => within(shutdown(), "the end of the server") });
+}
+
+/** Starts, asks and stops another server, which takes as long as a stop without anything to wait for. */
+export async function stopAnother(): Promise<void> {
+  const server = startPatient((_environ, startResponse) => {
+    ok(startResponse);
+    return [bytes("one")];
+  });
+  await exchange(server, request("/"));
+  await server.shutdown();
+}
+
+/** The URL of a path of a server. */
+export function addressOf(server: Server, path = "/"): string {
+  return `http://127.0.0.1:${server.port}${path}`;
+}
+
+/** Checks that a server answers. */
+export async function assertServes(server: Server): Promise<void> {
+  assert.equal((await exchange(server, request("/"))).status, 200);
+}
+
+/** Waits until the server refuses connections, or answers with 503. */
+export async function untilRefused({ port, hostname }: Pick<Server, "port" | "hostname">): Promise<void> {
+  for (let attempts = 0; attempts < 5000; attempts++) {
+    const answered = new Event<string>("an answer to an attempt to connect");
+    const socket = connect(port, hostname);
+    socket.once("connect", () => socket.write("GET /refused HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    socket.on("data", (data: Uint8Array) => answered.happen(text(data)));
+    socket.on("error", () => answered.happen("refused"));
+    socket.on("close", () => answered.happen("refused"));
+    try {
+      if (/^(?:refused|HTTP\/1.1 503 )/.test(await answered.wait())) return;
+    } finally {
+      socket.destroy();
+    }
+  }
+  assert.fail("The server goes on accepting");
+}
+
+/** More than the kernel holds for a client that does not read. */
+export const HELD = 16 * MIB;
+
+/** A port for a program that cannot choose one. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  const listening = new Event("a free port");
+  server.listen(0, "127.0.0.1", () => listening.happen());
+  await listening.wait();
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  assert.ok(address && typeof address === "object");
+  return address.port;
+}
+
+// #endregion
+
+// #region Clients
 
 /** A client that sends and receives bytes as they are. Text stands for bytes, as Latin-1. */
 export class Client {
@@ -220,7 +513,7 @@ export class Client {
   }
 }
 
-/** A response as it came over the wire. */
+/** A response as it was received. */
 export interface Reply {
   status: number;
   /** The reason phrase. */
@@ -233,7 +526,7 @@ export interface Reply {
   complete: boolean;
 }
 
-/** Reads a reply off what a client has received. */
+/** Parses the response that a client has received. */
 export function parse(received: string, options: { head?: boolean } = {}): Reply {
   const end = received.indexOf("\r\n\r\n");
   const [statusLine = "", ...lines] = received.slice(0, end).split("\r\n");
@@ -266,8 +559,12 @@ export function parse(received: string, options: { head?: boolean } = {}): Reply
   return { status: Number(status), reason, headers, body, complete };
 }
 
-/** Sends one request and waits for the end of the connection: `Connection: close` is the caller's to say. */
-export async function exchange(server: Server, request: string, options: { head?: boolean } = {}): Promise<Reply> {
+/** Sends one request and waits for the end of the connection. The request has to say `Connection: close`. */
+export async function exchange(
+  server: Pick<Server, "hostname" | "port">,
+  request: string,
+  options: { head?: boolean } = {},
+): Promise<Reply> {
   const client = await Client.connect(server);
   await client.send(request);
   return parse(await client.end(), options);
@@ -279,56 +576,103 @@ export function request(target: string, options: { method?: string; headers?: st
   return [`${method} ${target} HTTP/1.1`, "Host: test.example", "Connection: close", ...headers, "", body].join("\r\n");
 }
 
-/** Answers in process. */
-export async function answer(
-  app: ApplicationLike,
-  request = new Request("http://test.example/"),
-  options: ToFetchOptions = {},
-): Promise<{ response: Response; errors: ErrorLog }> {
-  const errors = new ErrorLog();
-  const response = await within(
-    Promise.resolve(toFetch(checked(app), { errors, ...options })(request)),
-    `the answer to ${request.method} ${request.url}`,
-  );
-  return { response, errors };
+// #endregion
+
+// #region Environs of requests that were sent
+
+/** An application that keeps the environs it gets. */
+export function recorder(): { app: Application; environs: Environ[] } {
+  const environs: Environ[] = [];
+  const app: Application = (environ, startResponse) => {
+    environs.push(environ);
+    ok(startResponse);
+    return [];
+  };
+  return { app, environs };
 }
 
-/** What goes to standard error, one entry a call. */
-export async function standardErrorOf(run: () => void | Promise<void>): Promise<string[]> {
-  const printed: string[] = [];
-  const { error } = console;
-  console.error = (...data: unknown[]) => void printed.push(data.join(" "));
+/** The reply to a request, and the environ if the application was called. */
+export interface Received {
+  reply: Reply;
+  environ: Environ | undefined;
+}
+
+/** Sends a request to a server of its own. */
+export async function ask(raw: string, options: ServeOptions = {}): Promise<Received> {
+  const { app, environs } = recorder();
+  await using server = start(app, options);
+  const reply = await exchange(server, raw);
+  assert.ok(environs.length <= 1);
+  return { reply, environ: environs[0] };
+}
+
+/** The environ of a request that is served. */
+export async function environOf(raw: string, options: ServeOptions = {}): Promise<Environ> {
+  const { reply, environ } = await ask(raw, options);
+  assert.equal(reply.status, 200);
+  return environ!;
+}
+
+/** A request with this Host. */
+export function withHost(host: string, target = "/p?q"): string {
+  return `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
+}
+
+/** Checks that the server has answered by itself, with a status. */
+export function assertRefused({ reply, environ }: Received, status: number): void {
+  assert.equal(reply.status, status);
+  assert.equal(environ, undefined, "the application was called");
+}
+
+/** Checks that an environ lacks variables. */
+export function assertAbsent(environ: Environ, ...names: string[]): void {
+  for (const name of names) assert.ok(!(name in environ), `${name} is ${environ[name]}`);
+}
+
+// #endregion
+
+// #region TLS and HTTP/2
+
+/** A certificate that has signed itself, and its key. */
+export interface Identity {
+  cert: string;
+  key: string;
+}
+
+/** Makes a certificate, and its key, in a file. */
+export function makeIdentity(file: string): Identity {
+  const algorithm = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  const subject = ["-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+  const files = ["-keyout", `${file}.key`, "-out", file];
+  execFileSync("openssl", ["req", "-x509", ...algorithm, ...subject, ...files], { stdio: "ignore" });
+  return { cert: readFileSync(file, "utf8"), key: readFileSync(`${file}.key`, "utf8") };
+}
+
+/** Options of a server that speaks HTTP/2: Deno does it by itself, Bun when it is told. */
+export const HTTP2: ServeOptions = { bun: { http2: true } };
+
+/** Sends a request over HTTP/2, and gives the status, or 0 for a stream that is reset. */
+export async function askHttp2(url: string, headers: OutgoingHttpHeaders): Promise<number> {
+  const answered = new Event<number>("an answer over HTTP/2");
+  const session = connectHttp2(url, { rejectUnauthorized: false });
+  session.on("error", () => answered.happen(0));
   try {
-    await run();
+    const stream = session.request(headers);
+    stream.on("response", (head) => answered.happen(Number(head[":status"])));
+    stream.on("error", () => answered.happen(0));
+    stream.resume();
+    stream.end();
+    return await answered.wait();
   } finally {
-    console.error = error;
+    session.destroy();
   }
-  return printed;
 }
 
-/** A port for a program that cannot choose one. */
-export async function freePort(): Promise<number> {
-  const server = createServer();
-  const listening = new Event("a free port");
-  server.listen(0, "127.0.0.1", () => listening.happen());
-  await listening.wait();
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  assert.ok(address && typeof address === "object");
-  return address.port;
-}
+// #endregion
 
-/** Lets everything go on that needs no new event. */
-export async function settle(): Promise<void> {
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-}
+// #region Files
 
-/** Reports begin at the margin; what follows is indented. */
-export function reportsIn(errors: ErrorLog): string[] {
-  return errors.text.split("\n").filter((line) => /^\S/.test(line) && !line.startsWith("Caused by"));
-}
-
-/** A file in memory, that knows what was done with it. */
+/** A file in memory that records reads and calls of `close`. */
 export class MemoryFile {
   readonly #content: Uint8Array;
   position: number;
@@ -352,7 +696,29 @@ export class MemoryFile {
   }
 }
 
-/** What another program has done. */
+/** A file whose methods are asynchronous. */
+export class SlowFile {
+  constructor(readonly file: MemoryFile) {}
+
+  async read(size: number): Promise<Uint8Array> {
+    await settle();
+    return this.file.read(size);
+  }
+
+  async close(): Promise<void> {
+    await settle();
+    this.file.close();
+  }
+}
+
+// #endregion
+
+// #region Other programs
+
+/** The exit status of a process that was ended by a signal. */
+export const STATUSES = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** How another program has ended, and what it has printed. */
 export interface Outcome {
   code: number | null;
   signal: string | null;
@@ -360,7 +726,7 @@ export interface Outcome {
   errors: string;
 }
 
-/** Another program, with the lines that it has printed. */
+/** Another program, with the text that it prints. */
 export class Child {
   output = "";
   errors = "";
@@ -399,12 +765,12 @@ export class Child {
     ]);
   }
 
-  /** Waits until it serves. */
+  /** Waits until the program serves. */
   async listening(): Promise<Pick<Server, "port" | "hostname">> {
     return { port: Number((await this.until(/^port (\d+)$/m))[1]), hostname: "127.0.0.1" };
   }
 
-  /** Reads a stream no more, and lets it break: as `| head` does. */
+  /** Closes a stream, so that the program can no longer write to it, as `| head` does. */
   close(stream: "stdout" | "stderr"): void {
     this.#process[stream]?.destroy();
   }
@@ -427,3 +793,153 @@ export class Child {
     await this.ended();
   }
 }
+
+/** Makes a folder for a test file, which is deleted after its tests, and gives functions that make files in it. */
+export function workspace() {
+  const FOLDER = mkdtempSync(join(tmpdir(), "wsgi-"));
+  after(() => rmSync(FOLDER, { recursive: true, force: true }));
+  let paths = 0;
+
+  /** A path at which there is no file yet. */
+  const newPath = (suffix: string): string => join(FOLDER, `${paths++}${suffix}`);
+
+  /**
+   * A program on this runtime, with so many descriptors at the most. It has `serve`, `say`, and `attempt`, which says
+   * what `serve` does and goes on.
+   */
+  const program = (code: string, { flags = ["-A"], limit }: { flags?: string[]; limit?: number } = {}): Child => {
+    const file = newPath(".mjs");
+    writeFileSync(
+      file,
+      `
+    import { writeSync } from "node:fs";
+    import process from "node:process";
+    import { serve } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
+    const say = (...words) => void writeSync(1, words.join(" ") + "\\n");
+    const text = (value) => new TextEncoder().encode(String(value));
+    const onListen = ({ port }) => say("port", port);
+    const hello = (_environ, startResponse) => {
+      startResponse("200 OK", [["Content-Type", "text/plain"]]);
+      return [text("Hello")];
+    };
+    const attempt = (options) => {
+      try {
+        const server = serve(hello, { onListen() {}, signals: false, ...options });
+        say("serves");
+        return server;
+      } catch (error) {
+        say(JSON.stringify([error.message, String(error.cause)]));
+      }
+    };
+    ${code}
+    `,
+    );
+    const args = ["run", ...(RUNTIME === "deno" ? ["--no-prompt", ...flags] : []), file];
+    if (limit === undefined) return new Child(process.execPath, args);
+    return new Child("sh", ["-c", `ulimit -n ${limit}; exec "$0" "$@"`, process.execPath, ...args]);
+  };
+
+  /** A program that serves, and stops by signals. */
+  const serving = (options: ServeOptions = {}): Child => program(`${SERVING} run(${JSON.stringify(options)});`);
+
+  return { FOLDER, newPath, program, serving };
+}
+
+/** An application for `program`. It prints "closed" when the server has called `close`, and goes on with SIGHUP. */
+export const SERVING = `
+  let go;
+  const gone = new Promise((resolve) => void (go = resolve));
+  process.once("SIGHUP", go);
+  const never = new Promise(() => {});
+  const app = async (environ, startResponse) => {
+    const { PATH_INFO: path, "wsgi.input": input, "fetch.context": context } = environ;
+    // Deno prints a warning when it is read.
+    if (/slow|endless/.test(path)) context.signal.addEventListener("abort", () => say("told", path));
+    if (path === "/slow") {
+      say("waits");
+      setInterval(() => {}, 60_000); // what is slow does something, for ever
+      await never;
+    }
+    startResponse("200 OK", [["Content-Type", "text/plain"]]);
+    const chunks = async function* () {
+      if (path === "/upload") yield await input.read();
+      if (path !== "/upload") yield text("one");
+      if (path === "/work") context.waitUntil(gone.then(() => say("worked")));
+      if (path === "/stream") await gone;
+      if (path === "/endless") await never;
+      yield text("two");
+    };
+    const body = chunks();
+    return {
+      [Symbol.asyncIterator]: () => body,
+      close: () => path === "/refused" || say("closed", path),
+    };
+  };
+  const run = (options) => {
+    const server = serve(app, { port: 0, onListen, ...options });
+    server.finished.then(() => say("finished"));
+    return server;
+  };
+`;
+
+/** The error that `attempt` has printed. */
+export async function failureOf(child: Child): Promise<[message: string, cause: string]> {
+  const [message, cause] = JSON.parse((await child.until(/^\["Cannot.*\]$/m))[0]);
+  assert.doesNotMatch(message, /\n/);
+  return [message, cause];
+}
+
+/** A program on this runtime, given as text, which calls `serve` with `OPTIONS`. It can collect its garbage. */
+export function evaluate(program: string): Child {
+  const code = `
+    import { serve as start } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
+    let server;
+    const serve = (app, options) => void (server = start(app, options));
+    const OPTIONS = { port: 0, onListen: ({ port }) => console.log("port", port) };
+    ${program}
+  `;
+  const args = RUNTIME === "deno" ? ["eval", "--v8-flags=--expose-gc", code] : ["-e", code];
+  return new Child(process.execPath, args);
+}
+
+/** Runs a program of its own, and waits for its end. `MOD` in its source is the library. */
+export async function runProgram(source: string): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const folder = await mkdtemp(join(tmpdir(), "wsgi-"));
+  try {
+    const file = join(folder, "program.ts");
+    await writeFile(file, source.replaceAll("MOD", JSON.stringify(new URL("../mod.ts", import.meta.url).href)));
+    const options = RUNTIME === "deno" ? ["run", "--quiet", "--allow-all"] : ["run"];
+    const child = spawn(process.execPath, [...options, file], { env: { ...process.env, NO_COLOR: "1" } });
+    const ended = new Event<number | null>("the end of a program");
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (data: Uint8Array) => stdout += text(data));
+    child.stderr.on("data", (data: Uint8Array) => stderr += text(data));
+    child.on("close", (code) => ended.happen(code));
+    try {
+      return { code: await ended.wait(), stdout, stderr };
+    } finally {
+      child.kill("SIGKILL");
+    }
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** Starts curl as another program, since this thread may have to serve it. */
+export function curl(...args: string[]): Child {
+  return new Child("curl", ["-q", "-sS", "--noproxy", "*", "--max-time", "10", ...args]);
+}
+
+/** Options that make curl print the version of HTTP and the status. */
+export const ASKS = ["-w", " %{http_version} %{http_code}"];
+
+/** Runs curl, and gives the body, the version of HTTP and the status. */
+export async function fetched(...args: string[]): Promise<string> {
+  await using child = curl(...ASKS, ...args);
+  const { code, output, errors } = await child.ended();
+  assert.deepEqual({ code, errors }, { code: 0, errors: "" });
+  return output;
+}
+
+// #endregion

@@ -62,7 +62,7 @@ test("a client of HTTP/1.0 gets the status line of its version on Deno only, and
   assert.equal(parse(received).body, "onetwo");
 });
 
-test("a response without Content-Type has none", async () => {
+test("a response without a Content-Type is sent without one", async () => {
   for (const chunks of [[], [bytes("a")], [bytes("a"), bytes("b")]]) {
     await using server = start(unchecked((_environ, startResponse) => {
       startResponse("200 OK", []);

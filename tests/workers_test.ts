@@ -5,17 +5,15 @@
  */
 
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { serve, type ServeOptions } from "../mod.ts";
-import { Child, Client, parse, request, RUNTIME, within } from "./support.ts";
+import { Child, Client, parse, request, RUNTIME, within, workspace } from "./support.ts";
 
-const FOLDER = mkdtempSync(join(tmpdir(), "wsgi-workers-"));
-after(() => rmSync(FOLDER, { recursive: true, force: true }));
+const { FOLDER, newPath } = workspace();
 
 const FLAGS = ["--no-prompt", "--allow-net", "--allow-read", "--allow-write", "--allow-env", "--unstable-net"];
 
@@ -58,9 +56,8 @@ const APPLICATION = `
 `;
 
 /** A program of its own, with a name that is its. */
-let programs = 0;
 function program(code: string, flags = FLAGS, ...args: string[]): Child {
-  const file = join(FOLDER, `program-${++programs}.mjs`);
+  const file = newPath(".mjs");
   writeFileSync(file, APPLICATION + code);
   return new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? flags : []), file, ...args]);
 }
@@ -207,7 +204,7 @@ test("a worker that cannot begin in the place of one that has died is tried agai
   await threadsOf(port, 2);
 });
 
-test("a worker that does not answer is named, once, and again when it does", async () => {
+test("a worker that does not answer is reported once, and once more when it answers again", async () => {
   await using child = serving({ max: 1, interval: 100 });
   const { port } = await child.listening();
   await get(port, "/stall");
@@ -216,7 +213,7 @@ test("a worker that does not answer is named, once, and again when it does", asy
   assert.equal((await child.ended()).errors.match(/has not answered/g)?.length, 1);
 });
 
-test("a worker that has more to do than it can is not one that does not answer", async () => {
+test("an overloaded worker does not count as one that does not answer", async () => {
   await using child = serving({ max: 1, interval: 100 });
   const { port } = await child.listening();
   let count = 0;
@@ -272,7 +269,7 @@ test("a worker in an endless loop is replaced after its timeout; Deno cannot end
   for (const client of clients) client.leave();
 });
 
-test("a worker that never begins to serve in the place of another is named, and replaced after its timeout", async () => {
+test("a replacement that never begins to serve is reported, and replaced after its timeout", async () => {
   const flag = join(FOLDER, "is-slow");
   const workers = { min: 2, max: 2, interval: 50, timeout: 2000 };
   await using child = program(`
@@ -304,7 +301,7 @@ test("a server whose workers never begin to serve ends after their timeout", asy
   });
 });
 
-test("nothing that an application posts is taken for news of its thread", async () => {
+test("a message that an application posts is not taken for one of its worker", async () => {
   await using child = serving(1);
   const { port } = await child.listening();
   const [id] = await threadsOf(port, 1);
@@ -372,7 +369,7 @@ test("a worker ends its connections for a while after another was added, also wh
   await within(kept(), "a connection that is kept");
 });
 
-test("only a worker that holds nothing retires", async () => {
+test("only an idle worker is stopped", async () => {
   await using child = serving({ min: 1, max: 2, interval: 50, scaleDownDelay: 300 });
   const { port } = await child.listening();
   const rest = burn(port);
@@ -394,7 +391,7 @@ test("only a worker that holds nothing retires", async () => {
   assert.ok(parse(await kept.end()).complete);
 });
 
-test("a worker that retires loses no request on a connection that was kept", async () => {
+test("a worker that is stopped loses no request on a kept connection", async () => {
   await using child = serving({ min: 1, max: 2, interval: 50, scaleDownDelay: 100 });
   const { port } = await child.listening();
   let isWanted = true;
@@ -430,7 +427,7 @@ test("a worker that retires loses no request on a connection that was kept", asy
 
 for (const workers of [undefined, 2]) {
   for (const stream of ["stdout", "stderr"] as const) {
-    test(`nobody has to read what is printed: ${stream}, ${workers ?? "no"} workers`, async () => {
+    test(`a server goes on when its output is not read: ${stream}, ${workers ?? "no"} workers`, async () => {
       await using child = program(`
         const printing = (environ, startResponse) => {
           console.log("printed");
@@ -467,7 +464,7 @@ test("a main module that waits for its server is compared with what it serves on
   assert.equal((await child.ended()).code, 0);
 });
 
-test("one worker is alone, and says so; what the program was started with, it knows", async () => {
+test("a single worker sets wsgi.multiprocess to false, and has the arguments of the program", async () => {
   await using child = program(
     "export { app as application }; if (import.meta.main) run({ workers: 1 });",
     FLAGS,
@@ -490,7 +487,7 @@ test("a port that another server with workers has is in use", async () => {
   await threadsOf(port, 2);
 });
 
-test("a program that exports another application than it serves is told so, and does not go on", async () => {
+test("a program that exports another application than it serves gets an error, and does not go on", async () => {
   await using child = program(`
     export { app as application };
     if (import.meta.main) serve((environ, startResponse) => app(environ, startResponse), { port: 0, workers: 2 });
@@ -500,7 +497,7 @@ test("a program that exports another application than it serves is told so, and 
   assert.match(errors, /^Cannot serve with workers: file:\S+ serves something else than it exports$/m);
 });
 
-test("what onListen throws when the workers serve stops them, and is said", async () => {
+test("an error thrown by onListen when the workers serve stops the workers, and is reported", async () => {
   await using child = program(`
     export { app as application };
     const onListen = () => {
@@ -527,7 +524,7 @@ test("serve throws when workers may not read the program on Deno", {
   );
 });
 
-test("a program that exports no application is told so, and does not go on", async () => {
+test("a program that exports no application gets an error, and does not go on", async () => {
   await using child = serving(2, "");
   const { code, errors } = await child.ended();
   assert.equal(code, 1);
@@ -537,7 +534,7 @@ test("a program that exports no application is told so, and does not go on", asy
   );
 });
 
-test("a program that serves in its workers, too, is told so", async () => {
+test("a program that serves in its workers, too, gets an error", async () => {
   await using child = program("export { app as application }; run({ workers: 2 });");
   const { code, errors } = await child.ended();
   assert.equal(code, 1);

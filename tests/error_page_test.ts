@@ -1,0 +1,583 @@
+/**
+ * `errorPage`: a page in place of a failure.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { inspect } from "node:util";
+import {
+  type Application,
+  type ApplicationLike,
+  errorPage,
+  limitBody,
+  type Middleware,
+  type ToFetchOptions,
+  validator,
+} from "../mod.ts";
+import { aborted, Closing, explode, failing, Log, responding, stacked, withStatus } from "./middleware_support.ts";
+import {
+  answer,
+  bytes,
+  Client,
+  EMPTY,
+  Event,
+  exchange,
+  HERE,
+  ok,
+  PLAIN,
+  reportsOf,
+  request,
+  settle,
+  start,
+} from "./support.ts";
+
+interface Page {
+  status: number;
+  reason: string;
+  headers: Headers;
+  body: string;
+  errors: string;
+}
+
+interface Asking {
+  accept?: string;
+  development?: boolean;
+  method?: string;
+  path?: string;
+  headers?: Record<string, string>;
+  options?: ToFetchOptions;
+}
+
+/** What an error page answers. */
+async function pageOf(app: ApplicationLike, asking: Asking = {}): Promise<Page> {
+  const { accept, development = false, method = "GET", path = "", options } = asking;
+  const headers = { ...asking.headers, ...accept === undefined ? {} : { Accept: accept } };
+  let reason = "";
+  // A Response does not tell the reason that it was made with.
+  const listening: Middleware = (app) => (environ, startResponse) =>
+    validator(app)(environ, (status, headers, error) => {
+      reason = status.slice(4);
+      return startResponse(status, headers, error);
+    });
+  const { response, errors } = await answer(
+    stacked(app, listening, (app) => errorPage(app, { development })),
+    new Request(`${HERE}${path}`, { method, headers }),
+    options,
+  );
+  const { status } = response;
+  return { status, reason, headers: response.headers, body: await response.text(), errors: errors.text };
+}
+
+const SECRET = "the-secret-of-the-message";
+
+/** The ways to fail before the first byte. */
+const FAILURES: Record<string, (error: unknown) => Application> = {
+  "in the call": failing,
+  "in the promise": (error) => () => Promise.reject(error),
+  "in the call, after startResponse": (error) => (_environ, startResponse) => {
+    ok(startResponse, ["X-First", "1"], ["Content-Length", "7"]);
+    throw error;
+  },
+  "in a generator, before startResponse": (error) =>
+    function* (): Generator<Uint8Array> {
+      yield EMPTY;
+      throw error;
+    },
+  "in a generator, before the first byte": (error) =>
+    function* (_environ, startResponse): Generator<Uint8Array> {
+      ok(startResponse, ["X-First", "1"], ["Set-Cookie", "first=1"]);
+      yield EMPTY;
+      throw error;
+    },
+  "in an asynchronous generator": (error) =>
+    async function* (_environ, startResponse): AsyncGenerator<Uint8Array> {
+      ok(startResponse, ["X-First", "1"]);
+      await settle();
+      yield EMPTY;
+      throw error;
+    },
+  "in a stream": (error) =>
+    responding("200 OK", [...PLAIN, ["X-First", "1"]], () =>
+      new ReadableStream({
+        pull: (controller) => controller.error(error),
+      })),
+};
+
+for (const [name, make] of Object.entries(FAILURES)) {
+  test(`errorPage: a failure ${name} is answered with a page, and reported once`, async () => {
+    const page = await pageOf(make(new Error(SECRET, { cause: new Error("the cause") })));
+    assert.equal(page.status, 500);
+    assert.equal(page.body, "500 Internal Server Error\n");
+    assert.equal(page.headers.get("X-First"), null);
+    assert.equal(page.headers.get("Set-Cookie"), null);
+    assert.equal(reportsOf(page.errors), 1);
+    assert.match(page.errors, /^Application failed on GET \/: Error: the-secret-of-the-message\n +at /);
+    assert.match(page.errors, /Error: the cause\n +at /);
+  });
+
+  test(`errorPage: a failure ${name} whose error is undefined or null is answered with a page, too`, async () => {
+    for (const error of [undefined, null]) {
+      const page = await pageOf(make(error), { development: true });
+      assert.equal(page.status, 500);
+      assert.equal(page.headers.get("Content-Type"), "text/html; charset=utf-8", String(error));
+      assert.equal(reportsOf(page.errors), 1, page.errors);
+    }
+  });
+
+  test(`errorPage: a failure ${name} that is the client's fault is not reported`, async () => {
+    const page = await pageOf(make(withStatus(404)));
+    assert.equal(page.status, 404);
+    assert.equal(page.body, "404 Not Found\n");
+    assert.equal(page.errors, "");
+  });
+}
+
+test("errorPage: startResponse that refuses what it is given is a failure like any other", async () => {
+  const page = await pageOf((_environ, startResponse) => {
+    startResponse("200", []);
+    return [];
+  });
+  assert.equal(page.status, 500);
+  assert.equal(reportsOf(page.errors), 1);
+  assert.match(page.errors, /the status is "200"/);
+});
+
+for (
+  const [name, app] of Object.entries<Application>({
+    "in a generator": function* (_environ, startResponse) {
+      ok(startResponse);
+      yield bytes("one");
+      throw new Error(SECRET);
+    },
+    "in a promise, after write": async (_environ, startResponse) => {
+      await startResponse("200 OK", PLAIN)(bytes("one"));
+      throw new Error(SECRET);
+    },
+    "in a generator, with undefined": function* (_environ, startResponse) {
+      ok(startResponse);
+      yield bytes("one");
+      throw undefined;
+    },
+  })
+) {
+  test(`errorPage: once bytes have left, the connection is aborted, and there is no page: ${name}`, async () => {
+    await using server = start(stacked(app, (app) => errorPage(app, { development: true })));
+    const reply = await exchange(server, request("/"));
+    assert.deepEqual([reply.status, reply.body, reply.complete], [200, "one", false]);
+    assert.equal(reportsOf(server.errors.text), 1, server.errors.text);
+    if (!name.endsWith("undefined")) assert.match(server.errors.text, /the-secret-of-the-message/);
+  });
+}
+
+for (
+  const [status, title] of [
+    [400, "Bad Request"],
+    [404, "Not Found"],
+    // RFC 9110, sections 15.5.14 and 15.5.21; the first is also what limitBody and the server say.
+    [413, "Content Too Large"],
+    [422, "Unprocessable Content"],
+    [451, "Unavailable For Legal Reasons"],
+    [500, "Internal Server Error"],
+    [503, "Service Unavailable"],
+    [511, "Network Authentication Required"],
+  ] as const
+) {
+  test(`errorPage: an error with the status ${status} is a ${status}`, async () => {
+    const { body, errors, reason, ...page } = await pageOf(failing(withStatus(status, SECRET)));
+    assert.deepEqual([page.status, reason, body], [status, title, `${status} ${title}\n`]);
+    assert.equal(reportsOf(errors), status < 500 ? 0 : 1);
+  });
+}
+
+for (const status of [499, 599]) {
+  test(`errorPage: ${status}, which has no name, is a status all the same`, async () => {
+    const page = await pageOf(failing(withStatus(status)));
+    assert.equal(page.status, status);
+    assert.notEqual(page.reason, "");
+  });
+}
+
+for (const status of [200, 304, 399, 600, 1000, 404.5, -404, NaN, Infinity, "404", "", null, true, [404], {}]) {
+  test(`errorPage: an error with the status ${inspect(status)} is a 500, and reported`, async () => {
+    const page = await pageOf(failing(withStatus(status)));
+    assert.deepEqual([page.status, page.body], [500, "500 Internal Server Error\n"]);
+    assert.equal(reportsOf(page.errors), 1);
+  });
+}
+
+const reading: Application = async (environ, startResponse) => {
+  const body = await environ["wsgi.input"].read();
+  ok(startResponse);
+  return [body];
+};
+
+const CHUNKED = request("/", {
+  method: "POST",
+  headers: ["Transfer-Encoding: chunked"],
+  body: "5\r\n12345\r\n0\r\n\r\n",
+});
+
+test("errorPage: a body that is too large for the server is a 413, and not reported", async () => {
+  await using server = start(stacked(reading, errorPage), { maxBodySize: 4 });
+  const reply = await exchange(server, CHUNKED);
+  assert.deepEqual([reply.status, reply.body], [413, "413 Content Too Large\n"]);
+  assert.equal(server.errors.text, "");
+});
+
+for (
+  const [name, middleware] of Object.entries<Middleware[]>({
+    "inside": [errorPage, (app) => limitBody(app, { maxBodySize: 4 })],
+    "outside": [(app) => limitBody(app, { maxBodySize: 4 }), errorPage],
+  })
+) {
+  test(`errorPage: a body that is too large for limitBody ${name} is a 413, and not reported`, async () => {
+    await using server = start(stacked(reading, ...middleware));
+    const reply = await exchange(server, CHUNKED);
+    assert.equal(reply.status, 413);
+    assert.match(reply.body, /Content Too Large\n$/);
+    assert.equal(server.errors.text, "");
+  });
+}
+
+/** The message of an error in a chain, by its depth. */
+function chain(length: number, depth = 1): Error {
+  return new Error(`link ${depth}`, depth < length ? { cause: chain(length, depth + 1) } : {});
+}
+
+test("errorPage: a report has all of the causes, each with its stack", async () => {
+  const { errors } = await pageOf(failing(chain(5)));
+  for (const depth of [1, 2, 3, 4, 5]) assert.match(errors, new RegExp(`Error: link ${depth}\n +at `), `link ${depth}`);
+});
+
+for (const type of ["text/html", "application/json", "text/plain"]) {
+  test(`errorPage: in development ${type} shows the error, all of its causes and the stack`, async () => {
+    const { body, headers } = await pageOf(failing(chain(5)), { accept: type, development: true });
+    assert.match(headers.get("Content-Type")!, new RegExp(`^${type}`));
+    for (const depth of [1, 2, 3, 4, 5]) assert.match(body, new RegExp(`link ${depth}`));
+    assert.match(body, /error_page_test\.ts/);
+  });
+
+  test(`errorPage: in production ${type} shows nothing of the error`, async () => {
+    for (const status of [undefined, 404, 503]) {
+      const error = Object.assign(new TypeError(SECRET, { cause: new Error(SECRET) }), { status, detail: SECRET });
+      for (const make of Object.values(FAILURES)) {
+        const page = await pageOf(make(error), { accept: type, path: "a-path?a-query" });
+        const all = page.body + page.reason + JSON.stringify([...page.headers]);
+        assert.doesNotMatch(all, /secret|error_page_test|middleware_support|TypeError|at |a-path|a-query|link/);
+      }
+    }
+  });
+
+  test(`errorPage: to HEAD, ${type} is a head without a body`, async () => {
+    const page = await pageOf(failing(new Error("no")), { accept: type, development: true, method: "HEAD" });
+    assert.deepEqual([page.status, page.body], [500, ""]);
+    assert.match(page.headers.get("Content-Type")!, new RegExp(`^${type}`));
+    assert.equal(reportsOf(page.errors), 1);
+  });
+}
+
+test("errorPage: the page in JSON is an object that says status and title, and in development the detail", async () => {
+  const asking = { accept: "application/json" };
+  const { body } = await pageOf(failing(withStatus(404)), asking);
+  assert.deepEqual(JSON.parse(body), { status: 404, title: "Not Found" });
+  const page = await pageOf(failing(withStatus(404, "Article 7")), { ...asking, development: true });
+  const { detail, ...others } = JSON.parse(page.body);
+  assert.deepEqual(others, { status: 404, title: "Not Found" });
+  assert.match(detail, /^Error: Article 7\n/);
+});
+
+const BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8";
+
+for (
+  const [accept, inDevelopment, inProduction] of [
+    [undefined, "text/html", "text/plain"],
+    ["*/*", "text/html", "text/plain"],
+    ["", "text/html", "text/plain"],
+    [BROWSER, "text/html", "text/plain"],
+    ["text/html", "text/html", "text/plain"],
+    ["text/*", "text/html", "text/plain"],
+    ["application/json", "application/json", "application/json"],
+    ["application/*", "application/json", "application/json"],
+    ["Application/JSON", "application/json", "application/json"],
+    ["application/json, text/plain, */*", "text/html", "text/plain"],
+    ["application/json;q=0.5, text/plain;q=0.9", "text/plain", "text/plain"],
+    ["application/json;q=0.9, text/plain;q=0.5", "application/json", "application/json"],
+    ["text/html;q=0, */*;q=0.1", "application/json", "text/plain"],
+    ["text/plain;q=0, text/*;q=0.4, application/json;q=0.3", "text/html", "application/json"],
+    ["text/plain", "text/plain", "text/plain"],
+    ["application/json ; charset=utf-8 ; q=1 , text/*;q=0.1", "application/json", "application/json"],
+    ["application/json;q=nonsense, text/plain;q=0.1", "text/plain", "text/plain"],
+    ["image/png", "text/html", "text/plain"],
+    [";;,,q=,/,*", "text/html", "text/plain"],
+    ["__proto__, constructor;q=1", "text/html", "text/plain"],
+  ] as const
+) {
+  // With equal weights the server may choose (RFC 9110, section 12.5.1), and prefers what is said first here.
+  test(`errorPage: Accept ${JSON.stringify(accept)} is answered with ${inDevelopment}, or ${inProduction}`, async () => {
+    for (const [development, expected] of [[true, inDevelopment], [false, inProduction]] as const) {
+      const asking = { development, ...accept === undefined ? {} : { accept } };
+      const { headers, status } = await pageOf(failing(new Error("no")), asking);
+      assert.equal(status, 500);
+      assert.equal(headers.get("Content-Type")!.split(";")[0], expected);
+    }
+  });
+}
+
+test("errorPage: a page is not kept, depends on Accept, and runs nothing", async () => {
+  for (const development of [false, true]) {
+    const { headers } = await pageOf(failing(new Error("no")), { development });
+    assert.equal(headers.get("Cache-Control"), "no-store");
+    assert.equal(headers.get("Vary"), "Accept");
+    assert.match(headers.get("Content-Security-Policy")!, /^default-src 'none'/);
+    assert.match(headers.get("Content-Type")!, /; charset=utf-8$/);
+  }
+});
+
+test("errorPage: the page for a developer is light and dark, and fits a small screen", async () => {
+  const { body } = await pageOf(failing(new Error("no")), { development: true });
+  assert.match(body, /^<!doctype html>/);
+  assert.match(body, /color-scheme: light dark/);
+  assert.match(body, /<meta name="viewport" content="width=device-width/);
+  assert.match(body, /<html lang="en">/);
+});
+
+/** The tags of a page. */
+function tagsOf(page: string): Set<string> {
+  return new Set(page.match(/<[^>]*>?/g));
+}
+
+/** The text of a page as a browser shows it. */
+function shown(page: string): string {
+  const plain = page.replace(/<[^>]*>/g, "");
+  return plain.replace(/&#(\d+);/g, (_reference, code) => String.fromCharCode(Number(code)));
+}
+
+const XSS = `"><script>alert('&amp;')</script><img src=x onerror=alert(1)>`;
+
+for (
+  const [name, { app, asking = {} }] of Object.entries<{ app: Application; asking?: Asking }>({
+    "the message": { app: failing(new Error(XSS)) },
+    "the name": { app: failing(Object.assign(new Error("no"), { name: XSS })) },
+    "the stack": { app: failing(Object.assign(new Error("no"), { stack: XSS })) },
+    "the message of a cause": { app: failing(new Error("no", { cause: new Error(XSS) })) },
+    "a cause that is text": { app: failing(new Error("no", { cause: XSS })) },
+    "what is thrown": { app: failing(XSS) },
+    "a property": { app: failing({ [XSS]: XSS }) },
+    "the environ": {
+      app: (environ) => {
+        environ[`test.${XSS}`] = XSS;
+        throw new Error("no");
+      },
+    },
+    "the path": {
+      app: (environ) => {
+        throw new Error(environ.PATH_INFO);
+      },
+      asking: { path: encodeURIComponent(XSS) },
+    },
+    "a header": {
+      app: (environ) => {
+        throw new Error(environ.HTTP_X_TEST);
+      },
+      asking: { headers: { "X-Test": XSS } },
+    },
+  })
+) {
+  test(`errorPage: nothing can be slipped into the page by ${name}`, async () => {
+    const harmless = await pageOf(failing(new Error("no", { cause: "a cause" })), { development: true });
+    const { body, status } = await pageOf(app, { ...asking, development: true });
+    assert.equal(status, 500);
+    for (const tag of tagsOf(body)) assert.ok(tagsOf(harmless.body).has(tag), `a foreign tag: ${tag}`);
+    assert.doesNotMatch(body, /<script|<img/);
+    assert.match(shown(body), /alert\(\\?'&amp;\\?'\)/);
+  });
+}
+
+test("errorPage: the page for a developer has the environ", async () => {
+  const { body } = await pageOf(failing(new Error("no")), { development: true, path: "page?a=1&b=2" });
+  const page = shown(body);
+  for (const part of ["REQUEST_METHOD", "GET", "PATH_INFO", "/page", "a=1&b=2", "wsgi.input"]) {
+    assert.ok(page.includes(part), part);
+  }
+});
+
+/** An error with one property that cannot be read. */
+function guarded(name: string): Error {
+  return Object.defineProperty(new Error("guarded"), name, {
+    get: () => {
+      throw new Error("the getter");
+    },
+  });
+}
+
+function revoked(): object {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  return proxy;
+}
+
+const CYCLE = new Error("cyclic");
+CYCLE.cause = new Error("between", { cause: CYCLE });
+
+/** What may be thrown, or stand in an environ. */
+const ODDITIES: Record<string, unknown> = {
+  "text": "the text",
+  "empty text": "",
+  "null": null,
+  "undefined": undefined,
+  "zero": 0,
+  "a bigint": 10n,
+  "a symbol": Symbol("the symbol"),
+  "a function": () => {},
+  "an object without a prototype": Object.create(null),
+  "an object with a null status": { status: null },
+  "an error whose status cannot be read": guarded("status"),
+  "an error whose cause cannot be read": guarded("cause"),
+  "an error whose message cannot be read": guarded("message"),
+  "an error whose name cannot be read": guarded("name"),
+  "an error whose stack cannot be read": guarded("stack"),
+  "an error whose stack is a number": Object.assign(new Error("no"), { stack: 5 }),
+  "an error without a stack": Object.assign(new Error("no"), { stack: undefined }),
+  "an error whose name is an object": Object.assign(new Error("no"), { name: {} }),
+  "an error whose message is a symbol": Object.assign(new Error("no"), { message: Symbol("no") }),
+  "an error that cannot be text": Object.assign(new Error("no"), { toString: explode, [Symbol.toPrimitive]: explode }),
+  "an error that cannot be inspected": Object.assign(new Error("no"), { [inspect.custom]: explode }),
+  "a cause that cannot be inspected": new Error("no", { cause: { [inspect.custom]: explode } }),
+  "a cause whose cause cannot be read": new Error("no", { cause: guarded("cause") }),
+  "an error that causes itself": CYCLE,
+  "a chain of a hundred causes": chain(100),
+  "several errors in one": new AggregateError([new Error("one"), "two"], "several"),
+  "a proxy that lets nobody in": new Proxy(new Error("no"), {
+    get: explode,
+    has: explode,
+    ownKeys: explode,
+    getPrototypeOf: explode,
+    getOwnPropertyDescriptor: explode,
+  }),
+  "a proxy that is revoked": revoked(),
+  "a response": new Response("no", { status: 404 }),
+  "text with half a character": "\ud800",
+};
+
+for (const [name, error] of Object.entries(ODDITIES)) {
+  test(`errorPage: whatever is thrown is answered with a page: ${name}`, async () => {
+    const expected = name === "a response" ? 404 : 500;
+    for (const development of [true, false]) {
+      for (const [accept, type] of [["text/html", development ? "text/html" : "text/plain"], ["application/json"]]) {
+        const page = await pageOf(failing(error), { accept: accept!, development });
+        assert.equal(page.status, expected);
+        // What the server answers by itself is plain text without this header.
+        assert.equal(page.headers.get("Cache-Control"), "no-store", "the page is not the server's own");
+        assert.match(page.headers.get("Content-Type")!, new RegExp(`^${type ?? accept}`));
+        assert.equal(reportsOf(page.errors), expected === 500 ? 1 : 0, page.errors);
+        if (accept === "application/json") JSON.parse(page.body);
+      }
+    }
+  });
+
+  test(`errorPage: whatever stands in the environ, there is a page: ${name}`, async () => {
+    if (error === undefined) return; // which an environ must not have
+    const app: Application = (environ) => {
+      environ["test.one"] = error;
+      environ["test.other"] = error;
+      throw new Error("the message");
+    };
+    const page = await pageOf(app, { development: true });
+    assert.match(shown(page.body), /Error: the message/);
+    assert.match(page.body, /test\.other/);
+    assert.equal(reportsOf(page.errors), 1);
+  });
+}
+
+test("errorPage: the body that has failed is closed once, after the page", async () => {
+  for (const error of [new Error("no"), withStatus(404)]) {
+    const closing = new Closing();
+    const { body } = await pageOf((_environ, startResponse) => {
+      ok(startResponse);
+      return closing.body((function* (): Generator<Uint8Array> {
+        yield EMPTY;
+        throw error;
+      })());
+    });
+    assert.match(body, /^\d{3} /);
+    await closing.closed.wait();
+    await settle();
+    assert.equal(closing.count, 1);
+  }
+});
+
+for (
+  const [name, app] of Object.entries<(waiting: Event) => Application>({
+    "with the reason of the signal": (waiting) => async (environ) => {
+      const left = aborted(environ);
+      waiting.happen();
+      await left;
+      throw environ["fetch.context"]!.signal.reason;
+    },
+    "with an AbortError of its own, as timers have it": (waiting) => async (environ) => {
+      const left = aborted(environ);
+      waiting.happen();
+      await left;
+      throw new DOMException("The operation was aborted", "AbortError");
+    },
+    "in a generator": (waiting) =>
+      async function* (environ, startResponse) {
+        const left = aborted(environ);
+        ok(startResponse);
+        waiting.happen();
+        await left;
+        yield EMPTY;
+        throw environ["fetch.context"]!.signal.reason;
+      },
+  })
+) {
+  test(`errorPage: a client that leaves is no error, and nothing is reported: ${name}`, async () => {
+    const waiting = new Event("an application that waits");
+    const log = new Log();
+    await using server = start(log.around(app(waiting), errorPage));
+    const client = await Client.connect(server);
+    await client.send(request("/"));
+    await waiting.wait();
+    client.leave();
+    const { said } = await log.one();
+    assert.equal(server.errors.text, "");
+    assert.notEqual(said.status, 500);
+  });
+}
+
+test("errorPage: a client that leaves in the middle of its upload is no error", async () => {
+  const reads = new Event("an application that reads");
+  const failed = new Event("the end of the reading");
+  await using server = start(stacked(async (environ, startResponse) => {
+    const body = environ["wsgi.input"].read();
+    reads.happen();
+    try {
+      await body;
+    } catch (error) {
+      failed.happen();
+      throw error;
+    }
+    ok(startResponse);
+    return [];
+  }, errorPage));
+  const client = await Client.connect(server);
+  await client.send(`POST / HTTP/1.1\r\nHost: test.example\r\nContent-Length: 100\r\n\r\nsome`);
+  await reads.wait();
+  client.leave();
+  await failed.wait();
+  await settle();
+  assert.equal(server.errors.text, "");
+});
+
+test("errorPage: the environ of a request with a body can be shown, and the body is still read", async () => {
+  await using server = start(stacked((environ) => {
+    environ["test.request"] = environ["fetch.context"]?.request;
+    throw new Error("the message");
+  }, (app) => errorPage(app, { development: true })));
+  const reply = await exchange(server, request("/", { method: "POST", headers: ["Content-Length: 4"], body: "four" }));
+  assert.equal(reply.status, 500);
+  assert.equal(reply.complete, true);
+  assert.match(shown(reply.body), /Error: the message/);
+});

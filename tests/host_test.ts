@@ -1,0 +1,168 @@
+/**
+ * The Host of a request, as HTTP_HOST, and requests without one.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { toEnviron } from "../mod.ts";
+import {
+  ask,
+  assertAbsent,
+  assertRefused,
+  environOf,
+  exchange,
+  native,
+  recorder,
+  RUNTIME,
+  start,
+  withHost,
+} from "./support.ts";
+
+for (
+  const host of [
+    "h",
+    "h:81",
+    "h:80",
+    "h:",
+    "H.Example",
+    "h.example.",
+    "a_b-c~d",
+    "192.0.2.1:8000",
+    "1.2.3",
+    "[::1]",
+    "[::1]:80",
+    "[2001:DB8::1]:8000",
+    "",
+  ]
+) {
+  test(`Host "${host}" is HTTP_HOST as it was sent`, async () => {
+    const environ = await environOf(withHost(host));
+    assert.equal(environ.HTTP_HOST, host);
+    assert.equal(environ.PATH_INFO, "/p");
+    assert.equal(environ.QUERY_STRING, "q");
+    assert.equal(environ.REQUEST_URI, "/p?q");
+  });
+}
+
+test("a Host that is like the one which Deno makes up is HTTP_HOST", async () => {
+  const { app, environs } = recorder();
+  await using server = start(app);
+  await exchange(server, withHost(`localhost:${server.port}`));
+  assert.equal(environs[0]!.HTTP_HOST, `localhost:${server.port}`);
+});
+
+test("with an empty Host the path is the target's", async () => {
+  const environ = await environOf(withHost("", native("/a/../é%2F?é")));
+  assert.equal(environ.PATH_INFO, native("/a/../é/"));
+  assert.equal(environ.QUERY_STRING, "%C3%A9");
+  assert.equal(environ.REQUEST_URI, "/a/../%C3%A9%2F?%C3%A9");
+});
+
+const HOSTILE = [
+  "a/b",
+  "a?b",
+  "a#b",
+  "a b",
+  "h\tx",
+  "u:p@h",
+  "u@h",
+  "h\\x",
+  "a,b",
+  "[::1",
+  "::1]",
+  "[::1]x",
+  "[zz]",
+  "h:port",
+  "h:80:80",
+  "h:-1",
+  "\xe9",
+  native("é"),
+  "/",
+  "//h",
+  "?",
+  "#",
+  "http://h",
+  '"h"',
+  "<h>",
+];
+
+for (const host of HOSTILE) {
+  test(`Host ${JSON.stringify(host)} is answered with 400`, async () => {
+    assertRefused(await ask(withHost(host)), 400);
+  });
+}
+
+for (const host of HOSTILE) {
+  test(`Host ${JSON.stringify(host)} is answered with 400 in HTTP/1.0 and with an absolute target, too`, async () => {
+    assertRefused(await ask(`GET /p HTTP/1.0\r\nHost: ${host}\r\n\r\n`), 400);
+    assertRefused(await ask(withHost(host, "http://other.example/p")), 400);
+  });
+}
+
+for (const [first, second] of [["a", "b"], ["a", "a"], ["a", ""], ["", "a"], ["", ""]]) {
+  test(`two Host headers, "${first}" and "${second}", are answered with 400`, async () => {
+    const raw = `GET / HTTP/1.1\r\nHost: ${first}\r\nHost: ${second}\r\nConnection: close\r\n\r\n`;
+    assertRefused(await ask(raw), 400);
+  });
+}
+
+test("a hostile Host is answered without being quoted, and is not reported as a failure of the application", async () => {
+  const { app } = recorder();
+  await using server = start(app);
+  const reply = await exchange(server, withHost("a/b"));
+  assert.doesNotMatch(reply.body, /a\/b/);
+  assert.equal(server.errors.text, "");
+});
+
+test("a Host is checked once, also after thousands of others", () => {
+  const { canParse } = URL;
+  let checks = 0;
+  URL.canParse = (...given) => {
+    checks++;
+    return canParse(...given);
+  };
+  const ask = (host: string) => toEnviron(new Request("http://test.example/", { headers: { Host: host } }));
+  try {
+    for (let count = 0; count < 2000; count++) ask(`host-${count}.example`);
+    ask("often.example");
+    checks = 0;
+    for (let count = 0; count < 10; count++) ask("often.example");
+  } finally {
+    URL.canParse = canParse;
+  }
+  assert.equal(checks, 0);
+});
+
+test("without a Host HTTP/1.1 is served by Deno without HTTP_HOST, and refused by Bun", async () => {
+  const outcome = await ask("GET /p?q HTTP/1.1\r\nConnection: close\r\n\r\n");
+  if (RUNTIME === "bun") return assertRefused(outcome, 400);
+  assert.equal(outcome.environ!.PATH_INFO, "/p");
+  assertAbsent(outcome.environ!, "HTTP_HOST");
+});
+
+test("a request of HTTP/1.0 without a Host has no HTTP_HOST", async () => {
+  const environ = await environOf("GET /p?q HTTP/1.0\r\n\r\n");
+  assertAbsent(environ, "HTTP_HOST");
+  assert.equal(environ.PATH_INFO, "/p");
+  assert.equal(environ.QUERY_STRING, "q");
+});
+
+test("a request of HTTP/1.0 with a Host has HTTP_HOST", async () => {
+  assert.equal((await environOf("GET / HTTP/1.0\r\nHost: old.example:81\r\n\r\n")).HTTP_HOST, "old.example:81");
+});
+
+test("without a Host the target arrives as it was sent, on both runtimes", async () => {
+  const environ = await environOf(`GET ${native("//a/../é%2F\\?é")} HTTP/1.0\r\n\r\n`);
+  assert.equal(environ.PATH_INFO, native("//a/../é/\\"));
+  assert.equal(environ.QUERY_STRING, "%C3%A9");
+  assert.equal(environ.REQUEST_URI, "//a/../%C3%A9%2F\\?%C3%A9");
+});
+
+test("without a Host the authority of an absolute target is HTTP_HOST on Deno, and lost on Bun", async () => {
+  const environ = await environOf("GET http://other.example:81/x?y HTTP/1.0\r\n\r\n");
+  assert.equal(environ.PATH_INFO, "/x");
+  assert.equal(environ.QUERY_STRING, "y");
+  assert.equal(environ.HTTP_HOST, RUNTIME === "deno" ? "other.example:81" : undefined);
+});

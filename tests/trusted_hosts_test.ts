@@ -1,0 +1,118 @@
+/**
+ * `trustedHosts`: requests for hosts that are served, and for no others.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Middleware, proxyFix, runApplication, trustedHosts, validator } from "../mod.ts";
+import { between, lacking, telling, through } from "./middleware_support.ts";
+import { exchange, start, text } from "./support.ts";
+
+const BAD_REQUEST = "400 Bad Request";
+
+for (
+  const { hosts, host, isServed } of [
+    { hosts: ["example.com"], host: "example.com", isServed: true },
+    { hosts: ["example.com"], host: "example.com:8080", isServed: true },
+    { hosts: ["example.com"], host: "EXAMPLE.Com", isServed: true },
+    { hosts: ["Example.COM"], host: "example.com", isServed: true },
+    { hosts: ["example.com"], host: "www.example.com", isServed: false },
+    { hosts: ["example.com"], host: "notexample.com", isServed: false },
+    { hosts: ["example.com"], host: "example.com.evil.org", isServed: false },
+    { hosts: ["example.com"], host: "exampleXcom", isServed: false },
+    { hosts: ["example.com"], host: "evil.org", isServed: false },
+    { hosts: ["example.com"], host: "", isServed: false },
+    { hosts: ["example.com"], host: "example.com:80:80", isServed: false },
+    { hosts: ["example.com"], host: "example.com:evil", isServed: false },
+    { hosts: ["example.com"], host: "example.com@evil.org", isServed: false },
+    { hosts: ["example.com"], host: "evil.org, example.com", isServed: false },
+    { hosts: ["example.com:8080"], host: "example.com:8080", isServed: true },
+    { hosts: ["example.com:8080"], host: "EXAMPLE.com:8080", isServed: true },
+    { hosts: ["example.com:8080"], host: "example.com", isServed: false },
+    { hosts: ["example.com:8080"], host: "example.com:80", isServed: false },
+    { hosts: ["example.com:8080"], host: "example.com:80800", isServed: false },
+    { hosts: [".example.com"], host: "www.example.com", isServed: true },
+    { hosts: [".example.com"], host: "a.b.example.com:8080", isServed: true },
+    { hosts: [".example.com"], host: "WWW.EXAMPLE.COM", isServed: true },
+    { hosts: [".Example.com"], host: "www.example.com", isServed: true },
+    { hosts: [".example.com"], host: "example.com", isServed: true },
+    { hosts: [".example.com"], host: "notexample.com", isServed: false },
+    { hosts: [".example.com"], host: "www.example.com.evil.org", isServed: false },
+    { hosts: [".example.com"], host: "example.com.evil.org", isServed: false },
+    { hosts: [".example.com"], host: "com", isServed: false },
+    { hosts: [".example.com"], host: "", isServed: false },
+    { hosts: [".example.com"], host: "evil.org:.example.com", isServed: false },
+    { hosts: [".example.com"], host: "evil.org/.example.com", isServed: false },
+    { hosts: [".example.com"], host: "evil.org?.example.com", isServed: false },
+    { hosts: [".example.com"], host: "evil.org#.example.com", isServed: false },
+    { hosts: [".example.com"], host: "evil.org\\.example.com", isServed: false },
+    { hosts: [".example.com"], host: "evil.org, www.example.com", isServed: false },
+    { hosts: [".example.com"], host: "user@www.example.com", isServed: false },
+    { hosts: ["[::1]"], host: "[::1]", isServed: true },
+    { hosts: ["[::1]"], host: "[::1]:8000", isServed: true },
+    { hosts: ["[2001:DB8::1]"], host: "[2001:db8::1]:8000", isServed: true },
+    { hosts: ["[::1]:8000"], host: "[::1]:8000", isServed: true },
+    { hosts: ["[::1]:8000"], host: "[::1]", isServed: false },
+    { hosts: ["[::1]"], host: "[::2]", isServed: false },
+    { hosts: ["127.0.0.1"], host: "127.0.0.1:8000", isServed: true },
+    { hosts: ["127.0.0.1"], host: "127.0.0.11", isServed: false },
+    { hosts: ["example.org", ".example.com", "example.net:81"], host: "example.net:81", isServed: true },
+    { hosts: ["example.org", ".example.com", "example.net:81"], host: "example.net", isServed: false },
+    { hosts: [], host: "example.com", isServed: false },
+  ]
+) {
+  test(`trustedHosts ${isServed ? "serves" : "refuses"} ${JSON.stringify(host)} with ${JSON.stringify(hosts)}`, async () => {
+    const { status, environ } = await through((app) => trustedHosts(app, { hosts }), { HTTP_HOST: host });
+    assert.equal(status, isServed ? "200 OK" : BAD_REQUEST);
+    assert.equal(environ !== undefined, isServed);
+  });
+}
+
+for (
+  const { hosts, status } of [{ hosts: ["inner"], status: "200 OK" }, { hosts: ["example.com"], status: BAD_REQUEST }]
+) {
+  test(`trustedHosts goes by SERVER_NAME without a Host: ${status} with ${hosts}`, async () => {
+    const app = between((app) => trustedHosts(app, { hosts }), telling(() => ""));
+    assert.equal((await runApplication(app, lacking({ SERVER_NAME: "inner" }, "HTTP_HOST"))).status, status);
+  });
+}
+
+test("trustedHosts answers 400 in plain text", async () => {
+  const { headers, body } = await through((app) => trustedHosts(app, { hosts: [] }));
+  assert.deepEqual(headers, [["Content-Type", "text/plain; charset=utf-8"]]);
+  assert.equal(text(body), "Bad Request\n");
+});
+
+for (
+  const options of ["{}", '{"hosts": "example.com"}', '{"hosts": null}', "null", '{"hosts": {"0": "example.com"}}']
+) {
+  test(`trustedHosts refuses the options ${options}`, () => {
+    assert.throws(() => trustedHosts(() => [], JSON.parse(options)), { name: "TypeError", message: /\bhosts\b/ });
+  });
+}
+
+for (
+  const { forwarded, isServed } of [
+    { forwarded: "www.example.com", isServed: true },
+    { forwarded: "evil.org", isServed: false },
+    { forwarded: "www.example.com, evil.org", isServed: false },
+  ]
+) {
+  test(`trustedHosts inside proxyFix ${isServed ? "serves" : "refuses"} ${forwarded}`, async () => {
+    const variables = { REMOTE_ADDR: "127.0.0.1", HTTP_HOST: "inner:8000", HTTP_X_FORWARDED_HOST: forwarded };
+    const wrap: Middleware = (app) => proxyFix(validator(trustedHosts(app, { hosts: [".example.com"] })));
+    assert.equal((await through(wrap, variables)).status, isServed ? "200 OK" : BAD_REQUEST);
+  });
+}
+
+for (const host of ["evil.org", "evil.org/.example.com", "evil.org?.example.com", "evil.org, a.example.com", ""]) {
+  test(`trustedHosts lets no request for ${JSON.stringify(host)} in over the wire`, async () => {
+    let calls = 0;
+    const app = between((app) => trustedHosts(app, { hosts: [".example.com"] }), telling(() => `${++calls}`));
+    await using server = start(app);
+    assert.equal((await exchange(server, `GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`)).status, 400);
+    assert.equal(calls, 0);
+  });
+}
