@@ -1651,6 +1651,7 @@ class PendingWork extends Set<Exchange | Promise<unknown>> {
     return settled;
   }
 
+  /** Fulfilled when nothing is pending. One caller at a time can wait. */
   whenIdle(): Promise<void> {
     return this.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
   }
@@ -1961,7 +1962,7 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
   const { unix } = options;
   const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
   if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
-  if (options.deno?.reusePort ?? options.reusePort) requireUnstableNet("reusePort");
+  if (sharesPort(options)) requireUnstableNet("reusePort");
   try {
     if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
     return adapter(options, handler);
@@ -1975,6 +1976,11 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
 
 function setUnixMode({ unix, unixMode }: ServeOptions): void {
   if (unix !== undefined && unixMode !== undefined) process.getBuiltinModule("node:fs").chmodSync(unix, unixMode);
+}
+
+/** Tests whether other processes may listen on the same port. */
+function sharesPort(options: ServeOptions): boolean {
+  return ((DENO ? options.deno : options.bun)?.reusePort ?? options.reusePort) === true;
 }
 
 /** Throws where Deno cannot share a port, because Deno 2.9.6 would end the process. */
@@ -2204,7 +2210,9 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   /** Says what a stopping server waits for. */
   const describeStop = () => {
     const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
-    if (shutdownDelay === 0) return backend.pending === "" ? "nothing is under way" : `${wait} for ${backend.pending}`;
+    if (shutdownDelay === 0) {
+      return backend.pendingText === "" ? "nothing is under way" : `${wait} for ${backend.pendingText}`;
+    }
     return `serving for another ${shutdownDelay / 1000} s, then ${wait} for what is under way`;
   };
   const onAbort = () => void shutdown();
@@ -2249,7 +2257,7 @@ interface ServerBackend {
   /** The number of threads, in words. */
   readonly description: string;
   /** The work under way, in words; empty if there is none. */
-  readonly pending: string;
+  readonly pendingText: string;
   /** Starts. Calls `onReady` once it serves, and `onFailure` when it cannot, or can no longer. */
   start(onReady: () => void, onFailure: (error: unknown) => void): void;
   /** Serves on for a delay, then finishes the requests under way. Fulfilled with false when some were lost. */
@@ -2271,7 +2279,7 @@ class LocalServer implements ServerBackend {
   readonly #listener: Listener;
 
   constructor(app: ApplicationLike, options: ServeOptions) {
-    const { unix, cert, reusePort } = options;
+    const { unix, cert } = options;
     this.gateway = new Gateway(app, options);
     this.#listener = listen(options, (request, info) => this.gateway.handle(request, info));
     const { hostname, port } = this.#listener;
@@ -2289,12 +2297,10 @@ class LocalServer implements ServerBackend {
       SERVER_PORT: unix === undefined ? String(port) : "80",
       "wsgi.url_scheme": scheme,
     });
-    if ((DENO ? options.deno : options.bun)?.reusePort ?? reusePort) {
-      this.gateway.environTemplate["wsgi.multiprocess"] = true;
-    }
+    if (sharesPort(options)) this.gateway.environTemplate["wsgi.multiprocess"] = true;
   }
 
-  get pending(): string {
+  get pendingText(): string {
     const items = [...this.gateway.pending];
     const requests = items.filter((item) => item instanceof Exchange).length;
     const tasks = items.length - requests;
@@ -2435,6 +2441,14 @@ interface TypedPort<Sent, Received> {
 // The time for clients to come back on other connections, in milliseconds.
 const RECONNECT_TIME = 1000;
 
+// The load above which a worker is busy, and the share of the other workers' capacity that spares one of them.
+const BUSY_LOAD = 0.8;
+const SPARE_LOAD = 0.5;
+// The number of samples for which the load settles after a worker was added or stopped.
+const SETTLING_SAMPLES = 3;
+// A worker that ends within this time of its start has crashed early, in milliseconds.
+const EARLY_CRASH = 10_000;
+
 // The number of samples in a row without an answer after which standard error names the worker.
 const MISSED_SAMPLES = 5;
 
@@ -2467,7 +2481,7 @@ class WorkerHandle {
   readonly #port: TypedPort<WorkerCommand, WorkerMessage>;
   readonly #worker: { terminate(): unknown };
   #sampledAt: number | undefined;
-  #retirement: ReturnType<typeof setTimeout> | undefined;
+  #retireTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #listeners: WorkerListeners;
   readonly #ended = Promise.withResolvers<boolean>();
   #hasEnded = false;
@@ -2501,13 +2515,14 @@ class WorkerHandle {
       }
     });
     worker.on("error", (error) => reason = formatError(error));
+    // A worker that never served leaves nothing unfinished.
     worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, "has died", reason));
   }
 
   #onEnd(isDone: boolean, what: string, reason: string): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    clearTimeout(this.#retirement);
+    clearTimeout(this.#retireTimer);
     this.#port.close();
     this.#ended.resolve(isDone);
     this.#listeners.onEnd(what, reason);
@@ -2526,7 +2541,7 @@ class WorkerHandle {
     // Samples are counted, not time: where this thread was blocked, the answer may already wait.
     else this.missed++;
     this.#lastRequestCount = count;
-    if (this.isReady) this.#smooth(1);
+    if (this.isReady) this.#recordLoad(1);
   }
 
   #onAnswer(): void {
@@ -2541,11 +2556,11 @@ class WorkerHandle {
     const wait = (performance.now() - this.#sampledAt!) / 100;
     this.#sampledAt = undefined;
     this.active = active;
-    this.#smooth(Math.min(1, Math.max(load, wait)));
+    this.#recordLoad(Math.min(1, Math.max(load, wait)));
   }
 
   /** Exponential moving average. */
-  #smooth(load: number): void {
+  #recordLoad(load: number): void {
     this.load = 0.6 * this.load + 0.4 * load;
   }
 
@@ -2558,12 +2573,12 @@ class WorkerHandle {
   retire(): void {
     this.closeConnections(Infinity);
     this.isStopping = true;
-    this.#retirement = setTimeout(() => this.#port.postMessage("retire"), RECONNECT_TIME);
+    this.#retireTimer = setTimeout(() => this.#port.postMessage("retire"), RECONNECT_TIME);
   }
 
   /** Makes the worker finish after a delay. A worker that does not serve yet is terminated. */
   drain(delay: number): void {
-    clearTimeout(this.#retirement);
+    clearTimeout(this.#retireTimer);
     this.isStopping = true;
     if (this.isReady) this.#port.postMessage({ drain: delay });
     else this.terminate();
@@ -2632,7 +2647,7 @@ class WorkerPool implements ServerBackend {
     for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
   }
 
-  get pending(): string {
+  get pendingText(): string {
     return plural(this.#handles.size, "worker");
   }
 
@@ -2663,12 +2678,12 @@ class WorkerPool implements ServerBackend {
     const worker = new WorkerHandle(this.#config, {
       number,
       onReady: () => this.#onWorkerReady(),
-      onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#seconds(missed)}`),
+      onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#duration(missed)}`),
       onErrors: (text) => writeError(this.#errors!, text),
       onEnd: (what, reason) => {
         this.#handles.delete(worker);
         if (worker.isStopping) return;
-        const count = performance.now() - worker.startedAt < 10_000 ? crashes + 1 : 0;
+        const count = performance.now() - worker.startedAt < EARLY_CRASH ? crashes + 1 : 0;
         if (this.#isReady) this.#respawn(`Worker ${number} ${what}`, reason, count);
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
@@ -2691,7 +2706,7 @@ class WorkerPool implements ServerBackend {
   }
 
   /** The time of so many samples, in words. */
-  #seconds(samples: number): string {
+  #duration(samples: number): string {
     return `${samples * this.#workers.interval / 1000} s`;
   }
 
@@ -2700,7 +2715,7 @@ class WorkerPool implements ServerBackend {
     worker.sampleLoad();
     const { number, missed, isReady } = worker;
     const { interval, timeout } = this.#workers;
-    const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#seconds(missed)}`;
+    const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#duration(missed)}`;
     if (missed * interval >= timeout) {
       const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
       worker.abandon(`it ${what}${remains}`);
@@ -2720,8 +2735,8 @@ class WorkerPool implements ServerBackend {
   }
 
   /**
-   * Adds a worker when all are over 80 % busy. Retires an idle one when half of the others' capacity was enough for the
-   * whole load for a while.
+   * Adds a worker when all are busy. Retires an idle one when a part of the others' capacity was enough for the whole
+   * load for a while.
    */
   #autoscale(): void {
     const { min, max, interval, scaleDownDelay } = this.#workers;
@@ -2729,9 +2744,9 @@ class WorkerPool implements ServerBackend {
     if (min === max || this.#respawnTimers.size > 0 || workers.some(({ isReady }) => !isReady)) return;
     const now = performance.now();
     const load = workers.reduce((sum, worker) => sum + worker.load, 0);
-    if (workers.length === min || load > 0.5 * (workers.length - 1)) this.#lastBusy = now;
-    const isFull = this.#handles.size >= max || now - this.#lastChange < 3 * interval;
-    if (!isFull && workers.every((worker) => worker.load > 0.8)) {
+    if (workers.length === min || load > SPARE_LOAD * (workers.length - 1)) this.#lastBusy = now;
+    const isFull = this.#handles.size >= max || now - this.#lastChange < SETTLING_SAMPLES * interval;
+    if (!isFull && workers.every((worker) => worker.load > BUSY_LOAD)) {
       // A worker was retired too early if one is needed again soon: the next one stays twice as long.
       const isTooEarly = now - this.#lastRetired < this.#scaleDownDelay;
       this.#scaleDownDelay = isTooEarly ? 2 * this.#scaleDownDelay : scaleDownDelay;
@@ -2797,7 +2812,7 @@ function workerConfig(
     exportName,
     options: rest,
     forwardErrors: errors !== undefined,
-    multiprocess: max > 1 || options.reusePort === true,
+    multiprocess: max > 1 || sharesPort(options),
   };
 }
 

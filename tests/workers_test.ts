@@ -475,6 +475,14 @@ test("a single worker sets wsgi.multiprocess to false, and has the arguments of 
   assert.deepEqual({ multiprocess, argument }, { multiprocess: false, argument: "an argument" });
 });
 
+test("one worker that shares its port with other processes says so, also where the runtime's own option asks for it", async () => {
+  await using child = program(
+    `export { app as application }; if (import.meta.main) run({ workers: 1, ${RUNTIME}: { reusePort: true } });`,
+  );
+  const { port } = await child.listening();
+  assert.equal(JSON.parse(await get(port, "/")).multiprocess, true);
+});
+
 test("a port that another server with workers has is in use", async () => {
   await using first = serving(2);
   const { port } = await first.listening();
