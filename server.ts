@@ -1063,27 +1063,29 @@ export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
 // PEP 3333, "The write() Callable".
 const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
 // The error that Deno prints when a stream fails. The report itself goes to wsgi.errors.
-const ABORTED = DENO && "The response was aborted";
+const ABORTED = DENO ? "The response was aborted" : undefined;
 
 /**
  * One request and its response, from the call of the application to the call of `close`.
  *
  * Two states say how far it is. Each changes in the order of its table, may skip some, and never goes back.
  *
- * | state of the response | meaning                                                                 | ends with               |
- * | --------------------- | ----------------------------------------------------------------------- | ----------------------- |
- * | `pending`             | status and headers can still change                                     | `#commit`, `#fail`      |
- * | `streaming`           | the runtime has the first chunk and asks for more                       | `#onAllSent`, `#fail`   |
- * | `complete`            | the runtime has everything, or the response failed, or the client left  |                         |
+ * | state of the response | meaning                                                              | ends with                             |
+ * | --------------------- | -------------------------------------------------------------------- | ------------------------------------- |
+ * | `pending`             | there is no `Response` yet                                           | `#commit`, `#fail`, `disconnect`      |
+ * | `streaming`           | the `Response` is a stream that is not closed                        | `#onAllSent`, `#fail`, `disconnect`   |
+ * | `complete`            | no more bytes are sent: all are given, it failed, or the client left |                                       |
  *
  * | state of the application | meaning                                                              | ends with               |
  * | ------------------------ | -------------------------------------------------------------------- | ----------------------- |
  * | `running`                | it has neither returned nor thrown                                   | `#onReturn`, `#onThrow` |
- * | `returned`               | it has returned its body, whose chunks are read                      | `#close`                |
- * | `closing`                | `close` was called while a chunk was awaited                         | a turn after `close`    |
+ * | `returned`               | it has returned its body, or thrown                                  | `#close`                |
+ * | `closing`                | `close` was called before the end of the body: a `next` may reject   | a turn after `close`    |
  * | `closed`                 | `close` was called                                                   |                         |
  *
- * The response can be complete while the application is still running: it wrote everything, or its client left.
+ * The response can be complete while the application is still running: it wrote everything, the response has no body,
+ * or the client left. While a chunk is awaited, a client that leaves ends the iterator and calls `close` at once; the
+ * chunk is dropped when it comes.
  */
 class Exchange {
   readonly gateway: Gateway;
@@ -1101,7 +1103,8 @@ class Exchange {
   /** The source of the next chunks; undefined before the body is opened and after its end. */
   #iterator: ChunkIterator | undefined;
   #response: Response | undefined;
-  /** Resolves the promise of the response, where the response was not there at once. */
+  /** True from a promise of the response until its first chunk has left, for which the runtimes need one turn more. */
+  #isLate = false;
   #resolveResponse: ((response: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** The number of bytes that the body must have, if it is known. */
@@ -1146,7 +1149,9 @@ class Exchange {
     else if (!isClosed || this.#cleanup) gateway.pending.add(this); // the idle timeout stays
     // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
     if (this.#responseState === "pending" && !DENO) this.observeSignal();
-    return this.#response ?? new Promise((resolve) => this.#resolveResponse = resolve);
+    if (this.#response) return this.#response;
+    this.#isLate = true;
+    return new Promise((resolve) => this.#resolveResponse = resolve);
   }
 
   #startResponse: StartResponse = (status, headers, error) => {
@@ -1156,13 +1161,14 @@ class Exchange {
 
   #write: Write = (chunk) => {
     if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
+    const isFirstLate = this.#isLate && this.#responseState === "pending";
     let taken = Promise.resolve();
     if (chunkLength(chunk) > 0) {
       this.#start.commit();
       if (this.#responseState !== "complete") taken = this.#enqueue(chunk);
       else if (this.#sent >= this.#length) throw this.#wrongLength();
     }
-    const sent = taken.then(nextTurn).then(() => {
+    const sent = taken.then(nextTurn).then(() => isFirstLate ? nextTurn() : undefined).then(() => {
       // The client left, or the response has no body: HEAD, 204, 304, a failure.
       if (this.#responseState === "complete" && this.#sent < this.#length) throw clientDisconnected();
     });
@@ -1214,18 +1220,22 @@ class Exchange {
     } else this.#receive(() => result).then((isEmpty) => isEmpty ? this.#pump() : undefined);
   }
 
-  /** Asks for chunks until one of them is not empty, or the body ends. */
+  /**
+   * Asks for the next chunk that is not empty: when the runtime reads again, after an empty chunk, and after the declared
+   * length, to find bytes that are too many.
+   */
   async #pump(): Promise<void> {
     for (;;) {
-      // A chunk leaves between two turns of the event loop. Reading a block of a file takes turns of its own.
+      // The last chunk leaves between two turns of the event loop. Reading a block of a file takes turns of its own.
       if (!(this.#iterator instanceof FileBlocks)) {
         await nextTurn();
-        if (DENO && this.#responseState === "streaming" && this.#resolveResponse) {
-          this.#resolveResponse = undefined;
-          await nextTurn(); // a response that was not there at once takes Deno a turn more to begin
+        if (this.#isLate && this.#responseState === "streaming") {
+          this.#isLate = false;
+          await nextTurn();
         }
       }
       if (!this.#iterator || !await this.#receive(() => this.#iterator!.next())) return;
+      // Empty chunks, again and again: from now on the signal has to tell of a client that leaves.
       if (this.#responseState === "pending") this.observeSignal();
     }
   }
@@ -1236,11 +1246,11 @@ class Exchange {
     try {
       result = await ask();
       if (!this.#iterator || this.#disconnected) return false;
-      if (this.#responseState !== "pending") this.#start.throwIfFailed();
+      if (this.#responseState !== "pending") this.#start.throwIfFailed(); // a startResponse inside next() was ignored
       if (!result.done && chunkLength(result.value) === 0) return true;
       this.#handleChunk(result);
     } catch (error) {
-      // What next() was waiting for has been destroyed by close().
+      // close() may have destroyed what next() was waiting for: its rejection is no failure.
       if (!result && this.#applicationState === "closing") return false;
       if (!result) this.#iterator = undefined; // an iterator that has thrown has ended: no return()
       this.#fail(error);
@@ -1285,7 +1295,7 @@ class Exchange {
     return response;
   }
 
-  /** A stream that begins with a chunk, and asks for the next one when that has left. */
+  /** A stream that begins with a chunk. With a high-water mark of 0 it is not read ahead: `pull` asks for the next one. */
   #stream(first: Uint8Array): ReadableStream<Uint8Array> {
     return new ReadableStream({
       start: (controller) => {
@@ -1314,7 +1324,7 @@ class Exchange {
     this.gateway.restoreIdleTimeout(this, size);
     if (this.#length === Infinity || FILE in Object(this.#body)) return this.#close();
     if (this.#sent > this.#length) throw this.#wrongLength();
-    if (this.#iterator) this.#pump();
+    if (this.#iterator) this.#pump(); // finds out whether there is more
     else this.#close();
   }
 
@@ -1330,7 +1340,7 @@ class Exchange {
     Input.cancel(this.input);
   }
 
-  /** Ends the response, because the client has left. Nobody reads the status. */
+  /** Ends the response early: the client has left, which reads no status, or the server gives up, with 503. */
   disconnect(status = 499): void {
     if (this.#responseState === "complete") return;
     const isPending = this.#responseState === "pending";
@@ -1340,7 +1350,7 @@ class Exchange {
     this.#abortController.abort(clientDisconnected());
     if (isPending) this.#respond(new Response(null, { status, headers: { "Content-Type": "text/plain" } }));
     else this.#controller?.error(ABORTED);
-    queueMicrotask(() => this.#close()); // a generator that is running now cannot return
+    queueMicrotask(() => this.#close()); // a generator that is running now, and has caused this, cannot return
   }
 
   #fail(error: unknown): void {
@@ -1352,7 +1362,7 @@ class Exchange {
     this.#close();
   }
 
-  /** Ends the iterator, and, when the application has returned, calls `close`. */
+  /** Ends the iterator. When the application has returned, calls `close`, and lets go of the input and the slot. */
   #close(): void {
     const iterator = this.#iterator;
     this.#iterator = undefined;

@@ -274,6 +274,54 @@ test("a chunk that was written has left before write() is called again, if it wa
   assert.deepEqual(arrived, [true, true, true]);
 });
 
+/** Applications whose first chunk comes late. Each tells whether a chunk has arrived before the next one is asked for. */
+const LATE: Record<string, (startResponse: StartResponse, ask: (chunks: number) => void) => ReturnType<Application>> = {
+  async write(startResponse, ask) {
+    await later();
+    const write = startResponse("200 OK", PLAIN);
+    for (let turn = 0; turn < 3; turn++) {
+      await write(bytes(`<${turn}>`));
+      ask(turn + 1);
+    }
+    return [];
+  },
+  async *"an async generator"(startResponse, ask) {
+    await later();
+    ok(startResponse);
+    for (let turn = 0; turn < 3; turn++) {
+      yield bytes(`<${turn}>`);
+      ask(turn + 1);
+    }
+  },
+  async "a generator behind a promise"(startResponse, ask) {
+    await later();
+    ok(startResponse);
+    return (function* () {
+      for (let turn = 0; turn < 3; turn++) {
+        yield bytes(`<${turn}>`);
+        ask(turn + 1);
+      }
+    })();
+  },
+};
+
+/** Waits for a timer, so that the response is not there at once. */
+function later(): Promise<unknown> {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+for (const [name, app] of Object.entries(LATE)) {
+  test(`a late first chunk has left before the next one is asked for: ${name}`, async () => {
+    const arrived: boolean[] = [];
+    await using server = startPatient((_environ, startResponse) =>
+      app(startResponse, (chunks) => arrived.push(client.has(chunks)))
+    );
+    const client = new Bystander(server);
+    assert.equal((await client.end()).body, "<0><1><2>");
+    assert.deepEqual(arrived, [true, true, true]);
+  });
+}
+
 test("chunks are neither merged nor reordered on the wire", async () => {
   for (const generate of [generator, asyncGenerator]) {
     await using server = startPatient((_environ, startResponse) => {
