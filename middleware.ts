@@ -1205,7 +1205,7 @@ export interface AccessLogOptions {
    */
   write?: ((line: string) => void) | undefined;
   /**
-   * Paths that are not logged, as the client requests them.
+   * The paths that are not logged: SCRIPT_NAME and PATH_INFO together, percent-decoded, as native strings.
    *
    * @default {[]}
    */
