@@ -479,7 +479,7 @@ export interface FetchContext {
 /**
  * Makes a response body of a file: `wsgi.file_wrapper`.
  *
- * The body closes the file when the response has ended. PEP 3333, "Optional Platform-Specific File Handling".
+ * The chunks of a `ReadableStream` are sent as they are. The body closes the file when the response has ended. PEP 3333, "Optional Platform-Specific File Handling".
  *
  * @throws {TypeError} When the file cannot be read in any of these ways.
  *
@@ -695,9 +695,9 @@ export interface ServeOptions extends ToFetchOptions {
    * hold for each worker.
    */
   workers?: number | WorkersOptions | undefined;
-  /** Options of `Deno.serve` that only Deno has. */
+  /** Options of `Deno.serve`, for what only Deno has. They win over the options above. */
   deno?: Record<string, unknown> | undefined;
-  /** Options of `Bun.serve` that only Bun has. */
+  /** Options of `Bun.serve`, for what only Bun has. They win over the options above. */
   bun?: Record<string, unknown> | undefined;
 }
 

@@ -2005,27 +2005,27 @@ function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptio
   return `${hostname.includes(":") ? `[${hostname}]` : escaped}:${port}`;
 }
 
-/** Says in one line why the runtime cannot listen, and what to do. */
+/** Says in one line why the runtime cannot listen, and what to do. The first test that matches decides. */
 function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
   const { code, name, message } = cause as { code?: string; name: string; message: string };
   const isSocket = unix !== undefined;
-  const found = `${code} ${name} ${message}`;
+  const text = `${code} ${name} ${message}`;
   if (name === "NotCapable") return `Deno ${message.replace(/^R/, "r")}`;
   if (code === "EADDRINUSE") {
     return isSocket
       ? "another server has the socket, or it is no socket, expected a path that is free"
       : "another server has the port, expected one that is free, or 0 for any";
   }
-  if (/^(?:EACCES|EPERM)/.test(found)) {
+  if (/^(?:EACCES|EPERM)/.test(text)) {
     return `permission denied, use ${isSocket ? "a folder that this user may write to" : "a port from 1024 on"}`;
   }
-  if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(found)) return "its folder is not there, or is not a directory";
-  if (isSocket && /SUN_LEN|too long/.test(found)) return "the path is too long, expected at most 107 bytes";
-  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND|EAGAIN|EAI_AGAIN)|URI|lookup|host/i.test(found)) {
+  if (isSocket && /^(?:ENOENT|ENOTDIR)/.test(text)) return "its folder is not there, or is not a directory";
+  if (isSocket && /SUN_LEN|too long/.test(text)) return "the path is too long, expected at most 107 bytes";
+  if (!isSocket && /^(?:EADDRNOTAVAIL|EINVAL|ENOTFOUND|EAGAIN|EAI_AGAIN)|URI|lookup|host/i.test(text)) {
     return 'it is no address of this machine, expected one such as "127.0.0.1", or "0.0.0.0" for all';
   }
   if (key.includes("ENCRYPTED")) return 'option "key" needs a passphrase, expected a private key that needs none';
-  if (key !== "" && /InvalidData|ERR_|PEM|certificate|key/i.test(found)) {
+  if (key !== "" && /InvalidData|ERR_|PEM|certificate|key/i.test(text)) {
     return 'options "cert" and "key" are no certificate and its private key';
   }
   return message.split("\n")[0]!.replace(/^Error: /, "");
@@ -2294,16 +2294,16 @@ class LocalServer implements ServerBackend {
     this.#listener = listen(options, (request, info) => this.gateway.handle(request, info));
     const { hostname, port } = this.#listener;
     const scheme = cert === undefined ? "http" : "https";
-    const name = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
+    const serverName = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
     this.hostname = unix ?? hostname;
     this.port = port;
     this.url = unix === undefined
-      ? `${scheme}://${LOCAL_ADDRESSES.has(hostname) ? "localhost" : name}:${port}/`
+      ? `${scheme}://${LOCAL_ADDRESSES.has(hostname) ? "localhost" : serverName}:${port}/`
       : `http+unix://${encodeURIComponent(unix)}/`;
     this.gateway.defaultAuthority = cert === undefined ? `localhost:${port}` : undefined;
     this.gateway.setIdleTimeout = this.#listener.setIdleTimeout;
     Object.assign(this.gateway.environTemplate, {
-      SERVER_NAME: name,
+      SERVER_NAME: serverName,
       SERVER_PORT: unix === undefined ? String(port) : "80",
       "wsgi.url_scheme": scheme,
     });
@@ -2342,16 +2342,18 @@ class LocalServer implements ServerBackend {
   }
 
   async #close(): Promise<void> {
-    const { gateway } = this;
-    const arriving = () => {
-      const exchanges = [...gateway.pending].filter((item) => item instanceof Exchange);
-      return exchanges.map(({ input }) => input).filter(Input.isArriving);
-    };
-    // Deno's shutdown breaks off request bodies that still arrive. While they are waited for, others may begin.
-    for (let inputs = arriving(); DENO && inputs.length > 0; inputs = arriving()) {
+    if (DENO) await this.#whenBodiesArrived();
+    await Promise.all([this.#listener.stop(), this.gateway.pending.whenIdle()]);
+  }
+
+  /** Deno's shutdown breaks off request bodies that still arrive. While they are waited for, others may begin. */
+  async #whenBodiesArrived(): Promise<void> {
+    for (;;) {
+      const exchanges = [...this.gateway.pending].filter((item) => item instanceof Exchange);
+      const inputs = exchanges.map(({ input }) => input).filter(Input.isArriving);
+      if (inputs.length === 0) return;
       await Promise.all(inputs.map(Input.whenArrived));
     }
-    await Promise.all([this.#listener.stop(), gateway.pending.whenIdle()]);
   }
 
   async abort(): Promise<void> {
@@ -2379,11 +2381,11 @@ function onSignal(listener: SignalListener): () => void {
   const [add, remove] = DENO
     ? [DENO.addSignalListener, DENO.removeSignalListener]
     : [process.on.bind(process), process.off.bind(process)];
-  if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) add(name, tell); }
+  if (SIGNAL_LISTENERS.size === 0) SIGNALS.forEach(([name, notify]) => add(name, notify));
   SIGNAL_LISTENERS.add(listener);
   return () => {
     SIGNAL_LISTENERS.delete(listener);
-    if (SIGNAL_LISTENERS.size === 0) { for (const [name, tell] of SIGNALS) remove(name, tell); }
+    if (SIGNAL_LISTENERS.size === 0) SIGNALS.forEach(([name, notify]) => remove(name, notify));
   };
 }
 
@@ -2663,7 +2665,7 @@ class WorkerPool implements ServerBackend {
 
   /** Hands the port over to the workers. */
   async start(onReady: () => void, onFailure: (error: unknown) => void): Promise<void> {
-    const { min, interval, module: other } = this.#workers;
+    const { min, interval, module: otherModule } = this.#workers;
     this.#onReady = onReady;
     this.#onFailure = onFailure;
     await this.#portHolder.drain(0);
@@ -2673,7 +2675,7 @@ class WorkerPool implements ServerBackend {
       for (const worker of this.#handles) this.#checkWorker(worker);
       this.#autoscale();
     }, interval);
-    if (other !== undefined) return;
+    if (otherModule !== undefined) return;
     // The main module may export another application than it serves. A failure of the import is reported elsewhere: by
     // the main module itself, or by each worker.
     const { module, exportName } = this.#config;
@@ -2900,7 +2902,10 @@ async function runWorker(
 }
 
 const globals = globalThis as { [WORKER_CONFIG]?: WorkerConfig | undefined };
-if (globals[WORKER_CONFIG]) runWorker(globals[WORKER_CONFIG]);
-if (WORKER_CONFIG in globals) globals[WORKER_CONFIG] = undefined; // another copy of this module must not serve as well
+const config = globals[WORKER_CONFIG];
+if (config) {
+  globals[WORKER_CONFIG] = undefined; // another copy of this module must not serve as well
+  runWorker(config);
+}
 
 // #endregion
