@@ -514,14 +514,21 @@ function mapStart(startResponse: StartResponse, change: (head: StartArguments) =
 /**
  * A `startResponse` that waits for the body, so that a middleware can change both together.
  *
- * A call of `write`, and a start after the application has returned, as that of a generator, is not deferred.
+ * | What the application has done    | What a call of `start` does                            |
+ * | -------------------------------- | ------------------------------------------------------ |
+ * | neither returned nor written yet | It is checked, and held back until one of both happens |
+ * | written                          | It is passed on unchanged                              |
+ * | returned, as a generator does    | It is changed without a body, and passed on            |
  */
 class DeferredStart {
   readonly #startResponse: StartResponse;
   readonly #change: ChangeResponse;
+  /** The call that is held back. */
   #deferred: StartArguments | undefined;
-  #write: Write | undefined;
+  /** Why the last call was refused. */
   #failure: unknown;
+  /** The `write` of the server, once a call was passed on. */
+  #write: Write | undefined;
   #hasReturned = false;
 
   constructor(startResponse: StartResponse, change: ChangeResponse) {
@@ -532,23 +539,10 @@ class DeferredStart {
   readonly start: StartResponse = (status, headers, error) => {
     const head = { status, headers, error };
     if (this.#hasReturned && isPairs(headers)) this.#change(head);
-    if (this.#hasReturned || this.#write) return this.#commit(head);
-    try {
-      if ((this.#deferred || this.#failure) && error === undefined) throw startedTwice(status);
-      parseHead(status, headers);
-    } catch (failure) {
-      this.#failure = failure;
-      throw failure;
-    }
-    this.#failure = undefined;
-    this.#deferred = head;
-    return (chunk) => {
-      if (this.#deferred) this.#commit(this.#deferred);
-      return this.#write!(chunk);
-    };
+    return this.#hasReturned || this.#write ? this.#passOn(head) : this.#defer(head);
   };
 
-  /** Changes status, headers and body, and starts the response with them. */
+  /** Changes status, headers and body together, and starts the response with them. */
   finish(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
     const head = this.#deferred;
     this.#deferred = undefined;
@@ -557,13 +551,30 @@ class DeferredStart {
       if (this.#failure) throw this.#failure; // the application may have caught it and gone on
       if (!head) return body;
       return mapMaybe(this.#change(head, body) ?? body, (changed) => {
-        this.#commit(head);
+        this.#passOn(head);
         return changed;
       });
     });
   }
 
-  #commit({ status, headers, error }: StartArguments): Write {
+  #defer(head: StartArguments): Write {
+    try {
+      const isRepeated = this.#deferred !== undefined || this.#failure !== undefined;
+      if (isRepeated && head.error === undefined) throw startedTwice(head.status);
+      parseHead(head.status, head.headers);
+    } catch (failure) {
+      this.#failure = failure;
+      throw failure;
+    }
+    this.#failure = undefined;
+    this.#deferred = head;
+    return (chunk) => {
+      if (this.#deferred) this.#passOn(this.#deferred);
+      return this.#write!(chunk);
+    };
+  }
+
+  #passOn({ status, headers, error }: StartArguments): Write {
     this.#write = this.#startResponse(status, headers, error);
     this.#deferred = undefined;
     return this.#write;
@@ -571,10 +582,7 @@ class DeferredStart {
 }
 
 /** Changes status and headers in place. Returns the new body, or undefined to keep the body. */
-type ChangeResponse = (
-  head: StartArguments,
-  body?: ResponseBody,
-) => ResponseBody | Promise<ResponseBody> | undefined;
+type ChangeResponse = (head: StartArguments, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined;
 
 /** Responds in place of the application, with the status as plain text. */
 function respondWith(
@@ -739,7 +747,7 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
     Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length ||
     other.host.length - one.host.length
   );
-  const otherwise = application(fallback);
+  const fallbackApp = application(fallback);
   const hasHosts = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
     const { PATH_INFO: path } = environ;
@@ -751,7 +759,7 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
       environ.PATH_INFO = path.slice(prefix.length);
       return app(environ, startResponse);
     }
-    return otherwise(environ, startResponse);
+    return fallbackApp(environ, startResponse);
   };
 }
 
@@ -977,7 +985,6 @@ class Folder {
   readonly #path = process.getBuiltinModule("node:path");
   readonly #root: string;
   readonly #dotFiles: boolean;
-  readonly #flags: number;
 
   constructor(root: string | URL, dotFiles: boolean) {
     try {
@@ -985,16 +992,10 @@ class Folder {
       this.#root = this.#fs.realpathSync(root);
       this.#fs.readdirSync(this.#root);
     } catch (cause) {
-      throw new Error(`Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`, {
-        cause,
-      });
+      const message = `Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`;
+      throw new Error(message, { cause });
     }
     this.#dotFiles = dotFiles;
-    // Without blocking: Deno and Bun serve nothing any more when they wait for somebody to write into a FIFO. Windows
-    // has only the first of these flags.
-    const { constants } = this.#fs;
-    const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
-    this.#flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
   }
 
   /** Finds out what a path stands for, if that is inside the folder. */
@@ -1015,18 +1016,29 @@ class Folder {
 
   /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
   async open(real: string): Promise<OpenFile | undefined> {
-    const handle = await orUndefined(this.#fs.promises.open(real, this.#flags));
+    const { constants, fstatSync, promises } = this.#fs;
+    // Windows has only the first of these flags. Without the last one, Deno and Bun serve nothing any more while they
+    // wait for somebody to write into a FIFO.
+    const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
+    const handle = await orUndefined(promises.open(real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
     if (!handle) return undefined;
-    const stats = this.#fs.fstatSync(handle.fd, { bigint: true });
-    const trace = () => safely(() => this.#trace(real), undefined);
-    const first = trace();
-    // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
-    // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
-    let looks = first?.isFresh ? 16 : 1;
-    while (first && looks > 0 && trace()?.trail === first.trail) looks--;
-    if (looks === 0 && stats.isFile() && first?.trail.endsWith(` ${identify(stats)}`)) return { handle, stats };
+    const stats = fstatSync(handle.fd, { bigint: true });
+    if (stats.isFile() && safely(() => this.#leadsTo(real, stats), false)) return { handle, stats };
     await handle.close();
     return undefined;
+  }
+
+  /** Whether a path leads to a file without links. Throws if it leads nowhere. */
+  #leadsTo(real: string, stats: BigIntStats): boolean {
+    const first = this.#trace(real);
+    if (!first?.trail.endsWith(` ${identify(stats)}`)) return false;
+    // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
+    // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
+    const looks = first.isFresh ? 16 : 1;
+    for (let look = 0; look < looks; look++) {
+      if (this.#trace(real)?.trail !== first.trail) return false;
+    }
+    return true;
   }
 
   /**
@@ -1251,14 +1263,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
   const inner = application(app);
   return (environ, startResponse) => {
     if (skip.includes(environ.SCRIPT_NAME + environ.PATH_INFO)) return inner(environ, startResponse);
-    const request = new LoggedRequest(environ, (entry) => write(formatEntry(environ, entry)));
-    return catching(
-      () => {
-        const result = inner(environ, request.start(startResponse));
-        return mapMaybe(result, (body) => request.watch(body, isPromise(result)));
-      },
-      (error) => request.fail(error),
-    );
+    return new LoggedRequest(environ, (entry) => write(formatEntry(environ, entry))).run(inner, startResponse);
   };
 }
 
@@ -1271,9 +1276,10 @@ class LoggedRequest implements BodyHooks {
   readonly #entry: LogEntry;
   #maxBytes = Infinity;
   #isDisconnected = false;
-  /** The body, if it is an array and nothing was written before it. */
+  /** The chunks of a body that is an array. They are counted when it is closed, unless the client has left. */
   #chunks: Uint8Array[] | undefined;
-  #isSync = false;
+  /** Whether the response was complete at once. The signal says nothing about such a response. */
+  #isComplete = false;
 
   constructor(environ: Environ, write: (entry: LogEntry) => void) {
     const { REQUEST_METHOD: method, REQUEST_URI: target, "fetch.context": context } = environ;
@@ -1283,7 +1289,17 @@ class LoggedRequest implements BodyHooks {
     this.#entry = { time: new Date(), method, target, status: 500, bytes: 0, duration: 0, aborted: false };
   }
 
-  start(startResponse: StartResponse): StartResponse {
+  run(app: Application, startResponse: StartResponse): ResponseBody | Promise<ResponseBody> {
+    return catching(
+      () => {
+        const result = app(this.#environ, this.#start(startResponse));
+        return mapMaybe(result, (body) => this.#watch(body, !isPromise(result)));
+      },
+      (error) => this.#fail(error),
+    );
+  }
+
+  #start(startResponse: StartResponse): StartResponse {
     return (status, headers, error) => {
       const write = startResponse(status, headers, error);
       this.#isDisconnected ||= isDisconnect(error, this.#context);
@@ -1298,16 +1314,20 @@ class LoggedRequest implements BodyHooks {
     };
   }
 
-  watch(body: ResponseBody, isLater: boolean): ResponseBody {
-    if (!isIterableBody(body)) this.#log(this.#isDisconnected); // the server refuses it, and calls no close
-    else if (Array.isArray(body) && this.#entry.bytes === 0) this.#chunks = body;
-    else if (Array.isArray(body)) body.forEach((chunk) => this.transform(chunk));
-    this.#isSync = !isLater;
+  #watch(body: ResponseBody, isSync: boolean): ResponseBody {
+    if (!isIterableBody(body)) {
+      this.#log(this.#isDisconnected); // the server refuses the body, and calls no close
+    } else if (Array.isArray(body)) {
+      const hasWritten = this.#entry.bytes > 0;
+      if (hasWritten) body.forEach((chunk) => this.transform(chunk));
+      else this.#chunks = body;
+      this.#isComplete = isSync && !hasWritten;
+    }
     return withHooks(body, this);
   }
 
   /** Logs a request whose application has failed before it returned a body. */
-  fail(error: unknown): never {
+  #fail(error: unknown): never {
     try {
       return this.recover(error);
     } finally {
@@ -1331,8 +1351,7 @@ class LoggedRequest implements BodyHooks {
     try {
       return inner();
     } finally {
-      // The signal says nothing about a response that was complete at once.
-      const aborted = this.#chunks && this.#isSync ? this.#isDisconnected : this.#isAborted();
+      const aborted = this.#isComplete ? this.#isDisconnected : this.#isAborted();
       if (!aborted) this.#chunks?.forEach((chunk) => this.transform(chunk));
       this.#log(aborted);
     }
@@ -1478,10 +1497,7 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       if (type === "application/json") page = JSON.stringify({ status: code, title: status.slice(4), detail });
       return [ENCODER.encode(page)];
     };
-    return catching(
-      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })),
-      recover,
-    );
+    return catching(() => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })), recover);
   };
 }
 
@@ -1491,8 +1507,10 @@ function renderHtml(status: string, error: unknown, environ: Environ): string {
   const cell = (value: unknown) => escape(typeof value === "string" ? value : inspectDeep(value));
   const rows = Object.keys(environ).sort().map((name) => `<tr><th>${cell(name)}<td>${cell(environ[name])}\n`);
   const causes: string[] = [];
-  for (let cause = error; cause !== undefined && causes.length < 10;) {
-    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : inspectDeep(cause), inspectDeep(cause))));
+  let cause = error;
+  while (cause !== undefined && causes.length < 10) {
+    const shown = inspectDeep(cause);
+    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : shown, shown)));
     cause = safely(() => (Object(cause) as { cause?: unknown }).cause, undefined);
   }
   return `<!doctype html>
@@ -1628,8 +1646,8 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
   const inner = application(app);
   return (environ, startResponse) => {
     if (typeof proxies === "function" && !proxies(environ.REMOTE_ADDR)) return inner(environ, startResponse);
-    const fields = parseForwarded(environ, header);
-    const forwarded = fields && pickForwarded(fields, proxies);
+    const lists = parseForwarded(environ, header);
+    const forwarded = lists && pickForwarded(lists, proxies);
     if (!forwarded) return respondWith(startResponse, "400 Bad Request");
     applyForwarded(environ, forwarded);
     return inner(environ, startResponse);
@@ -1637,23 +1655,23 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
 }
 
 /** Picks the values that the outermost trusted proxy has set; undefined if one of them is invalid. */
-function pickForwarded(fields: ForwardedFields, proxies: number | TrustCheck) {
+function pickForwarded(lists: ForwardedLists, proxies: number | TrustCheck) {
   const isCounted = typeof proxies === "number";
-  const clients = fields.for ?? [];
-  let hops = isCounted ? proxies : 1;
+  const clients = lists.for ?? [];
   const isProxy = (client: string | undefined) => {
     const peer = parseAddress(client);
     return !isCounted && peer !== undefined && proxies(peer.address);
   };
-  while (hops < clients.length && isProxy(clients.at(-hops))) hops++;
+  let trusted = isCounted ? proxies : 1;
+  while (trusted < clients.length && isProxy(clients.at(-trusted))) trusted++;
   // Of proxies known by address, any but the outermost may omit a header. Proxies that are counted must all set it.
-  const pick = (values: ForwardedValues = []) => values.at(isCounted ? -hops : -Math.min(hops, values.length));
+  const pick = (list: ForwardedList = []) => list.at(isCounted ? -trusted : -Math.min(trusted, list.length));
 
-  const scheme = pick(fields.proto)?.toLowerCase();
-  const authority = pick(fields.host);
+  const scheme = pick(lists.proto)?.toLowerCase();
+  const authority = pick(lists.host);
   const host = authority ? parseHost(authority) : undefined;
-  const port = pick(fields.port);
-  const prefix = pick(fields.prefix)?.replace(/\/$/, "");
+  const port = pick(lists.port);
+  const prefix = pick(lists.prefix)?.replace(/\/$/, "");
   const isValid = (!scheme || /^https?$/.test(scheme)) && (!authority || host) && (!port || isPort(port)) &&
     (!prefix || isPrefix(prefix));
   return isValid ? { client: pick(clients), scheme, host, port, prefix } : undefined;
@@ -1687,34 +1705,34 @@ function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }
   if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
 }
 
-/** The values of one kind, one for each proxy, that of the last proxy last. */
-type ForwardedValues = (string | undefined)[];
-type ForwardedFields = Partial<Record<string, ForwardedValues>>;
+/** The values of one parameter of RFC 7239, one for each proxy, that of the last proxy last. */
+type ForwardedList = (string | undefined)[];
+type ForwardedLists = Partial<Record<string, ForwardedList>>;
 
 /** Reads the headers of one kind, by the names of RFC 7239; undefined if they cannot be read. */
-function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): ForwardedFields | undefined {
-  const fields: ForwardedFields = {};
+function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): ForwardedLists | undefined {
+  const lists: ForwardedLists = {};
   for (const name of ["for", "proto", "host", "port", "prefix"]) {
     const value = environ[`HTTP_X_FORWARDED_${name.toUpperCase()}`];
-    if (typeof value === "string") fields[name] = value.split(",").map((part) => part.trim());
+    if (typeof value === "string") lists[name] = value.split(",").map((part) => part.trim());
   }
-  const isFound = Object.keys(fields).length > 0;
-  if (header === "X-Forwarded-For" || !header && isFound) return fields;
+  const isFound = Object.keys(lists).length > 0;
+  if (header === "X-Forwarded-For" || !header && isFound) return lists;
   if (environ.HTTP_FORWARDED === undefined) return {};
 
-  const hops = [new Map<string, string>()];
+  const elements = [new Map<string, string>()]; // one for each proxy
   let separator: string | undefined;
   for (const [, name = "", token, quoted = "", end] of environ.HTTP_FORWARDED.matchAll(FORWARDED_PAIR)) {
-    const hop = hops.at(-1)!;
+    const element = elements.at(-1)!;
     const key = name.toLowerCase();
-    if (hop.has(key)) return undefined;
-    if (key) hop.set(key, token ?? quoted.replace(/\\(.)/g, "$1"));
-    if (end === ",") hops.push(new Map());
+    if (element.has(key)) return undefined;
+    if (key) element.set(key, token ?? quoted.replace(/\\(.)/g, "$1"));
+    if (end === ",") elements.push(new Map());
     separator = end;
     if (end === "") break;
   }
   if (separator !== "") return undefined;
-  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, hops.map((hop) => hop.get(name))]));
+  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, elements.map((pairs) => pairs.get(name))]));
 }
 
 /** Reads the address of a client, with or without a port; undefined for `unknown` and other names. */
@@ -2286,10 +2304,7 @@ class Deadline implements BodyHooks {
     });
   }
 
-  pull(
-    ask: () => Promise<ChunkResult>,
-    cancel: () => Promise<void>,
-  ): Promise<ChunkResult> {
+  pull(ask: () => Promise<ChunkResult>, cancel: () => Promise<void>): Promise<ChunkResult> {
     this.#cancel = cancel;
     return this.#isStarted ? ask() : this.#orTimeout(ask());
   }
