@@ -290,12 +290,10 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
 
 // #region Options, errors and text
 
-/** Makes a test for an array whose items all pass another test. */
 function arrayOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
   return (value) => Array.isArray(value) && value.every(test);
 }
 
-/** Makes a test for an object whose values all pass another test. */
 function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolean {
   return (value) => isObject(value) && Object.values(value).every(test);
 }
@@ -313,10 +311,10 @@ function optionError(name: string, found: unknown, expected: string, options?: E
   return new TypeError(`Cannot use option "${name}": found ${inspect(found)}, expected ${expected}`, options);
 }
 
-/** Reads a property of any value. Returns the fallback where the property's getter throws. */
-function safely<Value>(read: () => Value, fallback: Value): Value {
+/** Makes a call that may throw, such as a getter of an unknown value. Returns the fallback then. */
+function safely<Value>(call: () => Value, fallback: Value): Value {
   try {
-    return read();
+    return call();
   } catch {
     return fallback;
   }
@@ -498,7 +496,6 @@ function cancelOnError<Result>(body: ResponseBody, work: () => Result | Promise<
 
 // #region Headers and negotiation
 
-/** The arguments of `startResponse`. */
 interface StartArguments {
   status: string;
   headers: HeaderList;
@@ -624,7 +621,6 @@ function addVary(headers: HeaderList, ...names: string[]): HeaderList {
   return added.length === 0 ? headers : setHeader(headers, "Vary", (vary ? [vary, ...added] : added).join(", "));
 }
 
-/** Whether a response with this status has no body. */
 function hasNullBody(status: string): boolean {
   return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
 }
@@ -642,7 +638,6 @@ function parseHost(text: string): Host | undefined {
   return name !== undefined && isHost(authority) ? { authority, name, port: port || undefined } : undefined;
 }
 
-/** The host that the client asked for. */
 function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
   return parseHost(HTTP_HOST || SERVER_NAME);
 }
@@ -938,7 +933,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     try {
       const parts = startFileResponse(environ, startResponse, headersOf(opened), Number(stats.size));
       const body = method === "GET" ? parts : [];
-      if (!isChunkArray(body)) return environ["wsgi.file_wrapper"](new PartsReader(handle, body));
+      if (!isChunkArray(body)) return environ["wsgi.file_wrapper"](partsReader(handle, body));
       await handle.close();
       return body;
     } catch (error) {
@@ -948,13 +943,12 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   };
 }
 
-/** A file to send. */
 interface Selection {
   /** The requested path; for a folder, that of its index file. */
   path: string;
   /** The file itself, or a compressed variant of it. */
   file: ResolvedPath;
-  /** The content coding of the variant, or "". */
+  /** The content coding of the variant, or empty. */
   coding: string;
   hasVariants: boolean;
 }
@@ -975,10 +969,10 @@ interface OpenFile {
 /**
  * A folder to serve: resolves paths inside it, and opens just what it has resolved.
  *
- * Somebody who may write inside the folder can put a link in the place of a file or of a folder at any moment, and take
- * it away again, so that no look at a path tells where it led when the file was opened. So a file is opened first, and
- * then traced: it is sent if it is at its path, and no folder of that is a link. The path may change during a trace, but
- * every change marks the folder in which it was made. Two traces that find the same marks have seen one state.
+ * Somebody who may write inside the folder can replace a file or a folder by a link at any moment, and take the link away
+ * again. So a look at a path does not tell where it led when the file was opened. The file is opened first. Then its path
+ * is traced: the file is sent if it is at that path, and no folder on the way is a link. The path may change during a
+ * trace, but every change marks the folder in which it was made. So two traces with the same marks have seen one state.
  */
 class Folder {
   readonly #fs = process.getBuiltinModule("node:fs");
@@ -1062,7 +1056,6 @@ class Folder {
   }
 }
 
-/** The identity of a file, whatever its path. */
 function identify({ dev, ino }: BigIntStats): string {
   return `${dev}:${ino}`;
 }
@@ -1160,32 +1153,21 @@ function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRa
 }
 
 /** A file for `wsgi.file_wrapper`, which gives the parts of a body. */
-class PartsReader {
-  readonly #handle: FileHandle;
-  readonly #parts: BodyPart[];
-
-  constructor(handle: FileHandle, parts: BodyPart[]) {
-    this.#handle = handle;
-    this.#parts = parts;
-  }
-
-  async read(size: number): Promise<Uint8Array> {
-    const [part] = this.#parts;
+function partsReader(handle: FileHandle, parts: BodyPart[]) {
+  const read = async (size: number): Promise<Uint8Array> => {
+    const [part] = parts;
     if (!part) return EMPTY;
     if (part instanceof Uint8Array) {
-      this.#parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
+      parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
       return part.subarray(0, size);
     }
     const block = new Uint8Array(Math.min(size, part.end - part.start));
-    const { bytesRead } = await this.#handle.read(block, 0, block.length, part.start);
+    const { bytesRead } = await handle.read(block, 0, block.length, part.start);
     part.start += bytesRead;
-    if (part.start === part.end) this.#parts.shift();
+    if (part.start === part.end) parts.shift();
     return block.subarray(0, bytesRead);
-  }
-
-  close(): Promise<void> {
-    return this.#handle.close();
-  }
+  };
+  return { read, close: () => handle.close() };
 }
 
 // #endregion
@@ -1371,7 +1353,6 @@ class LoggedRequest implements BodyHooks {
   }
 }
 
-/** What a line of the log says. */
 interface LogEntry {
   time: Date;
   method: string;
@@ -1403,7 +1384,6 @@ function formatCombined(
     `${duration.toFixed(3)}ms${id ? ` ${bare(id)}` : ""}${aborted ? " aborted" : ""}`;
 }
 
-/** Formats a line of JSON. */
 function formatJson(environ: Environ, entry: LogEntry): string {
   const line = JSON.stringify({
     ...entry,
@@ -1501,7 +1481,6 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   };
 }
 
-/** Renders the page for a developer. */
 function renderHtml(status: string, error: unknown, environ: Environ): string {
   const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
   const cell = (value: unknown) => escape(typeof value === "string" ? value : inspectDeep(value));
@@ -1574,16 +1553,7 @@ const PROXY_FIX_OPTIONS: OptionChecks<ProxyFixOptions> = {
 };
 
 const LOOPBACK = ["127.0.0.0/8", "::1"];
-const REWRITTEN = [
-  "REMOTE_ADDR",
-  "REMOTE_PORT",
-  "HTTPS",
-  "HTTP_HOST",
-  "SCRIPT_NAME",
-  "SERVER_NAME",
-  "SERVER_PORT",
-  "wsgi.url_scheme",
-];
+const REWRITTEN = /^(?:REMOTE_ADDR|REMOTE_PORT|HTTPS|HTTP_HOST|SCRIPT_NAME|SERVER_NAME|SERVER_PORT|wsgi\.url_scheme)$/;
 
 // A pair of Forwarded, which may be empty, and the separator after it: RFC 7239, section 4. Only a whole value matches: a
 // quote that is left open must not swallow what the next proxy adds.
@@ -1681,7 +1651,7 @@ type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
 
 /** Changes the environ to what the client sent, and keeps the variables as they were. */
 function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
-  const original = Object.entries(environ).filter(([variable]) => REWRITTEN.includes(variable));
+  const original = Object.entries(environ).filter(([variable]) => REWRITTEN.test(variable));
   environ["proxy_fix.original"] = Object.fromEntries(original);
   if (client !== undefined) {
     const peer = parseAddress(client);
@@ -1757,7 +1727,6 @@ function isPrefix(prefix: string): boolean {
 
 type TrustCheck = (address: string | undefined) => boolean;
 
-/** Makes a test for the addresses of trusted peers. */
 function trustCheck(list: string[]): TrustCheck {
   const { BlockList, isIP } = process.getBuiltinModule("node:net");
   const networks = new BlockList();
@@ -1932,8 +1901,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       else if (chunks.length > 0) return compressAll(coding, chunks); // a response to HEAD may have no body
       return undefined;
     };
-    const checkLength = (isRight: boolean) => {
-      if (isRight) return;
+    const failLength = (): never => {
       throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${received}`);
     };
     const deferred = new DeferredStart(startResponse, change);
@@ -1944,12 +1912,13 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
           if (!encoder || !(chunk instanceof Uint8Array) || chunk.length === 0) return chunk;
           if (FILE in body) chunk = chunk.subarray(0, declared - received);
           received += chunk.length;
-          checkLength(received <= declared);
+          if (received > declared) failLength();
           return encoder.encode(chunk);
         },
         flush() {
           if (!encoder) return EMPTY;
-          checkLength(received >= declared || declared === Infinity || environ.REQUEST_METHOD === "HEAD");
+          const needsBody = declared !== Infinity && environ.REQUEST_METHOD !== "HEAD";
+          if (needsBody && received < declared) failLength();
           return encoder.encode();
         },
         close(inner) {
@@ -1970,7 +1939,6 @@ function isCompressible({ status, headers }: StartArguments): boolean {
     COMPRESSIBLE.some((pattern) => pattern.test(type));
 }
 
-/** Compresses a body that is an array. */
 async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
   const encoder = new Encoder(coding, false);
   const chunks: Uint8Array[] = [];
@@ -1995,7 +1963,7 @@ class Encoder {
       : createDeflate(flush);
     this.#stream.on("data", (chunk: Uint8Array) => this.#output.push(chunk));
     this.#stream.on("error", this.#failed.reject);
-    this.#failed.promise.catch(() => {});
+    handled(this.#failed.promise);
   }
 
   /** Compresses a chunk; without one, returns the rest at the end. */
@@ -2050,9 +2018,8 @@ export function conditional(app: ApplicationLike): Application {
     const deferred = new DeferredStart(startResponse, (head, body) => {
       if (!head.status.startsWith("200") || !isChunkArray(body)) return undefined;
       // A response to HEAD may have no body to hash.
-      if (
-        getHeader(head.headers, "etag") === undefined && (method === "GET" || body.some((chunk) => chunk.length > 0))
-      ) {
+      const hasContent = method === "GET" || body.some((chunk) => chunk.length > 0);
+      if (hasContent && getHeader(head.headers, "etag") === undefined) {
         const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
         for (const chunk of body) hash.update(chunk);
         head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
@@ -2159,11 +2126,11 @@ class LimitedInput implements InputStream {
   }
 
   read(size = -1): Promise<Uint8Array> {
-    return this.#count(this.#input.read(size < 0 ? this.#remaining : Math.min(size, this.#remaining)));
+    return this.#count(this.#input.read(this.#atMost(size)));
   }
 
   readline(size = -1): Promise<Uint8Array> {
-    return this.#count(this.#input.readline(size < 0 ? this.#remaining : Math.min(size, this.#remaining)));
+    return this.#count(this.#input.readline(this.#atMost(size)));
   }
 
   [READ_CHUNK](most: number): Promise<Uint8Array> {
@@ -2187,6 +2154,10 @@ class LimitedInput implements InputStream {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
+  }
+
+  #atMost(size: number): number {
+    return size < 0 ? this.#remaining : Math.min(size, this.#remaining);
   }
 
   #count(reading: Promise<Uint8Array>): Promise<Uint8Array> {
@@ -2274,7 +2245,7 @@ class Deadline implements BodyHooks {
   constructor(environ: Environ, startResponse: StartResponse) {
     this.#environ = environ;
     this.#startResponse = startResponse;
-    this.#expired.promise.catch(() => {});
+    handled(this.#expired.promise);
     const { "fetch.context": context } = environ;
     if (context) environ["fetch.context"] = withSignal(context, this.#controller.signal);
   }
@@ -2342,7 +2313,6 @@ class Deadline implements BodyHooks {
   };
 }
 
-/** A `fetch.context` with one more signal. */
 function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
   let signal: AbortSignal | undefined;
   return {
@@ -2622,13 +2592,11 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   const inner = application(app);
   return (environ, startResponse) => {
     const added = environ["wsgi.url_scheme"] === "https" ? secure : plain;
-    return inner(
-      environ,
-      mapStart(startResponse, ({ headers }) => {
-        const given = headers.map(([name]) => name.toLowerCase());
-        return [...headers, ...omitHeaders(added, ...given)];
-      }),
-    );
+    const addMissing = ({ headers }: StartArguments) => {
+      const given = headers.map(([name]) => name.toLowerCase());
+      return [...headers, ...omitHeaders(added, ...given)];
+    };
+    return inner(environ, mapStart(startResponse, addMissing));
   };
 }
 
@@ -2706,20 +2674,19 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
   const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
   const inner = application(app);
   return (environ, startResponse) => {
-    const [user, password] = parseBasicAuth(environ.HTTP_AUTHORIZATION) ?? [];
-    const isRight = user !== undefined && password !== undefined && check(user, password);
-    return mapMaybe(isRight, (isRight) => {
-      if (isRight !== true) {
-        return respondWith(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
-      }
-      environ.REMOTE_USER = toNative(user!);
+    const deny = () => respondWith(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
+    const credentials = parseBasicAuth(environ.HTTP_AUTHORIZATION);
+    if (!credentials) return deny();
+    const [user, password] = credentials;
+    return mapMaybe(check(user, password), (isRight) => {
+      if (isRight !== true) return deny();
+      environ.REMOTE_USER = toNative(user);
       environ.AUTH_TYPE = "Basic";
       return inner(environ, startResponse);
     });
   };
 }
 
-/** Reads user and password from Authorization. */
 function parseBasicAuth(authorization = ""): [user: string, password: string] | undefined {
   const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
   const text = fromNative(safely(() => atob(encoded), "")) ?? "";
@@ -2807,19 +2774,18 @@ export function health(app: ApplicationLike, options: HealthOptions = {}): Appli
   return (environ, startResponse) => {
     const { PATH_INFO: path, REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD" || path !== live && path !== ready) return inner(environ, startResponse);
+    const respond = (isHealthy: boolean) => {
+      const status = isHealthy ? "200 OK" : "503 Service Unavailable";
+      return respondWith(startResponse, status, [["Cache-Control", "no-store"]]);
+    };
     const isDraining = () => environ["fetch.context"]?.draining ?? false;
-    const onError = (error: unknown) => {
+    if (path === live) return respond(true);
+    if (isDraining()) return respond(false);
+    const result = catching(check, (error) => {
       logFailure(environ, error, "Health check");
       return false;
-    };
-    const result = path === live || !isDraining() && catching(check, onError);
-    return mapMaybe(result, (result) => {
-      const isHealthy = result && (path === live || !isDraining());
-      return respondWith(startResponse, isHealthy ? "200 OK" : "503 Service Unavailable", [[
-        "Cache-Control",
-        "no-store",
-      ]]);
     });
+    return mapMaybe(result, (isReady) => respond(isReady && !isDraining()));
   };
 }
 
@@ -3084,7 +3050,6 @@ class RequestCheck implements BodyHooks {
   }
 }
 
-/** Formats arguments as they were given. */
 function formatArguments(values: unknown[]): string {
   return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
 }
@@ -3120,7 +3085,6 @@ function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
   return (value) => members.every((member) => typeof Object(value)[member] === "function");
 }
 
-/** Checks the environ that the server has made. */
 function checkEnviron(environ: Environ, report: ReportViolation): void {
   const prototype = Object(environ) === environ ? Object.getPrototypeOf(environ) : undefined;
   if (prototype !== Object.prototype && prototype !== null) {
@@ -3150,7 +3114,6 @@ function checkEnviron(environ: Environ, report: ReportViolation): void {
   }
 }
 
-/** Checks the arguments of `startResponse`, one rule after the other. */
 function checkHead(status: string, headers: HeaderList, report: ReportViolation): void {
   if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
     const expected = 'three digits from 200 to 599, a space and a reason, such as "200 OK"';
