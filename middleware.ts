@@ -653,7 +653,7 @@ function parseQValues(accept = ""): Map<string, number> {
   return weights;
 }
 
-/** The one of some media types that a client prefers: RFC 9110, section 12.5.1. */
+/** The offered media type that the client prefers: RFC 9110, section 12.5.1. */
 function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): string {
   const weights = parseQValues(HTTP_ACCEPT);
   const weightOf = (type: string) =>
@@ -661,7 +661,7 @@ function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): str
   return offered.reduce((best, type) => weightOf(type) > weightOf(best) ? type : best);
 }
 
-/** The content codings that a client prefers to none, the best first: RFC 9110, section 12.5.3. */
+/** The offered content codings that the client likes no less than none, the best first: RFC 9110, section 12.5.3. */
 function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
   const weights = parseQValues(HTTP_ACCEPT_ENCODING);
   const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
@@ -763,6 +763,7 @@ function parseMountKey(key: string): { host: string; prefix: string } {
   const slash = key.includes("/") ? key.indexOf("/") : key.length;
   const host = key.slice(0, slash).toLowerCase();
   const path = key.slice(slash);
+  // "api" is rather a path without its slash than a host.
   const isMount = host === "" ? path !== "" : HOST.test(host) && (path !== "" || host.includes("."));
   if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
@@ -1131,7 +1132,8 @@ function startFileResponse(
 /**
  * Reads a Range: an empty array if no range can be satisfied, undefined if the header is to be ignored.
  *
- * Many or overlapping ranges are a denial-of-service vector. RFC 9110, sections 13.1.5 and 14.2.
+ * RFC 9110, sections 13.1.5 and 14.2. Many or overlapping ranges would let a client ask for more than the file has: more
+ * than 16 of them, or more bytes than those of the file, are ignored.
  */
 function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRange[] | undefined {
   const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
@@ -1642,9 +1644,9 @@ function pickForwarded(lists: ForwardedLists, proxies: number | TrustCheck) {
   const host = authority ? parseHost(authority) : undefined;
   const port = pick(lists.port);
   const prefix = pick(lists.prefix)?.replace(/\/$/, "");
-  const isValid = (!scheme || /^https?$/.test(scheme)) && (!authority || host) && (!port || isPort(port)) &&
-    (!prefix || isPrefix(prefix));
-  return isValid ? { client: pick(clients), scheme, host, port, prefix } : undefined;
+  if (scheme && !/^https?$/.test(scheme)) return undefined;
+  if (authority && !host || port && !isPort(port) || prefix && !isPrefix(prefix)) return undefined;
+  return { client: pick(clients), scheme, host, port, prefix };
 }
 
 type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
@@ -1667,10 +1669,10 @@ function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }
   }
   const asked = host ?? (port ? requestedHost(environ) : undefined);
   if (asked) {
-    const usual = defaultPort(environ["wsgi.url_scheme"]);
+    const usualPort = defaultPort(environ["wsgi.url_scheme"]);
     environ.SERVER_NAME = asked.name;
-    environ.SERVER_PORT = port || asked.port || usual;
-    environ.HTTP_HOST = asked.name + (environ.SERVER_PORT === usual ? "" : `:${environ.SERVER_PORT}`);
+    environ.SERVER_PORT = port || asked.port || usualPort;
+    environ.HTTP_HOST = asked.name + (environ.SERVER_PORT === usualPort ? "" : `:${environ.SERVER_PORT}`);
   }
   if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
 }
@@ -1897,8 +1899,9 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       if (tag?.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
       head.headers = setHeader(omitHeaders(head.headers, ...STALE_HEADERS), "Content-Encoding", coding);
-      if (!chunks) encoder = new Encoder(coding, true);
-      else if (chunks.length > 0) return compressAll(coding, chunks); // a response to HEAD may have no body
+      if (chunks?.length === 0) return undefined; // a response to HEAD may have no body
+      if (chunks) return compressAll(coding, chunks);
+      encoder = new Encoder(coding, true);
       return undefined;
     };
     const failLength = (): never => {
@@ -1956,11 +1959,9 @@ class Encoder {
     const { constants, createBrotliCompress, createDeflate, createGzip } = process.getBuiltinModule("node:zlib");
     const { BROTLI_OPERATION_FLUSH, BROTLI_PARAM_QUALITY, Z_SYNC_FLUSH } = constants;
     const flush = flushes ? { flush: coding === "br" ? BROTLI_OPERATION_FLUSH : Z_SYNC_FLUSH } : {};
-    this.#stream = coding === "br"
-      ? createBrotliCompress({ ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }) // the default, 11, is too slow for responses
-      : coding === "gzip"
-      ? createGzip(flush)
-      : createDeflate(flush);
+    const brotli = { ...flush, params: { [BROTLI_PARAM_QUALITY]: 4 } }; // 11, the default, is too slow for responses
+    if (coding === "br") this.#stream = createBrotliCompress(brotli);
+    else this.#stream = coding === "gzip" ? createGzip(flush) : createDeflate(flush);
     this.#stream.on("data", (chunk: Uint8Array) => this.#output.push(chunk));
     this.#stream.on("error", this.#failed.reject);
     handled(this.#failed.promise);
@@ -2220,13 +2221,7 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
   checkOptions(options, TIMEOUT_OPTIONS);
   const { milliseconds = 30_000 } = options;
   const inner = application(app);
-  return (environ, startResponse) => {
-    const deadline = new Deadline(environ, startResponse);
-    return catching(
-      () => deadline.watch(inner(environ, deadline.start), milliseconds),
-      (error) => deadline.recover(error),
-    );
-  };
+  return (environ, startResponse) => new Deadline(environ, startResponse).run(inner, milliseconds);
 }
 
 /** One request, whose response must be started in time. */
@@ -2237,8 +2232,8 @@ class Deadline implements BodyHooks {
   readonly #expired = Promise.withResolvers<never>();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #isStarted = false;
-  #body: ResponseBody | undefined;
   #cancel: (() => Promise<void>) | undefined;
+  #hasClose = false;
   /** Whether the body has been closed by a method of its own, which may make pending reads fail. */
   #isClosed = false;
 
@@ -2250,7 +2245,14 @@ class Deadline implements BodyHooks {
     if (context) environ["fetch.context"] = withSignal(context, this.#controller.signal);
   }
 
-  readonly start: StartResponse = (status, headers, error) => {
+  run(app: Application, milliseconds: number): ResponseBody | Promise<ResponseBody> {
+    return catching(
+      () => this.#watch(app(this.#environ, this.#start), milliseconds),
+      (error) => this.recover(error),
+    );
+  }
+
+  readonly #start: StartResponse = (status, headers, error) => {
     this.#controller.signal.throwIfAborted();
     const write = this.#startResponse(status, headers, error);
     this.#isStarted = true;
@@ -2259,7 +2261,7 @@ class Deadline implements BodyHooks {
   };
 
   /** Waits for the body, and for its chunks, until the response is started or the time is up. */
-  watch(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
+  #watch(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
     if (this.#isStarted || Array.isArray(result)) return result;
     this.#timer = setTimeout(() => this.#expire(milliseconds), Math.min(milliseconds, MAX_DELAY));
     const returned = Promise.resolve(result);
@@ -2268,7 +2270,7 @@ class Deadline implements BodyHooks {
     }, () => {});
     return this.#orTimeout(returned).then((body) => {
       if (this.#isStarted) return body;
-      this.#body = body;
+      this.#hasClose = body?.close !== undefined;
       const hooked = withHooks(body, this);
       if (hooked === body || Array.isArray(body)) clearTimeout(this.#timer);
       return hooked;
@@ -2290,7 +2292,7 @@ class Deadline implements BodyHooks {
 
   close(inner: () => void | Promise<void>): void | Promise<void> {
     clearTimeout(this.#timer);
-    this.#isClosed = this.#body?.close !== undefined;
+    this.#isClosed = this.#hasClose;
     return inner();
   }
 
@@ -2867,15 +2869,7 @@ export function validator(app: ApplicationLike): Application {
     check.isHead = environ.REQUEST_METHOD === "HEAD";
     return catching(
       () => mapMaybe(inner(environ, check.start(startResponse)), (body) => check.watch(body)),
-      (error) => {
-        check.isClosed = true;
-        const { inner: next } = check;
-        if (next?.hasReturned && !next.isClosed && !next.failure) {
-          const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
-          check.fail("inside", "details", found, "a call of close");
-        }
-        throw error;
-      },
+      (error) => check.failed(error),
     );
   };
 }
@@ -2896,10 +2890,9 @@ class RequestCheck implements BodyHooks {
   #length: number | undefined;
   #sent = 0;
   #isFile = false;
-  /** How many chunks were requested. */
   #requested = 0;
   #isPending = false;
-  /** The body that a middleware got from the application inside, and must close, before it has returned its own. */
+  /** The application inside, once it has returned a body, which the middleware between must close. */
   #unclosedInner: RequestCheck | undefined;
 
   constructor(inner: Application, outer: RequestCheck | undefined) {
@@ -2980,6 +2973,16 @@ class RequestCheck implements BodyHooks {
     });
   }
 
+  /** Checks what a failure before the return of a body leaves behind, and throws the error on. */
+  failed(error: unknown): never {
+    this.isClosed = true;
+    if (this.inner?.hasReturned && !this.inner.isClosed && !this.inner.failure) {
+      const found = `it failed with ${inspectDeep(error)} and left the application inside open`;
+      this.fail("inside", "details", found, "a call of close");
+    }
+    throw error;
+  }
+
   async pull(ask: () => Promise<ChunkResult>): Promise<ChunkResult> {
     this.#requested++;
     if (this.isClosed) this.fail("outside", "details", "a chunk was asked for after close", "close to come last");
@@ -3054,7 +3057,7 @@ function formatArguments(values: unknown[]): string {
   return `(${values.map((value) => inspectDeep(value)).join(", ")})`;
 }
 
-/** What each variable must be; strings must match a pattern. PEP 3333, "environ Variables". */
+/** The variables that every environ has. A pattern is for a string. PEP 3333, "environ Variables". */
 const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
   REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
   SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
