@@ -146,8 +146,8 @@ export function requestUri(environ: Environ, options: RequestUriOptions = {}): s
  */
 export function applicationUri(environ: Environ): string {
   const { HTTP_HOST, SERVER_NAME, SERVER_PORT, SCRIPT_NAME, "wsgi.url_scheme": scheme } = environ;
-  const host = HTTP_HOST || SERVER_NAME + (SERVER_PORT === defaultPort(scheme) ? "" : `:${SERVER_PORT}`);
-  return `${scheme}://${host}${quote(SCRIPT_NAME || "/")}`;
+  const port = SERVER_PORT === defaultPort(scheme) ? "" : `:${SERVER_PORT}`;
+  return `${scheme}://${HTTP_HOST || SERVER_NAME + port}${quote(SCRIPT_NAME || "/")}`;
 }
 
 /**
@@ -223,14 +223,14 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
 export function testEnviron(overrides: Partial<Environ> = {}): Environ {
   const { SERVER_NAME = "127.0.0.1", SCRIPT_NAME = "", PATH_INFO = SCRIPT_NAME ? "" : "/", QUERY_STRING } = overrides;
   const scheme = overrides["wsgi.url_scheme"] ?? guessScheme(overrides);
+  const path = quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNative), ";=,");
   return {
     ...toEnviron(new Request("http://127.0.0.1/")),
     SERVER_NAME,
     SERVER_PROTOCOL: "HTTP/1.0",
     SERVER_PORT: defaultPort(scheme),
     HTTP_HOST: SERVER_NAME,
-    REQUEST_URI: quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNative), ";=,") +
-      (QUERY_STRING ? `?${QUERY_STRING}` : ""),
+    REQUEST_URI: QUERY_STRING ? `${path}?${QUERY_STRING}` : path,
     PATH_INFO,
     "wsgi.url_scheme": scheme,
     ...overrides,
@@ -243,13 +243,10 @@ function defaultPort(scheme: string): string {
 
 /** Percent-encodes all bytes but letters, digits, `_.-~/` and those of `safe`, as Python's `urllib.parse.quote`. */
 function quote(bytes: string, safe = ""): string {
-  return bytes.replace(
-    /[^\w.~/-]/g,
-    (byte) => {
-      if (byte > "\xff") throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
-      return safe.includes(byte) ? byte : escapeByte(byte);
-    },
-  );
+  if (/[^\0-\xff]/.test(bytes)) {
+    throw new RangeError(`Cannot quote ${inspect(bytes)}: expected one character for each byte`);
+  }
+  return bytes.replace(/[^\w.~/-]/g, (byte) => safe.includes(byte) ? byte : escapeByte(byte));
 }
 
 // #endregion
@@ -424,7 +421,9 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
     isOpen = true;
     return await (iterator ??= openBody(body)).next();
   };
-  const cancel = async () => void await (iterator ??= openBody(body)).return?.();
+  const cancel = async () => {
+    await (iterator ??= openBody(body)).return?.();
+  };
   const stop = async () => {
     hasEnded = true;
     isOpen = false;
@@ -875,7 +874,6 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
   const folder = new Folder(root, dotFiles);
 
-  /** Finds the file of a path, and the variant of it to send. */
   const select = async (path: string, environ: Environ): Promise<Selection | "folder" | undefined> => {
     let file = await folder.resolve(path);
     if (file?.isFolder) {
@@ -893,8 +891,10 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     return { path, file: variants.get(coding) ?? file, coding, hasVariants: variants.size > 0 };
   };
 
-  /** Opens the file of a path. A file that is replaced meanwhile is looked up again, ten times at most. */
-  const open = async (path: string, environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
+  /** Opens the file for a request. A file that is replaced meanwhile is looked up again, ten times at most. */
+  const open = async (environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
+    const path = safePath(environ.PATH_INFO, dotFiles);
+    if (path === undefined) return undefined;
     for (let attempt = 0; attempt < 10; attempt++) {
       const selection = await select(path, environ);
       if (!selection || selection === "folder") return selection;
@@ -920,12 +920,11 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   };
 
   return async (environ, startResponse) => {
-    const { REQUEST_METHOD: method, PATH_INFO } = environ;
+    const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") {
       return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
     }
-    const path = safePath(PATH_INFO, dotFiles);
-    const opened = path === undefined ? undefined : await open(path, environ);
+    const opened = await open(environ);
     if (!opened) return notFound(environ, startResponse);
     if (opened === "folder") {
       return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
@@ -1373,12 +1372,10 @@ function formatCombined(
 ): string {
   const { REMOTE_ADDR, REMOTE_USER, SERVER_PROTOCOL, HTTP_REFERER, HTTP_USER_AGENT, "request.id": id } = environ;
   const [, day, month, year, clock] = time.toUTCString().split(" ");
+  const hex = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
   const escape = (value: unknown) =>
     // deno-lint-ignore no-control-regex
-    String(value || "-").replace(/[\0-\x1f"\\\x7f-\uffff]/g, (character) =>
-      character === '"' || character === "\\"
-        ? `\\${character}`
-        : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+    String(value || "-").replace(/["\\]/g, "\\$&").replace(/[\0-\x1f\x7f-\uffff]/g, hex);
   const bare = (value: unknown) => escape(value).replaceAll(" ", "\\x20");
   return `${bare(REMOTE_ADDR)} - ${bare(REMOTE_USER)} [${day}/${month}/${year}:${clock} +0000] ` +
     `"${escape(method)} ${escape(target)} ${escape(SERVER_PROTOCOL)}" ${status} ${bytes || "-"} ` +
