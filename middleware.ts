@@ -387,9 +387,9 @@ function catching<Result>(
   }
 }
 
-/** What a middleware does with a body. Each hook is optional. */
+/** The steps of a body that a middleware may change. */
 interface BodyHooks {
-  /** Asks the application for a chunk and waits for it; `cancel` tells the application that no more is wanted. */
+  /** Asks the application for a chunk. `cancel` tells the application that no more is wanted. */
   pull?(ask: () => Promise<ChunkResult>, cancel: () => Promise<void>): Promise<ChunkResult>;
   /** Returns the chunk to send in place of a chunk. */
   transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
@@ -510,18 +510,18 @@ function mapStart(startResponse: StartResponse, change: (head: StartArguments) =
 /**
  * A `startResponse` that waits for the body, so that a middleware can change both together.
  *
- * | What the application has done    | What a call of `start` does                            |
- * | -------------------------------- | ------------------------------------------------------ |
- * | neither returned nor written yet | It is checked, and held back until one of both happens |
- * | written                          | It is passed on unchanged                              |
- * | returned, as a generator does    | It is changed without a body, and passed on            |
+ * | The application has              | A call of `startResponse`                           |
+ * | -------------------------------- | --------------------------------------------------- |
+ * | neither returned nor written yet | is checked, and held back until one of both happens |
+ * | written                          | is passed on unchanged                              |
+ * | returned, as a generator does    | is changed without a body, and passed on            |
  */
 class DeferredStart {
   readonly #startResponse: StartResponse;
   readonly #change: ChangeResponse;
   /** The call that is held back. */
   #deferred: StartArguments | undefined;
-  /** Why the last call was refused. */
+  /** The error of the last call, if that was refused. */
   #failure: unknown;
   /** The `write` of the server, once a call was passed on. */
   #write: Write | undefined;
@@ -532,14 +532,18 @@ class DeferredStart {
     this.#change = change;
   }
 
-  readonly start: StartResponse = (status, headers, error) => {
+  run(app: Application, environ: Environ): ResponseBody | Promise<ResponseBody> {
+    return mapMaybe(app(environ, this.#start), (body) => this.#finish(body));
+  }
+
+  readonly #start: StartResponse = (status, headers, error) => {
     const head = { status, headers, error };
     if (this.#hasReturned && isPairs(headers)) this.#change(head);
     return this.#hasReturned || this.#write ? this.#passOn(head) : this.#defer(head);
   };
 
   /** Changes status, headers and body together, and starts the response with them. */
-  finish(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+  #finish(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
     const head = this.#deferred;
     this.#deferred = undefined;
     this.#hasReturned = true;
@@ -660,7 +664,7 @@ function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): str
   return offered.reduce((best, type) => weightOf(type) > weightOf(best) ? type : best);
 }
 
-/** The offered content codings that the client likes no less than none, the best first: RFC 9110, section 12.5.3. */
+/** The offered codings that the client accepts no less than plain content, best first: RFC 9110, section 12.5.3. */
 function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
   const weights = parseQValues(HTTP_ACCEPT_ENCODING);
   const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
@@ -967,7 +971,7 @@ interface OpenFile {
 }
 
 /**
- * A folder to serve: resolves paths inside it, and opens just what it has resolved.
+ * A folder to serve: resolves paths inside it, and opens only files that are still where they were resolved.
  *
  * Somebody who may write inside the folder can replace a file or a folder by a link at any moment, and take the link away
  * again. So a look at a path does not tell where it led when the file was opened. The file is opened first. Then its path
@@ -1036,8 +1040,9 @@ class Folder {
   }
 
   /**
-   * Follows a path without links; undefined if one of its folders is a link by now. The trail has the identity of each
-   * folder with the times of its last change, and that of the file. It is fresh if a folder was changed just now.
+   * Follows a path without links; undefined if one of its folders is a link by now. The trail lists the folders, each with
+   * its identity and the times of its last change, and then the identity of the file. `isFresh` says that one of the
+   * folders was changed in the last second.
    */
   #trace(real: string): { trail: string; isFresh: boolean } | undefined {
     const { join, relative, sep } = this.#path;
@@ -1564,7 +1569,7 @@ const FORWARDED_PAIR = new RegExp(
   "gy",
 );
 
-// An address with or without a port, which may be a name that hides it: RFC 7239, section 6.
+// An address with or without a port. A name such as _secret may hide the port: RFC 7239, section 6.
 const FORWARDED_ADDRESS = /^(?:\[(?<six>.+)\]|(?<four>[^:]+))(?::(?<port>\d{1,5}|_[\w.-]+))?$/;
 
 // Segments of a path: RFC 3986, section 3.3. Control characters may not be escaped either.
@@ -1719,7 +1724,7 @@ function isPort(text: string): boolean {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
 }
 
-/** Whether a prefix is a path that stays the same when it is decoded. */
+/** Whether a prefix is a path without empty segments and dot segments, also when it is decoded. */
 function isPrefix(prefix: string): boolean {
   return PATH_PREFIX.test(prefix) && !UNSAFE_PREFIX.test(percentDecode(prefix));
 }
@@ -1769,7 +1774,7 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
 /**
  * Responds with 400 to requests for other hosts. Clients choose the Host freely, and applications make links with it.
  *
- * Behind a proxy it belongs inside {@linkcode proxyFix}.
+ * Behind a proxy, this middleware belongs inside {@linkcode proxyFix}.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
@@ -1904,8 +1909,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
     const failLength = (): never => {
       throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${received}`);
     };
-    const deferred = new DeferredStart(startResponse, change);
-    const result = mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
+    const result = new DeferredStart(startResponse, change).run(inner, environ);
     return mapMaybe(result, (body) =>
       Array.isArray(body) ? body : withHooks(body, {
         transform(chunk) {
@@ -2013,7 +2017,7 @@ export function conditional(app: ApplicationLike): Application {
   return (environ, startResponse) => {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") return inner(environ, startResponse);
-    const deferred = new DeferredStart(startResponse, (head, body) => {
+    const change: ChangeResponse = (head, body) => {
       if (!head.status.startsWith("200") || !isChunkArray(body)) return undefined;
       // A response to HEAD may have no body to hash.
       const hasContent = method === "GET" || body.some((chunk) => chunk.length > 0);
@@ -2026,8 +2030,8 @@ export function conditional(app: ApplicationLike): Application {
       head.status = "304 Not Modified";
       head.headers = notModifiedHeaders(head.headers);
       return withChunks(body, []);
-    });
-    return mapMaybe(inner(environ, deferred.start), (body) => deferred.finish(body));
+    };
+    return new DeferredStart(startResponse, change).run(inner, environ);
   };
 }
 
@@ -2862,7 +2866,7 @@ export function validator(app: ApplicationLike): Application {
     if (outer) outer.inner = check;
     environ[REQUEST_CHECK] = check;
     environ["wsgi.input"] = new CheckedInput(environ["wsgi.input"], check.fail);
-    environ["wsgi.errors"] = new CheckedErrors(environ["wsgi.errors"], check.fail);
+    environ["wsgi.errors"] = checkedErrors(environ["wsgi.errors"], check.fail);
     check.isHead = environ.REQUEST_METHOD === "HEAD";
     return catching(
       () => mapMaybe(inner(environ, check.start(startResponse)), (body) => check.watch(body)),
@@ -2949,7 +2953,7 @@ class RequestCheck implements BodyHooks {
     }
   }
 
-  /** Passes on the body that the application has returned, and checks it. */
+  /** Checks the body that the application has returned, and passes the body on. */
   watch(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
     this.hasReturned = true;
     this.#isFile = FILE in Object(body);
@@ -3198,36 +3202,24 @@ class CheckedInput implements InputStream {
 }
 
 /** `wsgi.errors`, with checks of the application. */
-class CheckedErrors implements ErrorStream {
-  readonly #errors: ErrorStream;
-  readonly #fail: Fail;
-
-  constructor(errors: ErrorStream, fail: Fail) {
-    this.#errors = errors;
-    this.#fail = fail;
-  }
-
-  write(text: string): void {
+function checkedErrors(errors: ErrorStream, fail: Fail): ErrorStream & { close(): void } {
+  const write = (text: string) => {
     if (typeof text !== "string") {
-      this.#fail("inside", "streams", `wsgi.errors was given ${inspectDeep(text)}`, "a string");
+      fail("inside", "streams", `wsgi.errors was given ${inspectDeep(text)}`, "a string");
     }
-    this.#errors.write(text);
-  }
-
-  writelines(lines: Iterable<string>): void {
-    if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
-      this.#fail("inside", "streams", `writelines was given ${inspectDeep(lines)}`, "strings");
-    }
-    for (const line of lines) this.write(line);
-  }
-
-  flush(): void {
-    this.#errors.flush();
-  }
-
-  close(): void {
-    this.#fail("inside", "streams", "wsgi.errors was closed", "it to be left open");
-  }
+    errors.write(text);
+  };
+  return {
+    write,
+    writelines(lines: Iterable<string>) {
+      if (typeof lines === "string" || !(Symbol.iterator in Object(lines))) {
+        fail("inside", "streams", `writelines was given ${inspectDeep(lines)}`, "strings");
+      }
+      for (const line of lines) write(line);
+    },
+    flush: () => errors.flush(),
+    close: () => fail("inside", "streams", "wsgi.errors was closed", "it to be left open"),
+  };
 }
 
 // #endregion
