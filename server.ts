@@ -392,6 +392,11 @@ function chunkLength(chunk: Uint8Array): number {
   throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
 }
 
+/** Checks a chunk and tests whether it is empty. The end of a body is no chunk. */
+function isEmptyChunk(result: ChunkResult): boolean {
+  return !result.done && chunkLength(result.value) === 0;
+}
+
 /** Returns the first bytes of a chunk: the chunk itself where that is all of it, since a view costs time. */
 function prefix(chunk: Uint8Array, size: number): Uint8Array {
   return size < chunk.length ? chunk.subarray(0, size) : chunk;
@@ -1025,9 +1030,7 @@ class ResponseStart {
 
   start(status: string, headers: HeaderList, error: unknown): void {
     try {
-      if (error === undefined && this.#wasCalled) {
-        throw startedTwice(status);
-      }
+      if (error === undefined && this.#wasCalled) throw startedTwice(status);
       if (this.isCommitted && error !== undefined) throw error;
       // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
       this.#wasCalled = true;
@@ -1109,10 +1112,11 @@ class Exchange {
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** The number of bytes that the body must have, if it is known. */
   #length = Infinity;
-  #sent = 0;
+  #bytesSent = 0;
   /** Fulfilled when the iterator's `return` and `close` have settled. */
   #cleanup: Promise<unknown> | undefined;
   #abortController: AbortController | undefined;
+  /** The last error that was reported; at first an object that nothing throws. */
   #reported: unknown = EMPTY;
 
   constructor(gateway: Gateway, request: Request) {
@@ -1145,8 +1149,8 @@ class Exchange {
       this.#onThrow(error);
     }
     const isClosed = this.#applicationState === "closed" || this.#applicationState === "closing";
-    if (this.#responseState !== "complete") gateway.addPending(this);
-    else if (!isClosed || this.#cleanup) gateway.pending.add(this); // the idle timeout stays
+    if (!isClosed || this.#cleanup) gateway.pending.add(this);
+    if (this.#responseState !== "complete") gateway.setIdleTimeout?.(this.request, 0);
     // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
     if (this.#responseState === "pending" && !DENO) this.observeSignal();
     if (this.#response) return this.#response;
@@ -1161,19 +1165,19 @@ class Exchange {
 
   #write: Write = (chunk) => {
     if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
-    const isFirstLate = this.#isLate && this.#responseState === "pending";
+    const isLateStart = this.#isLate && this.#responseState === "pending";
     let taken = Promise.resolve();
     if (chunkLength(chunk) > 0) {
       this.#start.commit();
       if (this.#responseState !== "complete") taken = this.#enqueue(chunk);
-      else if (this.#sent >= this.#length) throw this.#wrongLength();
+      else if (this.#bytesSent >= this.#length) throw this.#wrongLength();
     }
-    const sent = taken.then(nextTurn).then(() => isFirstLate ? nextTurn() : undefined).then(() => {
+    const written = taken.then(nextTurn).then(() => isLateStart ? nextTurn() : undefined).then(() => {
       // The client left, or the response has no body: HEAD, 204, 304, a failure.
-      if (this.#responseState === "complete" && this.#sent < this.#length) throw clientDisconnected();
+      if (this.#responseState === "complete" && this.#bytesSent < this.#length) throw clientDisconnected();
     });
-    sent.catch(() => {}); // an application may ignore the promise
-    return sent;
+    written.catch(() => {}); // an application may ignore the promise
+    return written;
   };
 
   #enqueue(chunk: Uint8Array): Promise<void> {
@@ -1215,9 +1219,9 @@ class Exchange {
       this.#iterator = undefined;
       throw error;
     }
-    if (!isPromise(result) && !this.#disconnected && (result.done || chunkLength(result.value) > 0)) {
-      this.#handleChunk(result);
-    } else this.#receive(() => result).then((isEmpty) => isEmpty ? this.#pump() : undefined);
+    if (isPromise(result) || this.#disconnected || isEmptyChunk(result)) {
+      this.#receive(() => result).then((isEmpty) => isEmpty ? this.#pump() : undefined);
+    } else this.#handleChunk(result);
   }
 
   /**
@@ -1247,7 +1251,7 @@ class Exchange {
       result = await ask();
       if (!this.#iterator || this.#disconnected) return false;
       if (this.#responseState !== "pending") this.#start.throwIfFailed(); // a startResponse inside next() was ignored
-      if (!result.done && chunkLength(result.value) === 0) return true;
+      if (isEmptyChunk(result)) return true;
       this.#handleChunk(result);
     } catch (error) {
       // close() may have destroyed what next() was waiting for: its rejection is no failure.
@@ -1260,10 +1264,10 @@ class Exchange {
 
   #handleChunk(result: ChunkResult): void {
     if (result.done) this.#iterator = undefined;
-    if (this.#responseState === "pending") this.#commit(result.done ? EMPTY : result.value);
-    else if (this.#responseState === "streaming") this.#send(result);
-    else if (result.done) this.#close();
-    else throw this.#wrongLength();
+    if (this.#responseState === "pending") return this.#commit(result.done ? EMPTY : result.value);
+    if (this.#responseState === "streaming") return this.#send(result);
+    if (!result.done) throw this.#wrongLength(); // a chunk after the last declared byte
+    this.#close();
   }
 
   /** Makes the response, with its first bytes at hand, or all of them. */
@@ -1271,12 +1275,13 @@ class Exchange {
     const head = this.#start.commit();
     const isAll = !this.#iterator;
     if (this.method === "HEAD" || NULL_BODY_STATUSES.has(head.status)) {
-      this.#respond(emptyResponse(head, head.length ?? (isAll && bytes.length > 0 ? bytes.length : undefined)));
+      const size = isAll && bytes.length > 0 ? bytes.length : undefined;
+      this.#respond(emptyResponse(head, head.length ?? size));
       return this.#onAllSent(bytes.length);
     }
-    this.#sent = bytes.length;
+    this.#bytesSent = bytes.length;
     this.#length = head.length ?? (isAll ? bytes.length : Infinity);
-    if (this.#sent >= this.#length) {
+    if (this.#bytesSent >= this.#length) {
       this.#respond(makeResponse(head, prefix(bytes, this.#length), head.length));
       return this.#onAllSent(bytes.length);
     }
@@ -1310,26 +1315,26 @@ class Exchange {
   #send({ done, value }: ChunkResult): void {
     if (done && this.#length < Infinity) throw this.#wrongLength();
     if (!done) {
-      this.#controller!.enqueue(prefix(value, this.#length - this.#sent));
-      this.#sent += value.length;
-      if (this.#sent < this.#length) return;
+      this.#controller!.enqueue(prefix(value, this.#length - this.#bytesSent));
+      this.#bytesSent += value.length;
+      if (this.#bytesSent < this.#length) return;
     }
     this.#controller!.close();
     this.#onAllSent(done ? 0 : value.length);
   }
 
   /** The runtime has all of the response. A body that has more than it declared is an error, unless it is a file. */
-  #onAllSent(size: number): void {
+  #onAllSent(lastChunkSize: number): void {
     this.#responseState = "complete";
-    this.gateway.restoreIdleTimeout(this, size);
+    this.gateway.restoreIdleTimeout(this, lastChunkSize);
     if (this.#length === Infinity || FILE in Object(this.#body)) return this.#close();
-    if (this.#sent > this.#length) throw this.#wrongLength();
+    if (this.#bytesSent > this.#length) throw this.#wrongLength();
     if (this.#iterator) this.#pump(); // finds out whether there is more
     else this.#close();
   }
 
   #wrongLength(): Error {
-    const found = this.#responseState === "complete" ? "more" : this.#sent;
+    const found = this.#responseState === "complete" ? "more" : this.#bytesSent;
     return new Error(`Cannot send the body: Content-Length declares ${this.#length} bytes, the body has ${found}`);
   }
 
@@ -1578,22 +1583,17 @@ class Gateway {
       return exchange.refuse(error);
     }
     if (this.#slots.tryAcquire()) return exchange.run(environ);
-    this.addPending(exchange);
+    this.pending.add(exchange);
+    this.setIdleTimeout?.(request, 0);
     if (!DENO) exchange.observeSignal(); // so that the application is not called for a client that has left
     return this.#slots.acquire().then((isAcquired) =>
       isAcquired ? exchange.run(environ) : exchange.refuse(serverStopping())
     );
   }
 
-  /** Makes a stopping server wait for a request, and disables the request's idle timeout. */
-  addPending(exchange: Exchange): void {
-    this.pending.add(exchange);
-    this.setIdleTimeout?.(exchange.request, 0);
-  }
-
-  /** Enables the idle timeout again, when the response is complete. `size` is that of its last chunk, in bytes. */
-  restoreIdleTimeout(exchange: Exchange, size: number): void {
-    if (size > LARGE_BODY) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
+  /** Enables the idle timeout again, when the response is complete. Only that of a pending exchange was disabled. */
+  restoreIdleTimeout(exchange: Exchange, lastChunkSize: number): void {
+    if (lastChunkSize > LARGE_BODY) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
     else if (this.pending.has(exchange)) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
   }
 
@@ -1604,10 +1604,10 @@ class Gateway {
       this.pending.delete(exchange);
     };
     if (!cleanup) return release();
-    const late = Promise.withResolvers<void>();
-    const timer: { unref?(): void } & ReturnType<typeof setTimeout> = setTimeout(late.resolve, CLEANUP_TIMEOUT);
-    timer.unref?.(); // the timer must not keep the process alive
-    Promise.race([cleanup, late.promise]).finally(() => clearTimeout(timer)).then(release);
+    const expired = Promise.withResolvers<void>();
+    const timer = setTimeout(expired.resolve, CLEANUP_TIMEOUT);
+    timer.unref?.(); // it must not keep the process alive; some runtimes have plain numbers as timers
+    Promise.race([cleanup, expired.promise]).finally(() => clearTimeout(timer)).then(release);
   }
 
   /** Aborts the exchanges under way, and refuses those that wait for a slot. */
@@ -1656,9 +1656,9 @@ class PendingWork extends Set<Exchange | Promise<unknown>> {
 
   /** Adds work until it settles. */
   track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
-    const settled = Promise.resolve(work).catch(onError).finally(() => this.delete(settled));
+    const settled = Promise.resolve(work).catch(onError);
     this.add(settled);
-    return settled;
+    return settled.finally(() => this.delete(settled));
   }
 
   /** Fulfilled when nothing is pending. One caller at a time can wait. */
