@@ -29,7 +29,7 @@ import type {
 
 // #region Runtimes
 
-/** What is used of `Deno`. */
+/** The part of `Deno` that the server uses. */
 interface DenoRuntime {
   version: { deno: string };
   mainModule: string;
@@ -41,20 +41,20 @@ interface DenoRuntime {
   FsFile: new () => DenoFile;
 }
 
-/** What is used of `Deno.HttpServer`. */
+/** The part of `Deno.HttpServer` that the server uses. */
 interface DenoServer {
   addr: { hostname?: string; port?: number };
   finished: Promise<void>;
   shutdown(): Promise<void>;
 }
 
-/** What is used of `Deno.FsFile`. */
+/** The part of `Deno.FsFile` that the server uses. */
 interface DenoFile {
   read(block: Uint8Array): Promise<number | null>;
   close(): void;
 }
 
-/** What is used of `Bun`. */
+/** The part of `Bun` that the server uses. */
 interface BunRuntime {
   version: string;
   main: string;
@@ -428,6 +428,11 @@ function nextTurn(): Promise<void> {
   });
 }
 
+/** Waits, without keeping the process alive. */
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
+}
+
 // #endregion
 
 // #region Request to environ
@@ -724,7 +729,7 @@ class Input implements InputStream {
     return body?.getReader();
   }
 
-  /** Tells a body that ended too early, because the client left, from a complete one. */
+  /** Tests whether the body has ended too early, because the client left. */
   async #isTruncated(): Promise<boolean> {
     if (this.#length < Infinity) return this.#received < this.#length;
     // The signal aborts after the end of the body: under load up to three turns later (Deno 2.9.6).
@@ -1958,7 +1963,7 @@ function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"]
 
 // #region Listening
 
-/** What an adapter returns: the runtime's server, as far as it is used. */
+/** The server of a runtime, as its adapter returns it. */
 interface Listener {
   hostname: string;
   port: number;
@@ -1977,9 +1982,8 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
     if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
     return adapter(options, handler);
   } catch (cause) {
-    const error = new Error(`Cannot listen on ${formatAddress(options)}: ${listenErrorReason(cause, options)}`, {
-      cause,
-    });
+    const reason = listenErrorReason(cause, options);
+    const error = new Error(`Cannot listen on ${formatAddress(options)}: ${reason}`, { cause });
     throw Object.assign(error, { code: (cause as { code?: unknown }).code });
   }
 }
@@ -2031,31 +2035,35 @@ function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): st
   return message.split("\n")[0]!.replace(/^Error: /, "");
 }
 
+// How long a worker may take to connect to a socket, in milliseconds.
+const CONNECT_TIMEOUT = 5000;
+
 /**
  * Tests whether the file of a unix socket was left by a server that died. Only connecting tells, and only a worker can
  * connect while this thread waits.
  */
 function isStaleSocket(path: string): boolean {
-  const read = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
-  const found = read();
-  if (!found?.isSocket()) return false;
-  const state = new Int32Array(new SharedArrayBuffer(4)); // 0: unknown, 1: alive, 2: stale
+  const [unknown, alive, stale] = [0, 1, 2];
+  const stat = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
+  const before = stat();
+  if (!before?.isSocket()) return false;
+  const state = new Int32Array(new SharedArrayBuffer(4)).fill(unknown);
   const source = `onmessage = ({ data: [path, state] }) => {
     const settle = (value) => {
       Atomics.store(state, 0, value);
       Atomics.notify(state, 0);
     };
     const socket = process.getBuiltinModule("node:net").connect(path);
-    socket.on("connect", () => settle(1));
-    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? 2 : 1));
+    socket.on("connect", () => settle(${alive}));
+    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? ${stale} : ${alive}));
   };`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const worker = new Worker(url, { type: "module" });
   worker.postMessage([path, state]);
-  Atomics.wait(state, 0, 0, 5000);
+  Atomics.wait(state, 0, unknown, CONNECT_TIMEOUT);
   worker.terminate();
   URL.revokeObjectURL(url);
-  return state[0] === 2 && read()?.ctimeMs === found.ctimeMs; // no other server has replaced it meanwhile
+  return state[0] === stale && stat()?.ctimeMs === before.ctimeMs; // another server may have replaced it meanwhile
 }
 
 function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
@@ -2111,7 +2119,6 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     // server.stop() waits for half-sent heads as well. A second after the last request they are given up.
     async stop(force = false) {
       const stopped = server.stop(force);
-      const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
       const requestsEnd = async () => {
         while (server.pendingRequests > 0) await pause(50);
         await pause(1000);
@@ -2408,17 +2415,21 @@ function exitAfterSignal(status: number): void {
 // The key under which a worker finds its configuration among the globals.
 const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.worker");
 
-/** The `workerData` of a worker. */
-interface WorkerConfig {
-  port: TypedPort<WorkerMessage, WorkerCommand>;
-  /** The number of requests begun, in shared memory: the pool can read it while the worker is busy. */
-  requestCount: Int32Array;
+/** The configuration that all workers of a pool share. */
+interface PoolConfig {
   module: string;
   exportName: string | undefined;
   options: ServeOptions;
   /** Whether the main thread has the option `errors`, to which the worker's errors go. */
   forwardErrors: boolean;
   multiprocess: boolean;
+}
+
+/** The `workerData` of a worker. */
+interface WorkerConfig extends PoolConfig {
+  port: TypedPort<WorkerMessage, WorkerCommand>;
+  /** The number of requests begun, in shared memory: the pool can read it while the worker is busy. */
+  requestCount: Int32Array;
 }
 
 /** A message from the pool to a worker. */
@@ -2464,15 +2475,15 @@ const EARLY_CRASH = 10_000;
 // The number of samples in a row without an answer after which standard error names the worker.
 const MISSED_SAMPLES = 5;
 
-/** What a worker gets from its pool: its number, and callbacks. */
+/** The number of a worker, and the callbacks of its pool. */
 interface WorkerListeners {
   number: number;
   onReady(): void;
   /** A worker that standard error has named answers again, after so many samples. */
   onAnswer(missed: number): void;
   onErrors(text: string): void;
-  /** The worker has ended, or the pool waits for it no longer. */
-  onEnd(what: string, reason: string): void;
+  /** The worker has ended, or was abandoned. */
+  onEnd(reason: string): void;
 }
 
 /** A worker, as its pool sees it. */
@@ -2482,6 +2493,8 @@ class WorkerHandle {
   isReady = false;
   /** True when the worker is to end. */
   isStopping = false;
+  /** True when the pool does not wait for its end. */
+  isAbandoned = false;
   /** The moving average of its load, from 0 to 1. */
   load = 0;
   /** The number of requests under way. */
@@ -2500,7 +2513,7 @@ class WorkerHandle {
   readonly #requestCount = new Int32Array(new SharedArrayBuffer(4));
   #lastRequestCount = 0;
 
-  constructor(config: Omit<WorkerConfig, "port" | "requestCount">, listeners: WorkerListeners) {
+  constructor(config: PoolConfig, listeners: WorkerListeners) {
     this.#listeners = listeners;
     this.number = listeners.number;
     this.ended = this.#ended.promise;
@@ -2513,12 +2526,12 @@ class WorkerHandle {
     });
     this.#worker = worker;
     this.#port = port1 as TypedPort<WorkerCommand, WorkerMessage>;
-    let reason = "it has ended";
+    let endReason = "it has ended";
     this.#port.on("message", (message) => {
       if ("errors" in message) listeners.onErrors(message.errors);
       else if ("load" in message) this.#onSample(message);
       else if ("failure" in message) {
-        reason = message.failure;
+        endReason = message.failure;
         this.terminate();
       } else {
         this.isReady = true;
@@ -2526,21 +2539,21 @@ class WorkerHandle {
         listeners.onReady();
       }
     });
-    worker.on("error", (error) => reason = formatError(error));
+    worker.on("error", (error) => endReason = formatError(error));
     // A worker that never served leaves nothing unfinished.
-    worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, "has died", reason));
+    worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, endReason));
   }
 
-  #onEnd(isDone: boolean, what: string, reason: string): void {
+  #onEnd(isDone: boolean, reason: string): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     clearTimeout(this.#retireTimer);
     this.#port.close();
     this.#ended.resolve(isDone);
-    this.#listeners.onEnd(what, reason);
+    this.#listeners.onEnd(reason);
   }
 
-  /** Asks for the load; where the last question has no answer yet, the worker counts as fully busy. */
+  /** Asks for the load. A worker that has not answered the last question counts as fully busy. */
   sampleLoad(): void {
     if (this.isReady && this.#sampledAt === undefined) {
       this.#sampledAt = performance.now();
@@ -2606,7 +2619,8 @@ class WorkerHandle {
 
   /** Terminates the worker without waiting for its end: Deno 2.9.6 cannot end a worker that computes. */
   abandon(reason: string): void {
-    this.#onEnd(false, "is given up", reason);
+    this.isAbandoned = true;
+    this.#onEnd(false, reason);
     this.terminate();
   }
 }
@@ -2620,7 +2634,7 @@ class WorkerPool implements ServerBackend {
   readonly #app: ApplicationLike;
   readonly #errors: ErrorStream | undefined;
   readonly #workers: WorkersOptions & { min: number; interval: number; scaleDownDelay: number; timeout: number };
-  readonly #config: Omit<WorkerConfig, "port" | "requestCount">;
+  readonly #config: PoolConfig;
   readonly #portHolder: LocalServer;
   readonly #handles = new Set<WorkerHandle>();
   /** The number of workers started so far, which is the number of the last one. */
@@ -2642,7 +2656,7 @@ class WorkerPool implements ServerBackend {
       ? options.workers
       : { min: options.workers, max: options.workers! };
     const { min = 1, max, interval = 1000, scaleDownDelay = 30_000, timeout = Infinity } = workers;
-    const config = workerConfig(options, workers);
+    const config = poolConfig(options, workers);
     // Takes the port first, to fail where another server has it, and to find a free one for 0. start() gives it up.
     this.#portHolder = new LocalServer(app, options);
     const { url, hostname, port } = this.#portHolder;
@@ -2679,8 +2693,8 @@ class WorkerPool implements ServerBackend {
     // The main module may export another application than it serves. A failure of the import is reported elsewhere: by
     // the main module itself, or by each worker.
     const { module, exportName } = this.#config;
-    const found = exportedApplication(await import(module).catch(() => ({})), exportName);
-    if (this.#isStopping || found === undefined || found === this.#app) return;
+    const exported = exportedApplication(await import(module).catch(() => ({})), exportName);
+    if (this.#isStopping || exported === undefined || exported === this.#app) return;
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
 
@@ -2692,11 +2706,12 @@ class WorkerPool implements ServerBackend {
       onReady: () => this.#onWorkerReady(),
       onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#duration(missed)}`),
       onErrors: (text) => writeError(this.#errors!, text),
-      onEnd: (what, reason) => {
+      onEnd: (reason) => {
         this.#handles.delete(worker);
         if (worker.isStopping) return;
-        const count = performance.now() - worker.startedAt < EARLY_CRASH ? crashes + 1 : 0;
-        if (this.#isReady) this.#respawn(`Worker ${number} ${what}`, reason, count);
+        const isEarly = performance.now() - worker.startedAt < EARLY_CRASH;
+        const report = `Worker ${number} ${worker.isAbandoned ? "is given up" : "has died"}`;
+        if (this.#isReady) this.#respawn(isEarly ? crashes + 1 : 0, { report, reason });
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
     });
@@ -2727,22 +2742,22 @@ class WorkerPool implements ServerBackend {
     worker.sampleLoad();
     const { number, missed, isReady } = worker;
     const { interval, timeout } = this.#workers;
-    const what = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#duration(missed)}`;
+    const problem = `has not ${isReady ? "answered" : "begun to serve"} for ${this.#duration(missed)}`;
     if (missed * interval >= timeout) {
       const remains = DENO && isReady ? "; Deno cannot end it, so that it keeps its part of the connections" : "";
-      worker.abandon(`it ${what}${remains}`);
-    } else if (missed === MISSED_SAMPLES) printError(`Worker ${number} ${what}`);
+      worker.abandon(`it ${problem}${remains}`);
+    } else if (missed === MISSED_SAMPLES) printError(`Worker ${number} ${problem}`);
   }
 
   /** Replaces a worker: at once, or after a pause that doubles with each crash soon after a start. */
-  #respawn(what: string, reason: string, crashes: number): void {
+  #respawn(crashes: number, { report, reason }: { report: string; reason: string }): void {
     const longest = this.#handles.size > 0 ? 30_000 : 1000; // a server without workers does not wait that long
-    const pause = crashes === 0 ? 0 : Math.min(50 * 2 ** crashes, longest);
-    printError(`${what}, another follows in ${pause} ms: ${reason}`);
+    const delay = crashes === 0 ? 0 : Math.min(50 * 2 ** crashes, longest);
+    printError(`${report}, another follows in ${delay} ms: ${reason}`);
     const timer = setTimeout(() => {
       this.#respawnTimers.delete(timer);
       this.#add(crashes);
-    }, pause);
+    }, delay);
     this.#respawnTimers.add(timer);
   }
 
@@ -2784,8 +2799,7 @@ class WorkerPool implements ServerBackend {
   async abort(): Promise<void> {
     const workers = [...this.#handles];
     for (const worker of workers) worker.abort();
-    const late = new Promise((resolve) => setTimeout(resolve, 1000).unref()); // a worker can be stuck
-    await Promise.race([Promise.all(workers.map(({ ended }) => ended)), late]);
+    await Promise.race([Promise.all(workers.map(({ ended }) => ended)), pause(1000)]); // a worker can be stuck
     for (const worker of workers) worker.terminate();
   }
 }
@@ -2793,10 +2807,7 @@ class WorkerPool implements ServerBackend {
 function ignore(): void {}
 
 /** Makes the configuration of the workers, or throws where the options do not go with workers. */
-function workerConfig(
-  options: ServeOptions,
-  { module, export: exportName, max }: WorkersOptions,
-): Omit<WorkerConfig, "port" | "requestCount"> {
+function poolConfig(options: ServeOptions, { module, export: exportName, max }: WorkersOptions): PoolConfig {
   const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
   if (WORKER_CONFIG in globalThis) {
     throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
@@ -2842,9 +2853,9 @@ function loadMeter(): () => number {
   };
   let last = read();
   return () => {
-    const { used, at } = last;
+    const previous = last;
     last = read();
-    return (last.used - used) / (last.at - at);
+    return (last.used - previous.used) / (last.at - previous.at);
   };
 }
 
@@ -2865,12 +2876,12 @@ async function runWorker(
     const exports = await import(module).catch((cause) => {
       throw new Error(`${module} cannot be imported: ${formatError(cause)}`);
     });
-    const found = exportedApplication(exports, exportName) as ApplicationLike | undefined;
-    if (!found) {
+    const exported = exportedApplication(exports, exportName) as ApplicationLike | undefined;
+    if (!exported) {
       const expected = exportName === undefined ? '"application" or a default' : inspect(exportName);
       throw new TypeError(`${module} has no such export, expected ${expected}`);
     }
-    const inner = application(found);
+    const inner = application(exported);
     const app: Application = (environ, startResponse) => {
       Atomics.add(requestCount, 0, 1);
       return inner(environ, startResponse);
