@@ -143,8 +143,8 @@ function writeError(errors: ErrorStream, text: string): void {
 }
 
 /** Writes a line about an error to an error stream, with its stack and its causes. @internal */
-export function logError(errors: ErrorStream, what: string, error: unknown): void {
-  writeError(errors, `${printable(what)}: ${formatError(error)}\n`);
+export function logError(errors: ErrorStream, message: string, error: unknown): void {
+  writeError(errors, `${printable(message)}: ${formatError(error)}\n`);
 }
 
 /**
@@ -318,8 +318,6 @@ function editDistance(from: string, to: string): number {
   return distances.at(-1)!;
 }
 
-// The tests that options have in common.
-
 /** Tests for an object that can have named properties: no array and no `Map`. @internal */
 export function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null && !(Symbol.iterator in value);
@@ -402,7 +400,6 @@ function prefix(chunk: Uint8Array, size: number): Uint8Array {
   return size < chunk.length ? chunk.subarray(0, size) : chunk;
 }
 
-/** Joins chunks to one. */
 function concat(chunks: readonly Uint8Array[]): Uint8Array {
   let size = 0;
   for (const chunk of chunks) size += chunkLength(chunk);
@@ -466,7 +463,6 @@ interface PeerAddress {
   port?: number;
 }
 
-/** Makes the environ of a request. */
 function buildEnviron(request: Request, info: unknown, exchange: Exchange): Environ {
   const { gateway: { environTemplate, defaultAuthority }, method } = exchange;
   if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
@@ -481,12 +477,13 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   environ.REQUEST_URI = target;
   environ.PATH_INFO = percentDecode(question === -1 ? target : target.slice(0, question));
   if (question !== -1) environ.QUERY_STRING = target.slice(question + 1);
-  const prefix = environ.SCRIPT_NAME;
-  if (prefix !== "") {
-    if (environ.PATH_INFO !== prefix && !environ.PATH_INFO.startsWith(`${prefix}/`)) {
-      throw httpError(404, new RangeError(`Cannot serve ${inspect(target)}: the path is outside ${inspect(prefix)}`));
+  const scriptName = environ.SCRIPT_NAME;
+  if (scriptName !== "") {
+    if (environ.PATH_INFO !== scriptName && !environ.PATH_INFO.startsWith(`${scriptName}/`)) {
+      const outside = `the path is outside ${inspect(scriptName)}`;
+      throw httpError(404, new RangeError(`Cannot serve ${inspect(target)}: ${outside}`));
     }
-    environ.PATH_INFO = environ.PATH_INFO.slice(prefix.length);
+    environ.PATH_INFO = environ.PATH_INFO.slice(scriptName.length);
   }
 
   request.headers.forEach((value, name) => {
@@ -542,8 +539,8 @@ function splitUrl(url: string): { scheme: string; authority: string; target: str
   const separator = url.startsWith("/") ? -1 : url.indexOf("://");
   const start = separator === -1 ? 0 : separator + 3;
   const slash = url.indexOf("/", start);
-  const mark = url.indexOf("?", start);
-  const end = slash === -1 || (mark !== -1 && mark < slash) ? mark : slash; // "http://host?query" has no path
+  const question = url.indexOf("?", start);
+  const end = slash === -1 || (question !== -1 && question < slash) ? question : slash; // "http://host?query" has no path
   const authority = url.slice(start, end === -1 ? undefined : end);
   const target = end !== -1 ? percentEncode(url.slice(end)) : url === "*" ? "/*" : "/";
   const scheme = separator === -1 ? "" : url.slice(0, separator);
@@ -741,14 +738,14 @@ class Input implements InputStream {
   async #fill(): Promise<boolean> {
     while (this.#chunk.length === 0 && !this.#hasEnded) {
       this.#reader ??= this.#openBody();
-      let step: ReadableStreamReadResult<Uint8Array> | undefined;
+      let result: ReadableStreamReadResult<Uint8Array> | undefined;
       try {
-        step = await this.#reader?.read();
+        result = await this.#reader?.read();
       } catch (cause) {
         throw clientDisconnected(cause);
       }
       if (this.#isCancelled) throw clientDisconnected();
-      const chunk = step?.value ?? EMPTY;
+      const chunk = result?.value ?? EMPTY;
       if (!(chunk instanceof Uint8Array)) {
         throw new TypeError(`Cannot read the request body: found ${inspect(chunk)}, expected a Uint8Array`);
       }
@@ -756,12 +753,12 @@ class Input implements InputStream {
       // Deno allocates 64 KiB for each chunk, which a view of a few bytes would keep.
       this.#chunk = part.length < part.buffer.byteLength / 2 ? new Uint8Array(part) : part;
       this.#received += this.#chunk.length;
-      const isDone = step?.done ?? true;
+      const isDone = result?.done ?? true;
       if (isDone && await this.#isTruncated()) throw clientDisconnected();
       this.#hasEnded = isDone || this.#received >= this.#length;
       if (!this.#hasEnded) continue;
       this.#onArrived?.();
-      if (!step?.done) this.#cancelBody(); // Deno closes the connection of a body that is not read to its end
+      if (!isDone) this.#cancelBody(); // Deno closes the connection of a body that is not read to its end
     }
     if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
     return this.#chunk.length > 0;
@@ -801,6 +798,11 @@ class StandardError implements ErrorStream {
   flush(): void {
     if (this.#line !== "") this.write("\n");
   }
+}
+
+/** Makes an error stream of a function that takes each text. */
+function errorStream(write: (text: string) => void): ErrorStream {
+  return { write, writelines: (lines) => write([...lines].join("")), flush: () => {} };
 }
 
 // #endregion
@@ -855,23 +857,24 @@ interface BunStats {
  */
 function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): ChunkIterator {
   let position = 0;
+  let isLast = false; // no slice follows
   let left = 0;
   let block: ChunkIterator | undefined;
   let inode: number | undefined;
   const next = async (): Promise<ChunkResult> => {
-    if (position === 0) {
+    if (position === 0 && !isLast) {
       const stats = await file.stat?.();
       inode = stats?.ino;
       // A slice of a pipe or a device ends too early. The size does not tell them apart: Bun 1.4.5 reads nothing of a file
       // whose size was asked for and is 0, as in /proc.
-      if (position === 0 && stats && !stats.isFile?.()) {
+      if (!isLast && stats && !stats.isFile?.()) {
         block = openBody(file.stream());
-        position = Infinity;
+        isLast = true;
       }
     }
     for (;;) {
       if (!block) {
-        if (position === Infinity) return { done: true, value: undefined };
+        if (isLast) return { done: true, value: undefined };
         block = openBody(file.slice(position, position += size).stream());
         left = size;
       }
@@ -883,13 +886,13 @@ function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): 
       block = undefined;
       // Bun opens the path again for each slice.
       if (inode !== (await file.stat?.())?.ino) throw new Error("Cannot send the file: it was replaced meanwhile");
-      if (left > 0) position = Infinity; // the slice has ended with the file
+      if (left > 0) isLast = true; // the slice has ended with the file
     }
   };
   return {
     next,
     async return() {
-      position = Infinity;
+      isLast = true;
       return await block?.return?.() ?? { done: true, value: undefined };
     },
   };
@@ -990,8 +993,8 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const record: Record<string, string> = {};
   const pairs: HeaderList = [];
   let length: number | undefined;
-  let typed = false;
-  let repeated = false;
+  let hasContentType = false;
+  let hasRepeated = false;
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
     if (typeof name !== "string" || typeof value !== "string") {
@@ -1008,16 +1011,16 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
       length = Number(value);
       continue;
     }
-    typed ||= lower === "content-type" && value.trim() !== "";
-    repeated ||= name in record; // also for "__proto__", which a record cannot hold
+    hasContentType ||= lower === "content-type" && value.trim() !== "";
+    hasRepeated ||= name in record; // also for "__proto__", which a record cannot hold
     record[name] = value;
     pairs.push([name, value]);
   }
-  return { status: code, headers: repeated ? pairs : record, length, hasContentType: typed };
+  return { status: code, headers: hasRepeated ? pairs : record, length, hasContentType };
 }
 
-function startError(found: string): TypeError {
-  return new TypeError(`Cannot start the response: ${found}`);
+function startError(problem: string): TypeError {
+  return new TypeError(`Cannot start the response: ${problem}`);
 }
 
 /** The error for a second call without the error that requires it. @internal */
@@ -1047,7 +1050,7 @@ class ResponseStart {
     }
   }
 
-  /** Throws what `startResponse` threw, for an application that ignored it. */
+  /** Throws the error of `startResponse` again, for an application that ignored it. */
   throwIfFailed(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
@@ -1386,7 +1389,7 @@ class Exchange {
     this.gateway.onClosed(this, this.#cleanup);
   }
 
-  /** Calls what cleans up. A stopping server waits for it. */
+  /** Calls a function that cleans up. A stopping server waits for its promise. */
   #runCleanup(action: () => unknown): Promise<unknown> | undefined {
     try {
       const result = action();
@@ -1622,7 +1625,7 @@ class Gateway {
   }
 }
 
-/** Makes what the environs of all requests have in common, with a place for everything else, so that all have one shape. */
+/** Makes the template of all environs: the values that they share, and a place for each other key of every request. */
 function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions): Partial<Environ> {
   for (const [name, value] of Object.entries(environ)) {
     if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
@@ -1649,7 +1652,7 @@ function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions
   };
 }
 
-/** The exchanges under way, and the work that goes on after them: what a stopping server waits for. */
+/** The exchanges under way, and the work that goes on after them. A stopping server waits for both. */
 class PendingWork extends Set<Exchange | Promise<unknown>> {
   #onIdle: (() => void) | undefined;
 
@@ -1701,7 +1704,6 @@ class Semaphore {
     else this.#active--;
   }
 
-  /** Cancels all waits. */
   cancel(): void {
     for (const resolve of this.#queue.splice(0)) resolve(false);
   }
@@ -1822,11 +1824,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
     if (chunkLength(chunk) > 0) start.commit();
     sent.push(chunk.slice());
   };
-  const errors: ErrorStream = {
-    write: (text) => void (result.errors += text),
-    writelines: (lines) => void (result.errors += [...lines].join("")),
-    flush: () => {},
-  };
+  const errors = errorStream((text) => void (result.errors += text));
   const call = application(app);
   let hasReturned = false;
   const body = await call({ ...environ, "wsgi.errors": errors }, (status, headers, error) => {
@@ -2009,7 +2007,7 @@ function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptio
   return `${hostname.includes(":") ? `[${hostname}]` : escaped}:${port}`;
 }
 
-/** Says in one line why the runtime cannot listen, and what to do. The first test that matches decides. */
+/** Explains in one line why the runtime cannot listen, and how to mend it. The first test that matches decides. */
 function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
   const { code, name, message } = cause as { code?: string; name: string; message: string };
   const isSocket = unix !== undefined;
@@ -2224,7 +2222,6 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     stop(delay).then(stopped.resolve, stopped.reject);
     return stopped.promise;
   };
-  /** Says what a stopping server waits for. */
   const describeStop = () => {
     const wait = shutdownTimeout === Infinity ? "waiting" : `waiting up to ${shutdownTimeout / 1000} s`;
     if (shutdownDelay === 0) {
@@ -2279,7 +2276,6 @@ interface ServerBackend {
   start(onReady: () => void, onFailure: (error: unknown) => void): void;
   /** Serves on for a delay, then finishes the requests under way. Fulfilled with false when some were lost. */
   drain(delay: number): Promise<boolean>;
-  /** Aborts what is under way. */
   abort(): Promise<void>;
 }
 
@@ -2321,11 +2317,10 @@ class LocalServer implements ServerBackend {
     const items = [...this.gateway.pending];
     const requests = items.filter((item) => item instanceof Exchange).length;
     const tasks = items.length - requests;
-    const parts = [
-      requests > 0 && plural(requests, "request"),
-      tasks > 0 && `${plural(tasks, "task")} after a response`,
-    ];
-    return parts.filter((part) => part !== false).join(" and ");
+    const parts: string[] = [];
+    if (requests > 0) parts.push(plural(requests, "request"));
+    if (tasks > 0) parts.push(`${plural(tasks, "task")} after a response`);
+    return parts.join(" and ");
   }
 
   start(onReady: () => void): void {
@@ -2471,7 +2466,6 @@ const SPARE_LOAD = 0.5;
 const SETTLING_SAMPLES = 3;
 // A worker that ends within this time of its start has crashed early, in milliseconds.
 const EARLY_CRASH = 10_000;
-
 // The number of samples in a row without an answer after which standard error names the worker.
 const MISSED_SAMPLES = 5;
 
@@ -2501,14 +2495,14 @@ class WorkerHandle {
   active = 0;
   /** The number of samples in a row without an answer and without a new request. */
   missed = 0;
-  /** Fulfilled when the worker has ended, with whether its requests were finished. */
-  readonly ended: Promise<boolean>;
   readonly #port: TypedPort<WorkerCommand, WorkerMessage>;
   readonly #worker: { terminate(): unknown };
   #sampledAt: number | undefined;
   #retireTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #listeners: WorkerListeners;
   readonly #ended = Promise.withResolvers<boolean>();
+  /** Fulfilled when the worker has ended, with whether its requests were finished. */
+  readonly ended = this.#ended.promise;
   #hasEnded = false;
   readonly #requestCount = new Int32Array(new SharedArrayBuffer(4));
   #lastRequestCount = 0;
@@ -2516,7 +2510,6 @@ class WorkerHandle {
   constructor(config: PoolConfig, listeners: WorkerListeners) {
     this.#listeners = listeners;
     this.number = listeners.number;
-    this.ended = this.#ended.promise;
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
     const { port1, port2 } = new MessageChannel();
     const worker = new Worker(new URL(WORKER_ENTRY), {
@@ -2584,12 +2577,10 @@ class WorkerHandle {
     this.#recordLoad(Math.min(1, Math.max(load, wait)));
   }
 
-  /** Exponential moving average. */
   #recordLoad(load: number): void {
     this.load = 0.6 * this.load + 0.4 * load;
   }
 
-  /** Makes responses close their connections for so many milliseconds. */
   closeConnections(duration: number): void {
     if (!this.isStopping) this.#port.postMessage({ closeConnections: duration });
   }
@@ -2645,7 +2636,7 @@ class WorkerPool implements ServerBackend {
   #isStopping = false;
   #onReady: () => void = () => {};
   #onFailure: (error: unknown) => void = () => {};
-  /** How long there must be spare capacity for one whole worker before an idle one retires, in milliseconds. */
+  /** The option of this name, doubled each time a worker was retired too early. */
   #scaleDownDelay: number;
   #lastBusy = -Infinity;
   #lastChange = -Infinity;
@@ -2670,7 +2661,7 @@ class WorkerPool implements ServerBackend {
     this.#config = { ...config, options: { ...config.options, port, reusePort: true } };
     this.#scaleDownDelay = scaleDownDelay;
     // On Bun, the output of workers goes through these streams, whose errors (EPIPE) would end the process.
-    for (const stream of BUN ? [process.stdout, process.stderr] : []) stream.off("error", ignore).on("error", ignore);
+    if (BUN) [process.stdout, process.stderr].forEach((stream) => stream.off("error", ignore).on("error", ignore));
   }
 
   get pendingText(): string {
@@ -2698,7 +2689,7 @@ class WorkerPool implements ServerBackend {
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
 
-  /** Starts a worker, after so many crashes in a row soon after a start. */
+  /** Starts a worker. `crashes` is the number of early crashes in a row before it. */
   #add(crashes = 0): void {
     const number = ++this.#started;
     const worker = new WorkerHandle(this.#config, {
@@ -2749,7 +2740,7 @@ class WorkerPool implements ServerBackend {
     } else if (missed === MISSED_SAMPLES) printError(`Worker ${number} ${problem}`);
   }
 
-  /** Replaces a worker: at once, or after a pause that doubles with each crash soon after a start. */
+  /** Replaces a worker: at once, or after a delay that doubles with each early crash. */
   #respawn(crashes: number, { report, reason }: { report: string; reason: string }): void {
     const longest = this.#handles.size > 0 ? 30_000 : 1000; // a server without workers does not wait that long
     const delay = crashes === 0 ? 0 : Math.min(50 * 2 ** crashes, longest);
@@ -2839,7 +2830,6 @@ function poolConfig(options: ServeOptions, { module, export: exportName, max }: 
   };
 }
 
-/** Returns the application that a module exports. */
 function exportedApplication(exports: Record<string, unknown>, name: string | undefined): unknown {
   return name === undefined ? exports.application ?? exports.default : exports[name];
 }
@@ -2868,7 +2858,6 @@ const WORKER_ENTRY = `data:text/javascript,${
   )
 }`;
 
-/** Serves in a worker. */
 async function runWorker(
   { port, requestCount, module, exportName, options, forwardErrors, multiprocess }: WorkerConfig,
 ): Promise<void> {
@@ -2886,11 +2875,7 @@ async function runWorker(
       Atomics.add(requestCount, 0, 1);
       return inner(environ, startResponse);
     };
-    const errors: ErrorStream = {
-      write: (text) => port.postMessage({ errors: text }),
-      writelines: (lines) => port.postMessage({ errors: [...lines].join("") }),
-      flush() {},
-    };
+    const errors = errorStream((text) => port.postMessage({ errors: text }));
     const server = new LocalServer(app, forwardErrors ? { ...options, errors } : options);
     server.gateway.environTemplate["wsgi.multiprocess"] = multiprocess;
     const meter = loadMeter();
