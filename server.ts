@@ -2064,9 +2064,15 @@ function isStaleSocket(path: string): boolean {
   return state[0] === stale && stat()?.ctimeMs === before.ctimeMs; // another server may have replaced it meanwhile
 }
 
+// The pause before a server on Deno listens again, in milliseconds.
+const LISTEN_PAUSE = 1000;
+
 function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
   const { hostname = "127.0.0.1", port = 8000, unix, cert, key, reusePort = false } = options;
-  const listen = (port: number): DenoServer => {
+  const servers: DenoServer[] = []; // all since the start: each may still have connections
+  let isStopping = false;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const start = (port: number): DenoServer => {
     const server = DENO!.serve({
       ...(unix === undefined ? { hostname, port, reusePort } : { path: unix }),
       ...(cert === undefined ? {} : { cert, key }),
@@ -2075,19 +2081,34 @@ function listenDeno(options: ServeOptions, handler: FetchHandler): Listener {
       ...options.deno,
     }, handler);
     setUnixMode(options);
+    servers.push(server);
+    server.finished.catch((error) => isStopping ? undefined : listenAgain(error));
     return server;
   };
-  const server = listen(port);
-  const address = { ...options, port: server.addr.port ?? 0 };
-  const relisten = new Relisten(server, { address, listen: () => listen(address.port) });
+  const { addr } = start(port);
+  const address = { ...options, port: addr.port ?? 0 };
+  /** Deno 2.9.6 closes its port when the process has no descriptors left. Requests under way go on. */
+  const listenAgain = (cause: unknown) => {
+    const where = formatAddress(address);
+    const reason = listenErrorReason(cause, address);
+    printError(`Cannot accept connections on ${where}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
+    timer = setTimeout(() => {
+      try {
+        start(address.port);
+      } catch (error) {
+        listenAgain(error);
+      }
+    }, LISTEN_PAUSE);
+  };
   return {
-    hostname: server.addr.hostname ?? "",
+    hostname: addr.hostname ?? "",
     port: address.port,
     // No setIdleTimeout: Deno has no idle timeout.
     async stop(force = false) {
-      const servers = relisten.stop();
+      isStopping = true;
+      clearTimeout(timer);
       // A forced stop always follows a graceful one, and Deno 2.9.6 ends the process when a server that is shutting down
-      // is aborted. What is left are clients that neither read nor leave.
+      // is aborted. Only clients that neither read nor leave are left then.
       if (!force) await Promise.all(servers.map((server) => server.shutdown()));
     },
   };
@@ -2124,51 +2145,6 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
       await (force ? stopped : Promise.race([stopped, requestsEnd()]));
     },
   };
-}
-
-// The pause before a server on Deno listens again, in milliseconds.
-const LISTEN_PAUSE = 1000;
-
-/** Listens again where Deno 2.9.6 closes its port because the process has no descriptors left. Requests go on. */
-class Relisten {
-  readonly #servers: DenoServer[] = [];
-  readonly #address: ServeOptions;
-  readonly #listen: () => DenoServer;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #isStopping = false;
-
-  constructor(server: DenoServer, { address, listen }: { address: ServeOptions; listen(): DenoServer }) {
-    this.#address = address;
-    this.#listen = listen;
-    this.#watch(server);
-  }
-
-  #watch(server: DenoServer): void {
-    this.#servers.push(server);
-    server.finished.catch((error) => {
-      if (!this.#isStopping) this.#retry(error);
-    });
-  }
-
-  #retry(error: unknown): void {
-    const reason = listenErrorReason(error, this.#address);
-    const where = formatAddress(this.#address);
-    printError(`Cannot accept connections on ${where}: ${reason}, listening again in ${LISTEN_PAUSE} ms`);
-    this.#timer = setTimeout(() => {
-      try {
-        this.#watch(this.#listen());
-      } catch (error) {
-        this.#retry(error);
-      }
-    }, LISTEN_PAUSE);
-  }
-
-  /** Ends all retries, and returns the servers so far: each may still have connections. */
-  stop(): DenoServer[] {
-    this.#isStopping = true;
-    clearTimeout(this.#timer);
-    return this.#servers;
-  }
 }
 
 // #endregion
