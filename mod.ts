@@ -479,7 +479,8 @@ export interface FetchContext {
 /**
  * Makes a response body of a file: `wsgi.file_wrapper`.
  *
- * The chunks of a `ReadableStream` are sent as they are. The body closes the file when the response has ended. PEP 3333, "Optional Platform-Specific File Handling".
+ * The chunks of a `ReadableStream` are sent as they are. The body closes the file when the response has ended.
+ * PEP 3333, "Optional Platform-Specific File Handling".
  *
  * @throws {TypeError} When the file cannot be read in any of these ways.
  *

@@ -502,18 +502,14 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   };
   // On a unix socket Deno puts the path of the socket where a request without a Host has no authority.
   const named = scheme.startsWith("http+") ? "" : authority;
-  const host = environ.HTTP_HOST === environTemplate.HTTP_HOST ? "" : environ.HTTP_HOST!;
-  if (host === "") {
-    if (named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
-  } else if (
-    remoteAddr && host !== authority && isHost(host) &&
-    new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority
-  ) {
-    // The authority of HTTP/2, and of an absolute target, wins over Host (RFC 9113, section 8.3.1; RFC 9112, section
-    // 3.2.2). Only Deno, whose `info` has a remoteAddr, shows it in the URL. The URL of `toRequest` has the Host itself,
-    // as `new URL` writes it.
-    environ.HTTP_HOST = authority;
-  }
+  const host = environ.HTTP_HOST === environTemplate.HTTP_HOST ? "" : environ.HTTP_HOST!; // the header
+  // The authority of HTTP/2, and of an absolute target, wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2).
+  // Only Deno, whose `info` has a remoteAddr, shows it in the URL. The URL of `toRequest` has the Host itself, as `new URL`
+  // writes it.
+  const isOverridden = remoteAddr && host !== "" && host !== authority && isHost(host) &&
+    new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority;
+  if (isOverridden) environ.HTTP_HOST = authority;
+  else if (host === "" && named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
   if (environ.HTTP_HOST !== undefined && !memoize(HOST_CACHE, environ.HTTP_HOST, isHost)) {
     const found = `Host ${inspect(environ.HTTP_HOST)}`;
     throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not a host`));
