@@ -656,7 +656,7 @@ class Input implements InputStream {
     return !input.#hasEnded && !input.#isCancelled;
   }
 
-  /** Cancels the rest of the body, on which Deno closes the connection, maybe before the client has the response. */
+  /** Cancels the rest of the body. Deno then closes the connection, maybe before the client has the response. */
   static cancel(input: Input): void {
     if (input.#hasEnded) return;
     input.#isCancelled = true;
@@ -1229,8 +1229,8 @@ class Exchange {
   }
 
   /**
-   * Asks for the next chunk that is not empty: when the runtime reads again, after an empty chunk, and after the declared
-   * length, to find bytes that are too many.
+   * Asks for the next chunk that is not empty. It is called when the runtime reads again, after an empty chunk, and after
+   * the last declared byte, to find bytes that are too many.
    */
   async #pump(): Promise<void> {
     for (;;) {
@@ -1349,7 +1349,7 @@ class Exchange {
     Input.cancel(this.input);
   }
 
-  /** Ends the response early: the client has left, which reads no status, or the server gives up, with 503. */
+  /** Ends the response early. A client that has left reads no status; a server that gives up sends 503. */
   disconnect(status = 499): void {
     if (this.#responseState === "complete") return;
     const isPending = this.#responseState === "pending";
@@ -1414,10 +1414,11 @@ class Exchange {
    */
   observeSignal(): AbortSignal {
     if (this.#abortController) return this.#abortController.signal;
-    this.#abortController = new AbortController();
-    if (!this.#response && this.request.signal.aborted) this.disconnect();
-    else if (!this.#response) this.request.signal.addEventListener("abort", () => this.disconnect(), { once: true });
-    return this.#abortController.signal;
+    const { signal } = this.#abortController = new AbortController();
+    if (this.#response) return signal;
+    if (this.request.signal.aborted) this.disconnect();
+    else this.request.signal.addEventListener("abort", () => this.disconnect(), { once: true });
+    return signal;
   }
 }
 
@@ -2434,6 +2435,8 @@ const RECONNECT_TIME = 1000;
 // The load above which a worker is busy, and the share of the other workers' capacity that spares one of them.
 const BUSY_LOAD = 0.8;
 const SPARE_LOAD = 0.5;
+// A worker that takes this long to answer is fully busy, in milliseconds, also where the system gave it little CPU time.
+const BUSY_DELAY = 100;
 // The number of samples for which the load settles after a worker was added or stopped.
 const SETTLING_SAMPLES = 3;
 // A worker that ends within this time of its start has crashed early, in milliseconds.
@@ -2542,11 +2545,10 @@ class WorkerHandle {
 
   #onSample({ load, active }: { load: number; active: number }): void {
     this.#onAnswer();
-    // A worker that takes 100 ms to answer is fully busy, also where the system gave it little CPU time.
-    const wait = (performance.now() - this.#sampledAt!) / 100;
+    const slowness = (performance.now() - this.#sampledAt!) / BUSY_DELAY;
     this.#sampledAt = undefined;
     this.active = active;
-    this.#recordLoad(Math.min(1, Math.max(load, wait)));
+    this.#recordLoad(Math.min(1, Math.max(load, slowness)));
   }
 
   #recordLoad(load: number): void {
