@@ -214,7 +214,7 @@ test("a worker that does not answer is reported once, and once more when it answ
 });
 
 test("an overloaded worker does not count as one that does not answer", async () => {
-  await using child = serving({ max: 1, interval: 100 });
+  await using child = serving({ max: 1, interval: 300 });
   const { port } = await child.listening();
   let count = 0;
   const ask = async () => {
