@@ -74,6 +74,7 @@ import {
   STATUS_PATTERN,
   toEnviron,
   TOKEN,
+  WRITE_AFTER_RETURN,
 } from "./server.ts";
 
 // #region Helpers of wsgiref.util
@@ -570,7 +571,9 @@ class DeferredStart {
     this.#deferred = head;
     return (chunk) => {
       if (this.#deferred) this.#passOn(this.#deferred);
-      return this.#write!(chunk);
+      // After the return, until the body is changed, there is no call to pass on any more.
+      if (!this.#write) throw new Error(WRITE_AFTER_RETURN);
+      return this.#write(chunk);
     };
   }
 

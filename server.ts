@@ -1067,8 +1067,8 @@ class ResponseStart {
 /** A `Response` with this status must not have a body (Fetch, "null body status"). @internal */
 export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
 
-// PEP 3333, "The write() Callable".
-const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
+/** The message for a late call of `write`: PEP 3333, "The write() Callable". @internal */
+export const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
 // The error that Deno prints when a stream fails. The report itself goes to wsgi.errors.
 const ABORTED = DENO ? "The response was aborted" : undefined;
 

@@ -35,6 +35,7 @@ import {
   settle,
   start,
   text,
+  unchecked,
   within,
 } from "./support.ts";
 
@@ -553,4 +554,22 @@ test("compress counts the leaving of a client that does not read as one end", as
   await settle();
   assert.deepEqual(log, ["finally", "close"]);
   assert.equal(server.errors.text, "");
+});
+
+test("compress refuses a write while it compresses the body that the application has returned", async () => {
+  const failure = new Event<unknown>("a refusal");
+  const app: Application = (_environ, startResponse) => {
+    const write = startResponse("200 OK", PLAIN);
+    queueMicrotask(() => {
+      try {
+        write(bytes("late"));
+      } catch (error) {
+        failure.happen(error);
+      }
+    });
+    return [bytes(TEXT)];
+  };
+  const { response } = await answer(unchecked(compress(app)), get({ "Accept-Encoding": "gzip" }));
+  assert.match(String(await failure.wait()), /^Error: Cannot write: the application has already returned the body/);
+  assert.equal(text(gunzipSync(await response.bytes())), TEXT);
 });
