@@ -583,15 +583,23 @@ function environKey(name: string): string {
   return variable === "CONTENT_TYPE" || variable === "CONTENT_LENGTH" ? variable : `HTTP_${variable}`;
 }
 
+// An element of a list by its separator. To split by a pattern that begins with blanks would take the square of their number.
+const LIST_ELEMENT = { ",": listElement(","), ";": listElement(";") };
+
+function listElement(separator: string): RegExp {
+  const text = String.raw`(?:[^ \t"${separator}]|"(?:[^"\\]|\\.)*"?)+`; // characters and quoted strings
+  return new RegExp(String.raw`${text}(?:[ \t]+${text})*`, "g");
+}
+
 /**
- * Returns the elements of a header whose value is a list, without empty ones (RFC 9110, section 5.6.1).
+ * Returns the elements of a list, without empty ones: RFC 9110, section 5.6.1.
  *
- * To split by a pattern that begins with blanks would take the square of their number.
+ * A separator inside a quoted string belongs to its element (section 5.6.4). A quote that is left open reaches to the end.
  *
  * @internal
  */
-export function parseList(value: string): string[] {
-  return value.match(/[^ \t,]+(?:[ \t]+[^ \t,]+)*/g) ?? [];
+export function parseList(value: string, separator: "," | ";" = ","): string[] {
+  return value.match(LIST_ELEMENT[separator]) ?? [];
 }
 
 // #endregion
