@@ -606,6 +606,10 @@ export function parseList(value: string, separator: "," | ";" = ","): string[] {
 
 // #region wsgi.input
 
+// Parts of fewer bytes than SMALL_PART are joined when there are MAX_SMALL_PARTS of them.
+const SMALL_PART = 1024;
+const MAX_SMALL_PARTS = 1024;
+
 /** `wsgi.input`: the body of the request. Nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #exchange: Exchange;
@@ -695,8 +699,8 @@ class Input implements InputStream {
       parts.push(part);
       taken += part.length;
       // The arrays of an upload in tiny pieces would take more memory than its bytes.
-      small = part.length < 1024 ? small + 1 : 0;
-      if (small === 1024) {
+      small = part.length < SMALL_PART ? small + 1 : 0;
+      if (small === MAX_SMALL_PARTS) {
         parts.push(concat(parts.splice(-small)));
         small = 0;
       }
@@ -719,11 +723,7 @@ class Input implements InputStream {
       body = request.body;
       const length = Number.parseInt(request.headers.get("Content-Length") ?? "");
       if (length >= 0) this.#length = length;
-      // Deno 2.9.6 ends a body that is cancelled over HTTP/2 as if it were complete. Only the request's signal tells, if
-      // it is read before, about which Deno prints a warning. HTTP/1.1 does not need it, and is told by its Host.
-      else if (DENO && !request.headers.has("Host") && !request.headers.has("Transfer-Encoding")) {
-        this.#signal = this.#exchange.observeSignal();
-      }
+      else if (needsSignal(request)) this.#signal = this.#exchange.observeSignal();
     } catch (cause) {
       throw clientDisconnected(cause); // on Deno, of a request whose connection was closed
     }
@@ -767,6 +767,15 @@ class Input implements InputStream {
     if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
     return this.#chunk.length > 0;
   }
+}
+
+/**
+ * Tests for a body over HTTP/2 whose length is not declared. Deno 2.9.6 ends it as if it were complete when the client
+ * cancels it: only the request's signal tells, if it is read before. Reading the signal makes Deno print a warning, so
+ * that it is not read over HTTP/1.1, whose requests have a Host or a Transfer-Encoding.
+ */
+function needsSignal({ headers }: Request): boolean {
+  return DENO !== undefined && !headers.has("Host") && !headers.has("Transfer-Encoding");
 }
 
 /** Reads a size as Python does: undefined, or a number below zero, means all. */
@@ -1178,19 +1187,25 @@ class Exchange {
   #write: Write = (chunk) => {
     if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
     const isLateStart = this.#isLate && this.#responseState === "pending";
-    let taken = Promise.resolve();
+    let taken: Promise<void> | undefined;
     if (chunkLength(chunk) > 0) {
       this.#start.commit();
       if (this.#responseState !== "complete") taken = this.#enqueue(chunk);
       else if (this.#bytesSent >= this.#length) throw this.#wrongLength();
     }
-    const written = taken.then(nextTurn).then(() => isLateStart ? nextTurn() : undefined).then(() => {
-      // The client left, or the response has no body: HEAD, 204, 304, a failure.
-      if (this.#responseState === "complete" && this.#bytesSent < this.#length) throw clientDisconnected();
-    });
+    const written = this.#whenWritten(taken, isLateStart);
     written.catch(() => {}); // an application may ignore the promise
     return written;
   };
+
+  /** Waits until a chunk that was taken has left. */
+  async #whenWritten(taken: Promise<void> | undefined, isLateStart: boolean): Promise<void> {
+    await taken;
+    await nextTurn();
+    if (isLateStart) await nextTurn();
+    // The client left, or the response has no body: HEAD, 204, 304, a failure.
+    if (this.#responseState === "complete" && this.#bytesSent < this.#length) throw clientDisconnected();
+  }
 
   #enqueue(chunk: Uint8Array): Promise<void> {
     if (this.#iterator instanceof WriteQueue) return this.#iterator.push(chunk);
@@ -2452,9 +2467,8 @@ const EARLY_CRASH = 10_000;
 // The number of samples in a row without an answer after which standard error names the worker.
 const MISSED_SAMPLES = 5;
 
-/** The number of a worker, and the callbacks of its pool. */
+/** The callbacks of a worker's pool. */
 interface WorkerListeners {
-  number: number;
   onReady(): void;
   /** A worker that standard error has named answers again, after so many samples. */
   onAnswer(missed: number): void;
@@ -2490,9 +2504,9 @@ class WorkerHandle {
   readonly #requestCount = new Int32Array(new SharedArrayBuffer(4));
   #lastRequestCount = 0;
 
-  constructor(config: PoolConfig, listeners: WorkerListeners) {
+  constructor(number: number, { config, listeners }: { config: PoolConfig; listeners: WorkerListeners }) {
+    this.number = number;
     this.#listeners = listeners;
-    this.number = listeners.number;
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
     const { port1, port2 } = new MessageChannel();
     const worker = new Worker(new URL(WORKER_ENTRY), {
@@ -2674,8 +2688,7 @@ class WorkerPool implements ServerBackend {
   /** Starts a worker. `crashes` is the number of early crashes in a row before it. */
   #add(crashes = 0): void {
     const number = ++this.#started;
-    const worker = new WorkerHandle(this.#config, {
-      number,
+    const listeners: WorkerListeners = {
       onReady: () => this.#onWorkerReady(),
       onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#duration(missed)}`),
       onErrors: (text) => writeError(this.#errors!, text),
@@ -2687,7 +2700,8 @@ class WorkerPool implements ServerBackend {
         if (this.#isReady) this.#respawn(isEarly ? crashes + 1 : 0, { report, reason });
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
-    });
+    };
+    const worker = new WorkerHandle(number, { config: this.#config, listeners });
     this.#handles.add(worker);
   }
 
