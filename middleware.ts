@@ -318,7 +318,7 @@ function safely<Value>(call: () => Value, fallback: Value): Value {
   }
 }
 
-/** The status of the response to an error: its own `status` from 400 to 599, or 500. */
+/** The status that an error asks for, which `errorPage` gives it: its own `status` from 400 to 599, or 500. */
 function errorStatus(error: unknown): number {
   const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
   return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
@@ -330,7 +330,7 @@ function isDisconnect(error: unknown, context: FetchContext | undefined): boolea
   return errorStatus(error) === 400 || (context?.signal.aborted ?? false);
 }
 
-/** Logs a failure that does not reach the server. */
+/** Logs a failure that is handled here, so that the server never sees it. */
 function logFailure(environ: Environ, error: unknown, what = "Application"): void {
   const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
   logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
@@ -388,7 +388,7 @@ function catching<Result>(
   }
 }
 
-/** The steps of a body that a middleware may change. */
+/** What a middleware does at each step of a body. Without a hook, a step passes through unchanged. */
 interface BodyHooks {
   /** Asks the application for a chunk. `cancel` tells the application that no more is wanted. */
   pull?(ask: () => Promise<ChunkResult>, cancel: () => Promise<void>): Promise<ChunkResult>;
@@ -396,9 +396,9 @@ interface BodyHooks {
   transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
   /** Returns a chunk to send after the last one. */
   flush?(): Uint8Array | Promise<Uint8Array>;
-  /** Handles a failure of the application: returns a body to send instead, or throws. */
+  /** Handles a failure of the application: returns a body to send instead, or throws. A failure of that is thrown on. */
   recover?(error: unknown): ResponseBody;
-  /** Calls the inner `close`. A body is open from its first `next` to its end, its failure or `return`. */
+  /** Calls the inner `close`. `isOpen` tells whether chunks were asked for and the body has not ended. */
   close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
 }
 
@@ -1225,7 +1225,8 @@ const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
  * Writes one line for each request, when its response has ended or the client has left.
  *
  * The line has the number of bytes that the server was given to send, and the time from the call of the application to
- * that of `close`. Characters that could forge a line are escaped, as Apache or JSON does.
+ * that of `close`. Its status is the one that was started, or that of the error: what the server refuses afterwards is
+ * sent as 500. A client that left before the first byte has 499. Characters that could forge a line are escaped, as Apache or JSON does.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
@@ -1261,7 +1262,7 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
 /** One request, as the access log sees it. */
 class LoggedRequest implements BodyHooks {
   readonly #environ: Environ;
-  readonly #write: (entry: LogEntry) => void;
+  readonly #onEnd: (entry: LogEntry) => void;
   readonly #context: FetchContext | undefined;
   readonly #startedAt = performance.now();
   readonly #entry: LogEntry;
@@ -1269,13 +1270,13 @@ class LoggedRequest implements BodyHooks {
   #isDisconnected = false;
   /** The chunks of a body that is an array. They are counted when it is closed, unless the client has left. */
   #chunks: Uint8Array[] | undefined;
-  /** Whether the response was complete at once. The signal says nothing about such a response. */
+  /** Whether the response was complete at once. Its signal cannot abort, and reading it would cost a controller. */
   #isComplete = false;
 
-  constructor(environ: Environ, write: (entry: LogEntry) => void) {
+  constructor(environ: Environ, onEnd: (entry: LogEntry) => void) {
     const { REQUEST_METHOD: method, REQUEST_URI: target, "fetch.context": context } = environ;
     this.#environ = environ;
-    this.#write = write;
+    this.#onEnd = onEnd;
     this.#context = context;
     this.#entry = { time: new Date(), method, target, status: 500, bytes: 0, duration: 0, aborted: false };
   }
@@ -1283,14 +1284,14 @@ class LoggedRequest implements BodyHooks {
   run(app: Application, startResponse: StartResponse): ResponseBody | Promise<ResponseBody> {
     return catching(
       () => {
-        const result = app(this.#environ, this.#start(startResponse));
-        return mapMaybe(result, (body) => this.#watch(body, !isPromise(result)));
+        const result = app(this.#environ, this.#wrapStart(startResponse));
+        return mapMaybe(result, (body) => this.#onReturn(body, !isPromise(result)));
       },
       (error) => this.#fail(error),
     );
   }
 
-  #start(startResponse: StartResponse): StartResponse {
+  #wrapStart(startResponse: StartResponse): StartResponse {
     return (status, headers, error) => {
       const write = startResponse(status, headers, error);
       this.#isDisconnected ||= isDisconnect(error, this.#context);
@@ -1299,18 +1300,18 @@ class LoggedRequest implements BodyHooks {
       this.#maxBytes = hasBody ? Number(getHeader(headers, "content-length") ?? Infinity) : 0;
       return (chunk) => {
         const sending = write(chunk);
-        this.transform(chunk);
+        this.#count(chunk);
         return sending;
       };
     };
   }
 
-  #watch(body: ResponseBody, isSync: boolean): ResponseBody {
+  #onReturn(body: ResponseBody, isSync: boolean): ResponseBody {
     if (!isIterableBody(body)) {
       this.#log(this.#isDisconnected); // the server refuses the body, and calls no close
     } else if (Array.isArray(body)) {
       const hasWritten = this.#entry.bytes > 0;
-      if (hasWritten) body.forEach((chunk) => this.transform(chunk));
+      if (hasWritten) body.forEach((chunk) => this.#count(chunk));
       else this.#chunks = body;
       this.#isComplete = isSync && !hasWritten;
     }
@@ -1319,22 +1320,19 @@ class LoggedRequest implements BodyHooks {
 
   /** Logs a request whose application has failed before it returned a body. */
   #fail(error: unknown): never {
-    try {
-      return this.recover(error);
-    } finally {
-      // Before there is a response, reading the signal costs time on Deno, which prints a warning.
-      this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
-    }
+    this.#noteFailure(error);
+    // Before there is a response, reading the signal costs time on Deno, which prints a warning.
+    this.#log(this.#entry.bytes > 0 ? this.#isAborted() : this.#isDisconnected);
+    throw error;
   }
 
   transform(chunk: Uint8Array): Uint8Array {
-    this.#entry.bytes = Math.min(this.#entry.bytes + (chunk?.length ?? 0), this.#maxBytes);
+    this.#count(chunk);
     return chunk;
   }
 
   recover(error: unknown): never {
-    this.#isDisconnected ||= isDisconnect(error, this.#context);
-    if (this.#entry.bytes === 0) this.#entry.status = errorStatus(error);
+    this.#noteFailure(error);
     throw error;
   }
 
@@ -1343,9 +1341,18 @@ class LoggedRequest implements BodyHooks {
       return inner();
     } finally {
       const aborted = this.#isComplete ? this.#isDisconnected : this.#isAborted();
-      if (!aborted) this.#chunks?.forEach((chunk) => this.transform(chunk));
+      if (!aborted) this.#chunks?.forEach((chunk) => this.#count(chunk));
       this.#log(aborted);
     }
+  }
+
+  #count(chunk: Uint8Array): void {
+    this.#entry.bytes = Math.min(this.#entry.bytes + (chunk?.length ?? 0), this.#maxBytes);
+  }
+
+  #noteFailure(error: unknown): void {
+    this.#isDisconnected ||= isDisconnect(error, this.#context);
+    if (this.#entry.bytes === 0) this.#entry.status = errorStatus(error);
   }
 
   #isAborted(): boolean {
@@ -1357,8 +1364,8 @@ class LoggedRequest implements BodyHooks {
     entry.aborted = aborted;
     entry.duration = performance.now() - this.#startedAt;
     if (aborted && entry.bytes === 0) entry.status = 499; // as nginx logs it
-    // The response does not depend on its log.
-    catching<unknown>(() => this.#write(entry), (error) => logFailure(this.#environ, error, "Access log"));
+    // The response does not depend on its log, even where `write` returns a promise.
+    catching<unknown>(() => this.#onEnd(entry), (error) => logFailure(this.#environ, error, "Access log"));
   }
 }
 
@@ -2251,7 +2258,7 @@ class Deadline implements BodyHooks {
 
   run(app: Application, milliseconds: number): ResponseBody | Promise<ResponseBody> {
     return catching(
-      () => this.#watch(app(this.#environ, this.#start), milliseconds),
+      () => this.#onReturn(app(this.#environ, this.#start), milliseconds),
       (error) => this.recover(error),
     );
   }
@@ -2265,7 +2272,7 @@ class Deadline implements BodyHooks {
   };
 
   /** Waits for the body, and for its chunks, until the response is started or the time is up. */
-  #watch(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
+  #onReturn(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
     if (this.#isStarted || Array.isArray(result)) return result;
     this.#timer = setTimeout(() => this.#expire(milliseconds), Math.min(milliseconds, MAX_DELAY));
     const returned = Promise.resolve(result);
