@@ -698,7 +698,10 @@ export interface ServeOptions extends ToFetchOptions {
   workers?: number | WorkersOptions | undefined;
   /** Options of `Deno.serve`, for what only Deno has. They win over the options above. */
   deno?: Record<string, unknown> | undefined;
-  /** Options of `Bun.serve`, for what only Bun has. They win over the options above. */
+  /**
+   * Options of `Bun.serve`, for what only Bun has. They win over the options above. An `idleTimeout` among them also cuts
+   * requests under way.
+   */
   bun?: Record<string, unknown> | undefined;
 }
 

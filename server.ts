@@ -294,7 +294,7 @@ function checkServeOptions(options: ServeOptions): void {
   }
 }
 
-/** Finds the most similar name: one that contains the other, or else the one with the fewest edits between them. */
+/** Finds the most similar name: one that contains the other, or else the one with the fewest edits. The first of equals. */
 function closestName(name: string, names: string[]): string {
   const given = name.slice(0, 40).toLowerCase();
   const distance = (known: string) => {
@@ -333,7 +333,7 @@ export function isBoolean(value: unknown): boolean {
   return typeof value === "boolean";
 }
 
-/** @internal */
+/** Tests for an integer in a range. `Infinity`, for no limit, passes unless `most` is finite. @internal */
 export function integerFrom(least: number, most = Infinity): (value: unknown) => boolean {
   return (value) => (Number.isInteger(value) || value === Infinity) && Number(value) >= least && Number(value) <= most;
 }
@@ -1169,8 +1169,7 @@ class Exchange {
     } catch (error) {
       this.#onThrow(error);
     }
-    const isClosed = this.#applicationState === "closed" || this.#applicationState === "closing";
-    if (!isClosed || this.#cleanup) gateway.pending.add(this);
+    if (this.#applicationState === "running" || this.#applicationState === "returned") gateway.pending.add(this);
     if (this.#responseState !== "complete") gateway.setIdleTimeout?.(this.request, 0);
     // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
     if (this.#responseState === "pending" && !DENO) this.observeSignal();
@@ -1556,14 +1555,18 @@ function closingErrorResponse(error: unknown): Response {
 
 // #region Gateway: one application
 
-// Bun's idle timeout of a connection, in seconds. A last chunk of more than LARGE_BODY bytes may still be in Bun's buffer,
-// from which a slow client takes it in bursts: its connection gets LARGE_IDLE_TIMEOUT.
+// Bun's idle timeout of a connection, in seconds. A slow client takes a large last chunk from Bun's buffer in bursts, and
+// Bun counts the pauses between them as idle: after more than LARGE_CHUNK bytes, LARGE_IDLE_TIMEOUT holds until the next
+// request.
 const IDLE_TIMEOUT = 10;
 const LARGE_IDLE_TIMEOUT = 240;
-const LARGE_BODY = 65_536;
+const LARGE_CHUNK = 65_536;
 // How long a cleanup may keep a slot, in milliseconds. Otherwise clients that leave could take all slots with cleanups that
 // never end.
 const CLEANUP_TIMEOUT = 5000;
+
+/** Sets the idle timeout of a request's connection, in seconds; 0 disables it. */
+type SetIdleTimeout = (request: Request, seconds: number) => void;
 
 // Places for the objects of each request, so that all environs have one shape.
 const PLACEHOLDERS = {
@@ -1588,8 +1591,8 @@ class Gateway {
   isRefusing = false;
   /** The time until which each response closes its connection, by `performance.now()`. */
   closeConnectionsUntil = 0;
-  /** Sets the idle timeout of a request's connection, in seconds; 0 disables it. Undefined where there is none to set. */
-  setIdleTimeout: ((request: Request, seconds: number) => void) | undefined;
+  /** Undefined where the runtime has no idle timeout, or the deployer has set one. */
+  setIdleTimeout: SetIdleTimeout | undefined;
   readonly #slots: Semaphore;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
@@ -1619,9 +1622,12 @@ class Gateway {
     );
   }
 
-  /** Enables the idle timeout again, when the response is complete. Only that of a pending exchange was disabled. */
+  /**
+   * Sets the idle timeout of a connection whose response is complete. One that was complete at once is not pending: its
+   * timeout was never disabled, so that the call of the runtime can be spared.
+   */
   restoreIdleTimeout(exchange: Exchange, lastChunkSize: number): void {
-    if (lastChunkSize > LARGE_BODY) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
+    if (lastChunkSize > LARGE_CHUNK) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
     else if (this.pending.has(exchange)) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
   }
 
@@ -1985,7 +1991,7 @@ function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"]
 interface Listener {
   hostname: string;
   port: number;
-  setIdleTimeout?: Gateway["setIdleTimeout"];
+  setIdleTimeout?: SetIdleTimeout | undefined;
   /** Closes the port and waits for the requests under way. A forced stop cuts them, where the runtime can. */
   stop(force?: boolean): Promise<void>;
 }
@@ -2151,7 +2157,7 @@ function listenBun(options: ServeOptions, handler: FetchHandler): Listener {
     hostname: server.address?.address ?? "",
     port: server.port ?? 0,
     // Bun counts the time that an application takes as idle, so that the gateway disables the timeout meanwhile. An idle
-    // timeout of the deployer's own stays as it is.
+    // timeout of the deployer's own stays as it is, and then also cuts requests under way.
     setIdleTimeout: options.bun?.idleTimeout === undefined
       ? (request, seconds) => server.timeout(request, seconds)
       : undefined,
@@ -2410,6 +2416,7 @@ const WORKER_CONFIG: unique symbol = Symbol.for("wsgi.worker");
 interface PoolConfig {
   module: string;
   exportName: string | undefined;
+  /** The options of `serve` that can be copied. Each worker makes a server of its own with them. */
   options: ServeOptions;
   /** Whether the main thread has the option `errors`, to which the worker's errors go. */
   forwardErrors: boolean;
