@@ -644,6 +644,11 @@ function parseHost(text: string): Host | undefined {
   return name !== undefined && isHost(authority) ? { authority, name, port: port || undefined } : undefined;
 }
 
+/** Tests for a host of the deployer's. A name may have a star, but who writes one means any host. */
+function isHostName(host: string): boolean {
+  return HOST.test(host) && !host.includes("*");
+}
+
 function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
   return parseHost(HTTP_HOST || SERVER_NAME);
 }
@@ -770,7 +775,7 @@ function parseMountKey(key: string): { host: string; prefix: string } {
   const host = key.slice(0, slash).toLowerCase();
   const path = key.slice(slash);
   // "api" is rather a path without its slash than a host.
-  const isMount = host === "" ? path !== "" : HOST.test(host) && (path !== "" || host.includes("."));
+  const isMount = host === "" ? path !== "" : isHostName(host) && (path !== "" || host.includes("."));
   if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
   }
@@ -1807,7 +1812,7 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
   if (options.hosts === undefined) throw optionError("hosts", undefined, "an array of hosts");
   const hosts = options.hosts.map((host) => host.toLowerCase());
   for (const host of hosts) {
-    if (!HOST.test(host.replace(/^\./, ""))) throw optionError("hosts", host, '"example.com" or ".example.com"');
+    if (!isHostName(host.replace(/^\./, ""))) throw optionError("hosts", host, '"example.com" or ".example.com"');
   }
   const inner = application(app);
   return (environ, startResponse) => {

@@ -507,7 +507,7 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   // Only Deno, whose `info` has a remoteAddr, shows it in the URL. The URL of `toRequest` has the Host itself, as `new URL`
   // writes it.
   const isOverridden = remoteAddr && host !== "" && host !== authority && isHost(host) &&
-    new URL(`${environ["wsgi.url_scheme"]}://${host}`).host !== authority;
+    URL.parse(`${environ["wsgi.url_scheme"]}://${host}`)?.host !== authority; // null where no URL has such a host
   if (isOverridden) environ.HTTP_HOST = authority;
   else if (host === "" && named !== "" && named !== defaultAuthority) environ.HTTP_HOST = named;
   if (environ.HTTP_HOST !== undefined && !memoize(HOST_CACHE, environ.HTTP_HOST, isHost)) {
@@ -551,12 +551,16 @@ function parseContentLength(value: string, target: string): string {
   throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
 }
 
-/** A host and its port: RFC 9110, section 7.2. @internal */
-export const HOST = /^([\w.~-]+|\[[\da-f:.]+\])(?::(\d*))?$/i;
+/** A host and its port: RFC 3986, section 3.2, without the comma, by which Bun joins two Host fields. @internal */
+export const HOST = /^((?:[\w.~!$&'()*+;=-]|%[\da-f]{2})+|\[[\da-f:.]+\])(?::(\d*))?$/i;
+const DECODED_NAME = /^[\w.~!$&'()*+;=\x80-\xff-]+$/;
 
-/** Tests for a host: a name or an address, and a port, but nothing like a path. @internal */
+/** Tests for a host: a name or an address, and a port, but nothing like a path, percent-encoded or not. @internal */
 export function isHost(host: string): boolean {
-  return host === "" || HOST.test(host) && URL.canParse(`http://${host}`);
+  const [, name, port = ""] = HOST.exec(host) ?? [];
+  if (name === undefined) return host === "";
+  const isValid = name.startsWith("[") ? URL.canParse(`http://${name}`) : DECODED_NAME.test(percentDecode(name));
+  return isValid && Number(port) <= 65_535;
 }
 
 /** Percent-encodes characters beyond ASCII, as UTF-8. Deno decodes them in a URL; Bun does not. */
@@ -1932,8 +1936,8 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  * `wsgi.input`. The signal is that of `fetch.context`. Pass it on as `fetch(request, { signal: request.signal })`: it is
  * not read before.
  *
- * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or the path has dot segments. A URL cannot
- * hold these, and a middleware would have checked another path than the handler gets.
+ * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or a URL cannot hold the host (`web.1`) or
+ * the dot segments of the path. A middleware would have checked another one than the handler gets.
  *
  * @param environ The environ.
  * @returns The request.
@@ -1961,10 +1965,13 @@ export function toRequest(environ: Environ): Request {
     if (name.startsWith("HTTP_")) headers[name.slice(5).replaceAll("_", "-")] = value;
     else if (name === "CONTENT_TYPE" || name === "CONTENT_LENGTH") headers[name.replace("_", "-")] = value;
   }
-  const host = environ.HTTP_HOST || `${SERVER_NAME}:${SERVER_PORT}`;
+  const origin = `${environ["wsgi.url_scheme"]}://${environ.HTTP_HOST || `${SERVER_NAME}:${SERVER_PORT}`}`;
+  if (!URL.canParse(origin)) {
+    throw httpError(400, new TypeError(`Cannot make a URL of ${inspect(origin)}: it cannot have this host`));
+  }
   // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.
   const path = PATH_INFO.replace(/[^\w/:@!$&'()*+,;=~.-]/g, escapeByte);
-  const url = `${environ["wsgi.url_scheme"]}://${host}${path.startsWith("/") ? "" : "/"}${path}`;
+  const url = `${origin}${path.startsWith("/") ? "" : "/"}${path}`;
   const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ["wsgi.input"]);
   const init = { method, headers, body, duplex: "half" };
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;

@@ -108,12 +108,29 @@ test("toRequest keeps the headers, and no other variables", () => {
 
 test("a Host that no URL can have is the client's fault, whatever serves the request", async () => {
   await using server = start(fromFetch(() => new Response("served", { headers: PLAIN })));
-  for (const host of ["h:99999", ":80", "[:::]", "[1.2.3.4]", "256.256.256.256"]) {
+  for (const host of ["h:99999", ":80", "[:::]", "[1.2.3.4]", "256.256.256.256", "web.1", "xn--a", "%e9"]) {
     const client = await Client.connect(server);
     await client.send(`GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
     assert.deepEqual([host, parse(await client.end()).status], [host, 400]);
   }
   assert.equal(server.errors.text, "");
+});
+
+test("toRequest keeps a Host beside the URL's own spelling of it", () => {
+  const spellings = { "a+b!c": "a+b!c", "caf%C3%A9.example": "xn--caf-dma.example", "H.Example:80": "h.example" };
+  for (const [host, spelling] of Object.entries(spellings)) {
+    const made = toRequest(environWith({ HTTP_HOST: host }));
+    assert.deepEqual([made.url, made.headers.get("Host")], [`http://${spelling}/`, host]);
+    // As with Deno's own requests, whose URL has the target's host where that is another.
+    const info = { remoteAddr: { transport: "tcp", hostname: "192.0.2.1", port: 5000 } };
+    assert.equal(toEnviron(made, { info }).HTTP_HOST, host);
+  }
+});
+
+test("toRequest throws a TypeError with the status 400 for a host that no URL can have", () => {
+  for (const host of ["web.1", "xn--a", "1.2.3.4.5", "a.08", "h:65536"]) {
+    assert.throws(() => toRequest(environWith({ HTTP_HOST: host })), { name: "TypeError", status: 400 }, host);
+  }
 });
 
 test("toRequest gives host and cookie of a request that came over a socket", async () => {
