@@ -303,7 +303,7 @@ export interface Environ {
   SCRIPT_NAME: string;
   /** The rest of the path, for the application to read, percent-decoded to bytes, each a character of Latin-1. */
   PATH_INFO: string;
-  /** The part of the target after the first `?`, not decoded; may be empty. */
+  /** The part of the target after the first `?`, without a fragment, not decoded; may be empty. */
   QUERY_STRING: string;
   /** The target of the request, path and query, as the runtime gave it: not decoded. */
   REQUEST_URI: string;

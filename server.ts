@@ -467,7 +467,13 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   const { gateway: { environTemplate, defaultAuthority }, method } = exchange;
   if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
   const { scheme, authority, target } = splitUrl(request.url);
-  const question = target.indexOf("?");
+  // On a unix socket Deno says http+unix; without a Host Bun says nothing.
+  if (!/^(?:https?|http\+\w+)?$/i.test(scheme)) {
+    const found = `scheme ${inspect(scheme)}`;
+    throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is neither "http" nor "https"`));
+  }
+  const [resource = ""] = target.split("#", 1); // a fragment is neither path nor query: RFC 3986, section 3
+  const question = resource.indexOf("?");
 
   const environ = { ...environTemplate } as Environ;
   environ["wsgi.input"] = exchange.input;
@@ -475,8 +481,8 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   environ["fetch.context"] = exchange.context;
   environ.REQUEST_METHOD = method;
   environ.REQUEST_URI = target;
-  environ.PATH_INFO = percentDecode(question === -1 ? target : target.slice(0, question));
-  if (question !== -1) environ.QUERY_STRING = target.slice(question + 1);
+  environ.PATH_INFO = percentDecode(question === -1 ? resource : resource.slice(0, question));
+  if (question !== -1) environ.QUERY_STRING = resource.slice(question + 1);
   const scriptName = environ.SCRIPT_NAME;
   if (scriptName !== "") {
     if (environ.PATH_INFO !== scriptName && !environ.PATH_INFO.startsWith(`${scriptName}/`)) {
@@ -533,12 +539,10 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
  */
 function splitUrl(url: string): { scheme: string; authority: string; target: string } {
   const separator = url.startsWith("/") ? -1 : url.indexOf("://");
-  const start = separator === -1 ? 0 : separator + 3;
-  const slash = url.indexOf("/", start);
-  const question = url.indexOf("?", start);
-  const end = slash === -1 || (question !== -1 && question < slash) ? question : slash; // "http://host?query" has no path
-  const authority = url.slice(start, end === -1 ? undefined : end);
-  const target = end !== -1 ? percentEncode(url.slice(end)) : url === "*" ? "/*" : "/";
+  const rest = separator === -1 ? url : url.slice(separator + 3);
+  const end = rest.search(/[/?#]/); // "http://host?query" has no path
+  const authority = end === -1 ? rest : rest.slice(0, end);
+  const target = end !== -1 ? percentEncode(rest.slice(end)) : url === "*" ? "/*" : "/";
   const scheme = separator === -1 ? "" : url.slice(0, separator);
   return { scheme, authority, target: target.startsWith("/") ? target : `/${target}` };
 }

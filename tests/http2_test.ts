@@ -560,6 +560,15 @@ for (const scheme of ["http", "https", "http+unix"]) {
   });
 }
 
+test("over HTTP/2 the scheme ftp is answered with 400 by Deno, and served by Bun, which does not tell it", async () => {
+  const { app, environs } = bodyRecorder();
+  await using server = startHttp2(app);
+  using client = new Http2Client(server);
+  client.headers(1, [[":method", "GET"], [":scheme", "ftp"], [":path", "/"], [":authority", "test.example"]]);
+  assert.equal((await client.reply(1)).status, RUNTIME === "deno" ? 400 : 200);
+  assert.deepEqual(environs.map((environ) => environ["wsgi.url_scheme"]), RUNTIME === "deno" ? [] : ["http"]);
+});
+
 const NO_AUTHORITIES: Fields[] = [
   [[":authority", "user:password@test.example"]],
   [[":authority", "user:password@test.example"], ["host", "test.example"]],

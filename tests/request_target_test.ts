@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { requestUri, toRequest } from "../mod.ts";
 import {
   ask,
   assertAbsent,
@@ -58,8 +59,12 @@ const TARGETS: Target[] = [
   { sent: "/p?/x//y", path: "/p", query: "/x//y" },
   { sent: "/p?u=http://other/x", path: "/p", query: "u=http://other/x" },
   { sent: "/p?a=%C3%A9+%20b%2F%zz%", path: "/p", query: "a=%C3%A9+%20b%2F%zz%" },
-  { sent: "/p?a#b", path: "/p", query: "a#b" },
-  { sent: "/p#f", path: "/p#f" },
+  { sent: "/p?a#b", path: "/p", query: "a" },
+  { sent: "/p?#b", path: "/p" },
+  { sent: "/p#f", path: "/p" },
+  { sent: "/p#f?a", path: "/p" },
+  { sent: "/p#f#g", path: "/p" },
+  { sent: "/#/x?y", path: "/" },
 ];
 
 for (const { sent, path, query = "", uri = sent } of TARGETS) {
@@ -71,6 +76,14 @@ for (const { sent, path, query = "", uri = sent } of TARGETS) {
     assert.equal(environ.SCRIPT_NAME, "");
   });
 }
+
+test("requestUri and toRequest make an address without a fragment", async () => {
+  for (const target of ["/p?a#b", "/p?a#b?c", "/p?a#/b"]) {
+    const environ = await environOf(request(target));
+    assert.equal(requestUri(environ), "http://test.example/p?a");
+    assert.equal(toRequest(environ).url, "http://test.example/p?a");
+  }
+});
 
 // Bun reads a target as a browser reads a URL; Deno leaves it alone, or refuses it. A number is a status.
 const TARGETS_BY_RUNTIME: { sent: string; deno: Omit<Target, "sent"> | number; bun: Omit<Target, "sent"> | number }[] =
@@ -89,7 +102,10 @@ const TARGETS_BY_RUNTIME: { sent: string; deno: Omit<Target, "sent"> | number; b
     { sent: "/caf\xe9", deno: 400, bun: { path: native("/caf\ufffd"), uri: "/caf%EF%BF%BD" } },
     { sent: "/a\x7fb", deno: 400, bun: { path: "/a\x7fb", uri: "/a%7Fb" } },
     { sent: "/a b", deno: 400, bun: 505 },
-    { sent: "ftp://other/x", deno: { path: "/x", uri: "/x" }, bun: 400 },
+    { sent: "/a?\x7f", deno: 400, bun: { path: "/a", query: "%7F", uri: "/a?%7F" } },
+    { sent: "http://]x/:", deno: 400, bun: { path: "/:", uri: "/:" } },
+    { sent: "http:///x", deno: { path: "/http:///x", uri: "/http:///x" }, bun: { path: "/x", uri: "/x" } },
+    { sent: "http://other.example#f", deno: { path: "/", uri: "/#f/" }, bun: { path: "/", uri: "/" } },
   ];
 
 for (const { sent, [RUNTIME]: expected } of TARGETS_BY_RUNTIME) {
@@ -110,6 +126,12 @@ for (const target of ["*", "x", "?a=1"]) {
   });
 }
 
+for (const target of ["ftp://a/x", "ws://a/x", "httpx://a/x", "s://]x/:", "S://"]) {
+  test(`the target "${target}" is answered with 400, whatever the method`, async () => {
+    for (const method of ["GET", "PUT"]) assertRefused(await ask(request(target, { method })), 400);
+  });
+}
+
 const ABSOLUTE: Target[] = [
   { sent: "http://other.example:81/x?y", path: "/x", query: "y" },
   { sent: "http://other.example?x/y=1", path: "/", query: "x/y=1" },
@@ -117,6 +139,7 @@ const ABSOLUTE: Target[] = [
   { sent: "http://other.example//x", path: "//x" },
   { sent: "HTTP://test.example/x", path: "/x" },
   { sent: "https://other.example/x", path: "/x" },
+  { sent: "http://other.example/x?y#z", path: "/x", query: "y" },
 ];
 
 for (const { sent, path, query = "" } of ABSOLUTE) {
@@ -124,7 +147,7 @@ for (const { sent, path, query = "" } of ABSOLUTE) {
     const environ = await environOf(request(sent));
     assert.equal(environ.PATH_INFO, path);
     assert.equal(environ.QUERY_STRING, query);
-    assert.equal(environ.REQUEST_URI, query === "" ? path : `${path}?${query}`);
+    assert.equal(environ.REQUEST_URI.split("#")[0], query === "" ? path : `${path}?${query}`);
     // RFC 9112, section 3.2.2. Bun does not tell it.
     assert.equal(environ.HTTP_HOST, RUNTIME === "deno" ? /^\w+:..([^/?]+)/.exec(sent)![1] : "test.example");
     assert.equal(environ.SERVER_NAME, "127.0.0.1");
