@@ -317,7 +317,7 @@ export interface Environ {
   SERVER_SOFTWARE: string;
   /** The media type of the request's body, when the client sent one. */
   CONTENT_TYPE?: string;
-  /** The length of the request's body in bytes, when the client sent it. */
+  /** The length of the request's body in bytes, when the client sent it; never for GET and HEAD, which have no body. */
   CONTENT_LENGTH?: string;
   /** The address of the client; absent on a unix socket. */
   REMOTE_ADDR?: string;

@@ -498,7 +498,18 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
     if (key === "HTTP_SET_COOKIE") environ[key] = request.headers.get(name)!;
     else if (key !== "") environ[key] = value;
   });
-  if (environ.CONTENT_LENGTH !== undefined) environ.CONTENT_LENGTH = parseContentLength(environ.CONTENT_LENGTH, target);
+  const { CONTENT_LENGTH: length, HTTP_TRANSFER_ENCODING: coding } = environ;
+  if (length !== undefined) environ.CONTENT_LENGTH = parseContentLength(length, target);
+  // The runtimes decode chunks and nothing else (RFC 9112, section 6.1).
+  if (coding !== undefined && parseList(coding).join().toLowerCase() !== "chunked") {
+    const found = `Transfer-Encoding ${inspect(coding)}`;
+    throw httpError(501, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not "chunked"`));
+  }
+  // What announces a body that the runtime has dropped would have it waited for: RFC 3875, section 4.1.2.
+  if ((length ?? coding) !== undefined && !Input.isArriving(exchange.input)) {
+    delete environ.CONTENT_LENGTH;
+    delete environ.HTTP_TRANSFER_ENCODING;
+  }
   if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = scheme === "https" ? "https" : "http";
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
 
@@ -1977,6 +1988,10 @@ export function toRequest(environ: Environ): Request {
   const path = PATH_INFO.replace(/[^\w/:@!$&'()*+,;=~.-]/g, escapeByte);
   const url = `${origin}${path.startsWith("/") ? "" : "/"}${path}`;
   const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ["wsgi.input"]);
+  if (body === null) {
+    delete headers["CONTENT-LENGTH"];
+    delete headers["TRANSFER-ENCODING"];
+  }
   const init = { method, headers, body, duplex: "half" };
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
   const request = new Request(`${url}${query}`, init);

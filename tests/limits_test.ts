@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import type { Application } from "../mod.ts";
+import { type Application, limitBody } from "../mod.ts";
 import {
   answer,
   assertServes,
@@ -47,6 +47,14 @@ test("a body that is too large by its Content-Length is answered with 413, witho
     assert.equal(response.status, status, length);
   }
   assert.equal(calls, 2);
+});
+
+test("the body of a GET is never too large, since none of it is read", async () => {
+  for (const method of ["GET", "HEAD"]) {
+    const request = new Request(HERE, { method, headers: { "Content-Length": "5" } });
+    const { response } = await answer(limitBody(countBytes, { maxBodySize: 4 }), request, { maxBodySize: 4 });
+    assert.equal(response.status, 200);
+  }
 });
 
 test("a body that turns out to be too large is a RangeError, and 413 if the application lets it pass", async () => {

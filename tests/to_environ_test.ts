@@ -47,6 +47,14 @@ test("toEnviron reads path, query and headers as from a socket", async () => {
   assert.deepEqual(await environ["wsgi.input"].read(), bytes("body"));
 });
 
+test("toEnviron gives GET and HEAD no length, and any other method the one that was sent", () => {
+  for (const [method, length] of [["GET", undefined], ["HEAD", undefined], ["POST", "4"], ["DELETE", "4"]] as const) {
+    const environ = toEnviron(new Request("http://localhost/", { method, headers: { "Content-Length": "4" } }));
+    assert.equal(environ.CONTENT_LENGTH, length);
+    assert.equal("CONTENT_LENGTH" in environ, length !== undefined);
+  }
+});
+
 test("a Host header goes before the URL", () => {
   const environ = toEnviron(new Request("http://url.example/", { headers: { Host: "header.example:81" } }));
   assert.equal(environ.HTTP_HOST, "header.example:81");

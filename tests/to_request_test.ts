@@ -190,8 +190,15 @@ test("toRequest reads nothing before it is asked to", async () => {
   assert.equal(text(await environ["wsgi.input"].read()), "whole");
 });
 
-test("toRequest gives GET and HEAD no body", () => {
-  for (const method of ["GET", "HEAD"]) assert.equal(toRequest(environFor("/", { method })).body, null);
+test("toRequest gives GET and HEAD no body, and no header that announces one", () => {
+  for (const REQUEST_METHOD of ["GET", "HEAD", "get"]) {
+    const framing = { CONTENT_LENGTH: "4", HTTP_TRANSFER_ENCODING: "chunked", CONTENT_TYPE: "text/plain" };
+    const { body, headers } = toRequest(environWith({ REQUEST_METHOD, ...framing }));
+    assert.equal(body, null);
+    assert.equal(headers.get("Content-Length"), null);
+    assert.equal(headers.get("Transfer-Encoding"), null);
+    assert.equal(headers.get("Content-Type"), "text/plain");
+  }
 });
 
 test("toRequest reads a wsgi.input that a middleware has put there", async () => {

@@ -7,7 +7,23 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ApplicationLike } from "../mod.ts";
-import { bytes, Client, exchange, ok, parse, request, RUNTIME, start, unchecked } from "./support.ts";
+import {
+  answer,
+  assertAbsent,
+  bytes,
+  Client,
+  echo,
+  exchange,
+  HERE,
+  ok,
+  parse,
+  recorder,
+  request,
+  RUNTIME,
+  start,
+  text,
+  unchecked,
+} from "./support.ts";
 
 const STREAM: ApplicationLike = function* (_environ, startResponse) {
   ok(startResponse);
@@ -94,13 +110,91 @@ test("205 is sent with its length on Bun, and refused on Deno, which would have 
   else assert.equal(new Map(headers).get("content-length"), "0");
 });
 
-test("a body of GET is dropped, and its input is empty", async () => {
+for (const method of ["GET", "HEAD"]) {
+  for (const framing of ["Content-Length: 14", "Content-Length: 0", "Transfer-Encoding: chunked"]) {
+    test(`a body of ${method} is dropped, and the application told of none, with ${framing}`, async () => {
+      const { app, environs } = recorder();
+      let body = "";
+      await using server = start(async (environ, startResponse) => {
+        body = text(await environ["wsgi.input"].read());
+        return app(environ, startResponse);
+      });
+      const headers = [framing, "Content-Type: text/plain"];
+      const sent = request("/", { method, headers, body: framing.endsWith("0") ? "" : "4\r\nfour\r\n0\r\n\r\n" });
+      const { status } = await exchange(server, sent, { head: method === "HEAD" });
+      assert.equal(status, 200);
+      assert.equal(body, "");
+      assertAbsent(environs[0]!, "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING");
+      assert.equal(environs[0]!.CONTENT_TYPE, "text/plain"); // RFC 3875, section 4.1.3: set if the header is there
+    });
+  }
+}
+
+test("a body of DELETE is read, and one that is not declared is empty", async () => {
+  const { app, environs } = recorder();
+  const bodies: string[] = [];
   await using server = start(async (environ, startResponse) => {
-    ok(startResponse);
-    return [await environ["wsgi.input"].read(), bytes(`length ${environ.CONTENT_LENGTH}`)];
+    bodies.push(text(await environ["wsgi.input"].read()));
+    return app(environ, startResponse);
   });
-  const reply = await exchange(server, request("/", { headers: ["Content-Length: 4"], body: "four" }));
-  assert.equal(reply.body, "length 4");
+  for (const headers of [["Content-Length: 4"], ["Content-Length: 0"], []]) {
+    await exchange(server, request("/", { method: "DELETE", headers, body: headers[0]?.endsWith("4") ? "four" : "" }));
+  }
+  assert.deepEqual(bodies, ["four", "", ""]);
+  assert.deepEqual(environs.map(({ CONTENT_LENGTH }) => CONTENT_LENGTH), ["4", "0", undefined]);
+});
+
+// RFC 9112, section 6.1. What a runtime lets through is either chunks alone, or refused with 501.
+const TRANSFER_ENCODINGS: { sent: string[]; deno: number; bun: number }[] = [
+  { sent: ["chunked"], deno: 200, bun: 200 },
+  { sent: ["CHUNKED"], deno: 200, bun: 200 },
+  { sent: [",chunked"], deno: 400, bun: 200 },
+  { sent: ["chunked,"], deno: 400, bun: 200 },
+  { sent: [",", "chunked"], deno: 400, bun: 200 },
+  { sent: ["gzip, chunked"], deno: 501, bun: 400 },
+  { sent: ["gzip,chunked"], deno: 501, bun: 400 },
+  { sent: ["gzip", "chunked"], deno: 501, bun: 400 },
+  { sent: ["x, chunked"], deno: 501, bun: 400 },
+  { sent: ['x;a="b, c", chunked'], deno: 501, bun: 400 },
+  { sent: ["gzip, deflate, chunked"], deno: 501, bun: 400 },
+  { sent: ["identity, chunked"], deno: 400, bun: 400 },
+  { sent: ["chunked, chunked"], deno: 400, bun: 400 },
+  { sent: ["chunked", "chunked"], deno: 400, bun: 400 },
+  { sent: ["chunked, gzip"], deno: 400, bun: 400 },
+  { sent: ["chunked;q=1"], deno: 400, bun: 400 },
+  { sent: ["identity"], deno: 400, bun: 400 },
+  { sent: ["gzip"], deno: 400, bun: 400 },
+  { sent: ["x"], deno: 400, bun: 400 },
+  { sent: [""], deno: 400, bun: 400 },
+];
+
+for (const { sent, [RUNTIME]: status } of TRANSFER_ENCODINGS) {
+  for (const method of ["POST", "GET"]) {
+    test(`a ${method} with Transfer-Encoding ${JSON.stringify(sent)} is answered with ${status}`, async () => {
+      let calls = 0;
+      let body = "";
+      await using server = start(async (environ, startResponse) => {
+        calls++;
+        body = text(await environ["wsgi.input"].read());
+        ok(startResponse);
+        return [];
+      });
+      const headers = sent.map((coding) => `Transfer-Encoding: ${coding}`);
+      const reply = await exchange(server, request("/", { method, headers, body: "3\r\nabc\r\n0\r\n\r\n" }));
+      assert.equal(reply.status, status);
+      assert.equal(calls, status === 200 ? 1 : 0);
+      assert.equal(body, status === 200 && method === "POST" ? "abc" : "");
+      assert.equal(server.errors.text, "");
+    });
+  }
+}
+
+test("a Transfer-Encoding of a request that no socket has brought is refused with 501 in the same way", async () => {
+  for (const [coding, status] of [["gzip, chunked", 501], ["identity", 501], ["Chunked", 200], ["chunked, ", 200]]) {
+    const headers = { "Transfer-Encoding": String(coding) };
+    const { response } = await answer(echo, new Request(HERE, { method: "POST", headers, body: "abc" }));
+    assert.deepEqual([coding, response.status], [coding, status]);
+  }
 });
 
 test("a chunked upload with trailers is read to its end, which is the end of the connection on Bun", async () => {
