@@ -202,6 +202,12 @@ test("without a Host the target arrives as it was sent, on both runtimes", async
   assert.equal(environ.REQUEST_URI, "//a/../%C3%A9%2F\\?%C3%A9");
 });
 
+test("with a Host that no URL can have the target arrives as it was sent, on both runtimes", async () => {
+  const environ = await environOf(withHost("web.1", native("//a/../é%2F\\?'é'")));
+  assert.equal(environ.PATH_INFO, native("//a/../é/\\"));
+  assert.equal(environ.QUERY_STRING, "'%C3%A9'");
+});
+
 test("without a Host the authority of an absolute target is HTTP_HOST on Deno, and lost on Bun", async () => {
   const environ = await environOf("GET http://other.example:81/x?y HTTP/1.0\r\n\r\n");
   assert.equal(environ.PATH_INFO, "/x");

@@ -99,6 +99,11 @@ const TARGETS_BY_RUNTIME: { sent: string; deno: Omit<Target, "sent"> | number; b
       deno: { path: "/p", query: "\"<>'" },
       bun: { path: "/p", query: "%22%3C%3E%27", uri: "/p?%22%3C%3E%27" },
     },
+    {
+      sent: "/p'?a='b'",
+      deno: { path: "/p'", query: "a='b'" },
+      bun: { path: "/p'", query: "a=%27b%27", uri: "/p'?a=%27b%27" },
+    },
     { sent: "/caf\xe9", deno: 400, bun: { path: native("/caf\ufffd"), uri: "/caf%EF%BF%BD" } },
     { sent: "/a\x7fb", deno: 400, bun: { path: "/a\x7fb", uri: "/a%7Fb" } },
     { sent: "/a b", deno: 400, bun: 505 },

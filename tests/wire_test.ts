@@ -230,3 +230,110 @@ test("a stream that begins before an unread upload has arrived is the last of it
   assert.equal(headers.get("connection"), RUNTIME === "deno" ? "close" : undefined);
   client.leave();
 });
+
+// What the runtimes make of a request that is not quite one. A status of 0: the connection is closed without an answer.
+const MESSAGES: { what: string; sent: string; deno: number; bun: number }[] = [
+  { what: "HTTP/1.2", sent: "GET / HTTP/1.2\r\nHost: h\r\nConnection: close\r\n\r\n", deno: 400, bun: 505 },
+  { what: "HTTP/2.0", sent: "GET / HTTP/2.0\r\nHost: h\r\nConnection: close\r\n\r\n", deno: 400, bun: 505 },
+  { what: "HTTP/0.9", sent: "GET / HTTP/0.9\r\nHost: h\r\nConnection: close\r\n\r\n", deno: 400, bun: 505 },
+  { what: "no version", sent: "GET /\r\n\r\n", deno: 400, bun: 505 },
+  { what: "a leading CRLF", sent: `\r\n${request("/")}`, deno: 200, bun: 400 },
+  { what: "a bare LF behind each line", sent: request("/").replaceAll("\r\n", "\n"), deno: 200, bun: 505 },
+  { what: "a bare LF behind a field", sent: request("/").replace("example\r\n", "example\n"), deno: 200, bun: 400 },
+  { what: "a bare CR behind a field", sent: request("/").replace("example\r\n", "example\r"), deno: 400, bun: 400 },
+  { what: "DEL in a value", sent: request("/", { headers: ["X-A: a\x7fb"] }), deno: 400, bun: 200 },
+];
+
+for (const { what, sent, [RUNTIME]: status } of MESSAGES) {
+  test(`a request with ${what} is answered with ${status}`, async () => {
+    const { app, environs } = recorder();
+    await using server = start(app);
+    assert.equal((await exchange(server, sent)).status, status);
+    assert.equal(environs.length, status === 200 ? 1 : 0);
+  });
+}
+
+const CHUNKS: { what: string; chunk: string; deno: number; bun: number }[] = [
+  { what: "zeros before its size", chunk: "003\r\nabc\r\n", deno: 200, bun: 200 },
+  { what: "an extension", chunk: '3;a;b=c;d="e"\r\nabc\r\n', deno: 200, bun: 200 },
+  { what: "a space in an extension", chunk: "3; a=b\r\nabc\r\n", deno: 200, bun: 400 },
+  { what: "a space in a quoted extension", chunk: '3;a="b c"\r\nabc\r\n', deno: 200, bun: 400 },
+  { what: "an extension of 4,000 bytes", chunk: `3;${"a".repeat(4000)}\r\nabc\r\n`, deno: 200, bun: 200 },
+  { what: "an extension of 5,000 bytes", chunk: `3;${"a".repeat(5000)}\r\nabc\r\n`, deno: 400, bun: 200 },
+  { what: "an extension of 20,000 bytes", chunk: `3;${"a".repeat(20_000)}\r\nabc\r\n`, deno: 400, bun: 413 },
+  { what: "DEL in an extension", chunk: "3;\x7f\r\nabc\r\n", deno: 0, bun: 200 },
+  { what: "a space before its size", chunk: " 3\r\nabc\r\n", deno: 200, bun: 400 },
+  { what: "a space behind its size", chunk: "3 \r\nabc\r\n", deno: 200, bun: 400 },
+  { what: "a tab behind its size", chunk: "3\t\r\nabc\r\n", deno: 0, bun: 400 },
+  { what: "a size that is no number", chunk: "x\r\nabc\r\n", deno: 0, bun: 400 },
+  { what: "a negative size", chunk: "-3\r\nabc\r\n", deno: 0, bun: 400 },
+  { what: "a size with 0x", chunk: "0x3\r\nabc\r\n", deno: 0, bun: 400 },
+  { what: "a size beyond 2^64", chunk: "fffffffffffffffff\r\nabc\r\n", deno: 0, bun: 400 },
+  { what: "more bytes than its size", chunk: "3\r\nabcd\r\n", deno: 0, bun: 400 },
+  { what: "no size", chunk: "\r\nabc\r\n", deno: 0, bun: 400 },
+  { what: "a bare LF behind its size", chunk: "3\nabc\r\n", deno: 0, bun: 400 },
+  { what: "a bare LF behind its bytes", chunk: "3\r\nabc\n", deno: 0, bun: 400 },
+];
+
+for (const { what, chunk, [RUNTIME]: status } of CHUNKS) {
+  const outcome = status === 0 ? "closes the connection" : `is answered with ${status}`;
+  test(`a chunk with ${what} ${outcome}, and is not read as a whole body unless that is 200`, async () => {
+    const bodies: string[] = [];
+    await using server = start(async (environ, startResponse) => {
+      bodies.push(text(await environ["wsgi.input"].read()));
+      ok(startResponse);
+      return [];
+    });
+    const headers = ["Transfer-Encoding: chunked"];
+    const reply = await exchange(server, request("/", { method: "POST", headers, body: `${chunk}0\r\n\r\n` }));
+    assert.equal(reply.status, status);
+    assert.deepEqual(bodies, status === 200 ? ["abc"] : []);
+    assert.equal(server.errors.text, "");
+  });
+}
+
+const LENGTHS: { sent: string[]; deno: number; bun: number; length?: string }[] = [
+  { sent: ["003"], deno: 200, bun: 200, length: "003" },
+  { sent: ["003", "003"], deno: 200, bun: 200, length: "003" },
+  { sent: ["003", "3"], deno: 400, bun: 400 },
+  { sent: ["3", "003"], deno: 400, bun: 400 },
+  { sent: ["9007199254740992"], deno: 200, bun: 413, length: "9007199254740992" },
+  { sent: ["18446744073709551615"], deno: 200, bun: 400, length: "18446744073709551615" },
+  { sent: ["18446744073709551616"], deno: 400, bun: 400 },
+];
+
+for (const { sent, [RUNTIME]: status, length } of LENGTHS) {
+  test(`a body with Content-Length ${sent.join(" and ")} is answered with ${status}`, async () => {
+    const { app, environs } = recorder();
+    await using server = start(app);
+    const client = await Client.connect(server);
+    const headers = sent.map((length) => `Content-Length: ${length}`);
+    await client.send(request("/", { method: "POST", headers, body: "abc" }));
+    assert.equal((await client.reply()).status, status);
+    client.leave(); // there is more to come than anybody waits for
+    assert.deepEqual(environs.map(({ CONTENT_LENGTH }) => CONTENT_LENGTH), status === 200 ? [length] : []);
+  });
+}
+
+test("a Content-Length beyond 2^53 is above any maxBodySize", async () => {
+  const { app, environs } = recorder();
+  await using server = start(app, { maxBodySize: Number.MAX_SAFE_INTEGER });
+  const client = await Client.connect(server);
+  await client.send(request("/", { method: "POST", headers: ["Content-Length: 9007199254740993"] }));
+  assert.equal((await client.reply()).status, 413);
+  client.leave();
+  assert.equal(environs.length, 0);
+});
+
+test("a client of HTTP/1.0 keeps its connection on Deno, if it asks for that, and never on Bun", async () => {
+  const { app, environs } = recorder();
+  await using server = start(app);
+  const client = await Client.connect(server);
+  await client.send("GET /1 HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n");
+  const { status, headers } = await client.reply();
+  assert.equal(status, 200);
+  assert.equal(new Map(headers).get("connection"), RUNTIME === "deno" ? "keep-alive" : undefined);
+  if (RUNTIME === "deno") await client.send("GET /2 HTTP/1.0\r\nHost: h\r\n\r\n");
+  await client.end();
+  assert.deepEqual(environs.map(({ PATH_INFO }) => PATH_INFO), RUNTIME === "deno" ? ["/1", "/2"] : ["/1"]);
+});
