@@ -12,7 +12,22 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { type Application, proxyFix } from "../mod.ts";
-import { bytes, Child, Client, freePort, ok, parse, RUNTIME, start, text, within } from "./support.ts";
+import {
+  bytes,
+  Child,
+  Client,
+  exchange,
+  freePort,
+  ok,
+  parse,
+  type Reply,
+  request,
+  RUNTIME,
+  start,
+  text,
+  withHost,
+  within,
+} from "./support.ts";
 
 /** The text of a file for deployment. */
 function deployed(name: string): string {
@@ -239,45 +254,67 @@ const PROXIES: Record<"nginx" | "haproxy", (folder: string, ports: Ports) => Pro
   },
 };
 
+/** Sends requests through a proxy, and gives the replies of an application that says what it sees. */
+async function askBehind(proxy: keyof typeof PROXIES, folder: string, requests: string[]): Promise<Reply[]> {
+  const seen: Application = proxyFix((environ, startResponse) => {
+    ok(startResponse);
+    const found = Object.entries(environ).filter(([name]) => /FORWARDED|^HTTP_HOST$|^REMOTE_ADDR$|scheme$/.test(name));
+    return [bytes(JSON.stringify(Object.fromEntries([...found, ["target", environ.REQUEST_URI]])))];
+  });
+  await using server = start(seen);
+  const ports: Ports = { port: await freePort(), servers: [server.port, server.port] };
+  const program = await PROXIES[proxy](folder, ports);
+  try {
+    const replies: Reply[] = [];
+    for (const request of requests) replies.push(await exchange({ hostname: "127.0.0.1", port: ports.port }, request));
+    return replies;
+  } finally {
+    await end(program, "SIGTERM");
+  }
+}
+
 for (const proxy of ["nginx", "haproxy"] as const) {
   testWith(
     HAS[proxy],
     proxy,
     `${proxy} says what proxyFix believes, and a client can say none of it`,
     async (folder) => {
-      const seen: Application = proxyFix((environ, startResponse) => {
-        ok(startResponse);
-        const found = Object.entries(environ).filter(([name]) =>
-          /FORWARDED|^HTTP_HOST$|^REMOTE_ADDR$|scheme$/.test(name)
-        );
-        return [bytes(JSON.stringify([...found, ["target", environ.REQUEST_URI]]))];
+      const lies = ["For: 203.0.113.7", "Proto: https", "Host: evil.example", "Port: 1", "Prefix: /evil"]
+        .flatMap((line) => [`X-Forwarded-${line}`, `x-FORWARDED-${line}`]);
+      const sent = request("/a%2Fb?c", { headers: ["Forwarded: for=203.0.113.7;proto=https", ...lies] });
+      const [{ status, body }] = await askBehind(proxy, folder, [sent]) as [Reply];
+      assert.equal(status, 200);
+      assert.deepEqual(JSON.parse(body), {
+        HTTP_HOST: "test.example",
+        HTTP_X_FORWARDED_FOR: "127.0.0.1",
+        HTTP_X_FORWARDED_HOST: "test.example",
+        HTTP_X_FORWARDED_PROTO: "http",
+        REMOTE_ADDR: "127.0.0.1",
+        "wsgi.url_scheme": "http",
+        target: "/a%2Fb?c",
       });
-      await using server = start(seen);
-      const ports: Ports = { port: await freePort(), servers: [server.port, server.port] };
-      const program = await PROXIES[proxy](folder, ports);
-      try {
-        const client = await Client.connect({ hostname: "127.0.0.1", port: ports.port });
-        const lies = ["For: 203.0.113.7", "Proto: https", "Host: evil.example", "Port: 1", "Prefix: /evil"];
-        await client.send(
-          `GET /a%2Fb?c HTTP/1.1\r\nHost: test.example\r\nConnection: close\r\nForwarded: for=203.0.113.7;proto=https\r\n` +
-            `${lies.map((line) => `X-Forwarded-${line}\r\nx-FORWARDED-${line}\r\n`).join("")}\r\n`,
-        );
-        const { status, body } = parse(await client.end());
-        assert.equal(status, 200);
-        assert.deepEqual(Object.fromEntries(JSON.parse(body)), {
-          HTTP_HOST: "test.example",
-          HTTP_X_FORWARDED_FOR: "127.0.0.1",
-          HTTP_X_FORWARDED_HOST: "test.example",
-          HTTP_X_FORWARDED_PROTO: "http",
-          REMOTE_ADDR: "127.0.0.1",
-          "wsgi.url_scheme": "http",
-          target: "/a%2Fb?c",
-        });
-      } finally {
-        await end(program, "SIGTERM");
-      }
     },
   );
+
+  // nginx chooses its server by the target's host (RFC 9112, section 3.2.2), HAProxy refuses what has two.
+  const hosts: { host: string; target?: string; seen: string | number }[] = [
+    { host: "test.example:8080", seen: "test.example:8080" },
+    { host: "Test.Example:8080", seen: "test.example:8080" },
+    { host: "[::1]:8080", seen: "[::1]:8080" },
+    { target: "http://asked.example/x", host: "asked.example", seen: "asked.example" },
+    { target: "http://asked.example/x", host: "other.example", seen: proxy === "nginx" ? "asked.example" : 400 },
+    { target: "http://asked.example/x", host: "other.example:81", seen: proxy === "nginx" ? "asked.example" : 400 },
+    { target: "http://asked.example:81/x", host: "other.example", seen: proxy === "nginx" ? "asked.example" : 400 },
+    { target: "http://ed.example/x", host: "asked.example:81", seen: proxy === "nginx" ? "ed.example" : 400 },
+    { host: "asked.example,other.example", seen: 400 },
+  ];
+
+  testWith(HAS[proxy], proxy, `${proxy} passes the host on that it has chosen by, with its port`, async (folder) => {
+    const requests = hosts.map(({ host, target }) => withHost(host, target));
+    const replies = await askBehind(proxy, folder, requests);
+    const seen = replies.map(({ status, body }) => status === 200 ? JSON.parse(body).HTTP_HOST : status);
+    assert.deepEqual(seen, hosts.map(({ seen }) => seen));
+  });
 }
 
 const SERVER = `
