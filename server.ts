@@ -1901,6 +1901,9 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * The handler gets the request of {@linkcode toRequest}, and, as its second argument, the client's address in the forms
  * of Deno and of Bun. Hop-by-hop headers of its response are dropped (RFC 9110, section 7.6.1).
  *
+ * So are Content-Encoding, Content-Length and digests of a response of `fetch` whose body the runtime has decoded. Where the
+ * handler has asked for a body as it is coded, it returns `new Response(response.body, response)`, which keeps them.
+ *
  * @param handler The Fetch handler.
  * @returns The application.
  *
@@ -1922,9 +1925,8 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
       throw new TypeError(`The handler returned ${inspect(response)}, not a Response`);
     }
     const { headers } = response;
-    const dropped = new Set(parseList(headers.get("Connection")?.toLowerCase() ?? ""));
-    // fetch() decodes a body, but leaves the headers that tell its coding and its coded length.
-    if (response.url && headers.has("Content-Encoding")) dropped.add("content-encoding").add("content-length");
+    const perHop = parseList(headers.get("Connection")?.toLowerCase() ?? "");
+    const dropped = new Set(isDecoded(response) ? [...perHop, ...CODED_HEADERS] : perHop);
     try {
       const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
       const kept = [...headers].filter(([name]) => !HOP_BY_HOP.test(name) && !dropped.has(name));
@@ -1935,6 +1937,22 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
     }
     return response.body ?? [];
   };
+}
+
+/** The headers that are true only of a body as it is coded. */
+const CODED_HEADERS = ["content-encoding", "content-length", "content-md5", "content-digest", "repr-digest", "digest"];
+
+/**
+ * Whether `fetch` decodes the body of a response. No property tells, and the headers stay as they were sent.
+ *
+ * Deno 2.9.6 decodes `gzip` and `br`, each alone, but nothing in answer to a Range. Bun 1.4.5 decodes one of five codings,
+ * beside which it ignores `identity`. For HEAD and 304 the headers are those of GET: RFC 9110, sections 9.3.2 and 15.4.5.
+ */
+function isDecoded({ url, status, headers }: Response): boolean {
+  const coding = headers.get("Content-Encoding")?.toLowerCase() ?? "";
+  if (url === "") return false; // made by the handler
+  if (DENO) return status !== 206 && /^(?:gzip|br)$/.test(coding);
+  return /^(?:gzip|x-gzip|deflate|br|zstd)$/.test(parseList(coding).filter((name) => name !== "identity").join());
 }
 
 /** Makes the second argument of a Fetch handler: `Deno.ServeHandlerInfo`, with the `requestIP` of Bun's server. */

@@ -6,9 +6,9 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { createServer } from "node:http";
+import { createServer, type RequestListener } from "node:http";
 import { test } from "node:test";
-import { gzipSync } from "node:zlib";
+import { brotliCompressSync, deflateRawSync, deflateSync, gunzipSync, gzipSync, zstdCompressSync } from "node:zlib";
 import {
   type Application,
   type ApplicationLike,
@@ -967,6 +967,106 @@ test("a compressed response fetched from upstream, which fetch has decompressed,
   } finally {
     upstream.close();
   }
+});
+
+const CODINGS: [contentEncoding: string, encode: (plain: Uint8Array) => Uint8Array][] = [
+  ["gzip", gzipSync],
+  ["GZip", gzipSync],
+  ["x-gzip", gzipSync],
+  ["br", brotliCompressSync],
+  ["deflate", deflateSync],
+  ["deflate", deflateRawSync],
+  ["zstd", zstdCompressSync],
+  ["identity", (plain) => plain],
+  ["unknown", (plain) => plain.toReversed()],
+  ["gzip;q=1", gzipSync],
+  ["gzip,", gzipSync],
+  ["identity, gzip", gzipSync],
+  ["br, identity", brotliCompressSync],
+  ["gzip, br", (plain) => brotliCompressSync(gzipSync(plain))],
+  ["gzip, gzip", (plain) => gzipSync(gzipSync(plain))],
+  ["unknown, gzip", (plain) => gzipSync(plain.toReversed())],
+];
+const PLAINTEXT = "The quick brown fox jumps over the lazy dog. ".repeat(10);
+
+/** A server that fetches from another one, which sends the plain text by the coding whose index is the path. */
+async function withCodedUpstream(
+  fetchHandler: (url: string, request: Request) => Promise<Response>,
+  use: (server: Pick<Server, "hostname" | "port">) => Promise<void>,
+): Promise<void> {
+  const listener: RequestListener = ({ method, headers, url = "" }, response) => {
+    const [contentEncoding, encode] = CODINGS[Number(url.slice(1))]!;
+    const body = encode(bytes(PLAINTEXT));
+    const status = headers.range ? 206 : headers["if-none-match"] ? 304 : 200;
+    response.writeHead(status, {
+      "Content-Encoding": contentEncoding,
+      "Content-Digest": "sha-256=:coded:",
+      ...status === 304 ? {} : { "Content-Type": "text/plain", "Content-Length": body.length },
+      ...status === 206 ? { "Content-Range": `bytes 0-${body.length - 1}/${body.length}` } : {},
+    });
+    response.end(method === "HEAD" || status === 304 ? undefined : body);
+  };
+  const upstream = createServer(listener);
+  const listening = new Event("the upstream server");
+  upstream.listen(0, "127.0.0.1", () => listening.happen());
+  await listening.wait();
+  try {
+    const { port } = upstream.address() as { port: number };
+    await using server = start(fromFetch((request) => {
+      return fetchHandler(`http://127.0.0.1:${port}${new URL(request.url).pathname}`, request);
+    }));
+    await use(server);
+  } finally {
+    upstream.close();
+  }
+}
+
+// A runtime that decodes another set of codings than it did fails this test.
+for (const [what, headers] of [["a ", []], ["a partial ", ["Range: bytes=0-"]]] as const) {
+  test(`${what}response of fetch keeps Content-Encoding and its like exactly where the body is still coded`, async () => {
+    await withCodedUpstream((url, { headers }) => fetch(url, { headers }), async (server) => {
+      for (const [index, [contentEncoding, encode]] of CODINGS.entries()) {
+        const reply = await exchange(server, request(`/${index}`, { headers: [...headers] }));
+        const found = new Map(reply.headers);
+        const coded = Buffer.from(encode(bytes(PLAINTEXT))).toString("latin1");
+        const isKept = found.has("content-encoding");
+        assert.equal(reply.body, isKept ? coded : PLAINTEXT, contentEncoding);
+        assert.equal(found.get("content-encoding"), isKept ? contentEncoding : undefined);
+        assert.equal(found.get("content-length"), isKept ? String(coded.length) : undefined);
+        assert.equal(found.has("content-digest"), isKept);
+      }
+    });
+  });
+}
+
+test("HEAD and 304 keep each Content-Encoding that a response of fetch to GET keeps", async () => {
+  const forward = (url: string, { method, headers }: Request) => fetch(url, { method, headers });
+  await withCodedUpstream(forward, async (server) => {
+    const keptBy = async (method: string, ...headers: string[]) => {
+      const ask = async (index: number) => {
+        const reply = await exchange(server, request(`/${index}`, { method, headers }), { head: method === "HEAD" });
+        return new Map(reply.headers).get("content-encoding");
+      };
+      return await Promise.all(CODINGS.keys().map(ask));
+    };
+    const kept = await keptBy("GET");
+    assert.ok(kept.includes("unknown"));
+    assert.deepEqual(await keptBy("HEAD"), kept);
+    assert.deepEqual(await keptBy("GET", "If-None-Match: *"), kept);
+  });
+});
+
+test("a new Response of what fetch was told not to decode keeps Content-Encoding", async () => {
+  const asCoded = { headers: { "Accept-Encoding": "identity" }, decompress: false }; // for Deno, and for Bun
+  const handler = async (url: string) => {
+    const response = await fetch(url, asCoded);
+    return new Response(response.body, response);
+  };
+  await withCodedUpstream(handler, async (server) => {
+    const { headers, body } = await exchange(server, request("/0"));
+    assert.equal(new Map(headers).get("content-encoding"), "gzip");
+    assert.equal(String(gunzipSync(Buffer.from(body, "latin1"))), PLAINTEXT);
+  });
 });
 
 test("a request is passed on to upstream with its method, headers and body", async () => {
