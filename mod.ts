@@ -479,7 +479,7 @@ export interface FetchContext {
 /**
  * Makes a response body of a file: `wsgi.file_wrapper`.
  *
- * The chunks of a `ReadableStream` are sent as they are. The body closes the file when the response has ended.
+ * The chunks of a stream are sent as they are. The body closes the file when the response has ended.
  * PEP 3333, "Optional Platform-Specific File Handling".
  *
  * @throws {TypeError} When the file cannot be read in any of these ways.
@@ -505,8 +505,9 @@ export interface FetchContext {
 export type FileWrapper = (file: FileLike, blockSize?: number) => ResponseBody;
 
 /**
- * A file for {@linkcode FileWrapper}: a `Blob` such as `Bun.file(...)`, a `ReadableStream`, a `Deno.FsFile`, or an
- * object with a method `read(size)` that returns bytes, and an empty array at the end.
+ * A file for {@linkcode FileWrapper}: a `Blob` such as `Bun.file(...)`, a `ReadableStream`, a `Deno.FsFile`, a stream of
+ * `node:stream` such as `createReadStream(...)`, a `FileHandle` of `node:fs/promises`, or an object with a method
+ * `read(size)` that returns bytes, and an empty array at the end.
  *
  * PEP 3333, "Optional Platform-Specific File Handling".
  *
@@ -530,6 +531,18 @@ export type FileLike =
   | {
     /** The stream of a `Deno.FsFile`, which closes the file at its end. */
     readable: ReadableStream<Uint8Array>;
+  }
+  | {
+    /** Tells a `FileHandle`, whose `read` takes a block, from other files. It is not called. */
+    readableWebStream(): unknown;
+    /** Called once, at the end of the file or of the response. */
+    close(): Promise<void>;
+  }
+  | AsyncIterable<Uint8Array> & {
+    /** Called when the response has ended. */
+    destroy(): unknown;
+    /** Called once, so that no error of the stream is one to which nobody listens. */
+    on(event: "error", listener: () => void): unknown;
   };
 
 /**

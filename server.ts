@@ -51,7 +51,7 @@ interface DenoServer {
 /** The part of `Deno.FsFile` that the server uses. */
 interface DenoFile {
   read(block: Uint8Array): Promise<number | null>;
-  close(): void;
+  close(): void | Promise<void>;
 }
 
 /** The part of `Bun` that the server uses. */
@@ -853,9 +853,12 @@ function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_S
   const wrap = (chunks: ChunkIterator, close: () => void | Promise<void>) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
-  if (DENO && file instanceof DENO.FsFile) {
-    const blocks = new FileBlocks(file, size);
-    return wrap(blocks, async () => void await blocks.return());
+  const wrapOwn = (chunks: FileBlocks | StreamChunks) => wrap(chunks, async () => void await chunks.return());
+  if (DENO && file instanceof DENO.FsFile) return wrapOwn(new FileBlocks(file, Math.min(size, 65_536)));
+  if (isNodeStream(file)) return wrapOwn(new StreamChunks(file));
+  if (isFileHandle(file)) {
+    const read = async (block: Uint8Array) => (await file.read(block, 0, block.length, null)).bytesRead;
+    return wrapOwn(new FileBlocks({ read, close: () => file.close() }, size));
   }
   const { read, readable, close } = Object(file) as {
     read?(size: number): Uint8Array | Promise<Uint8Array>;
@@ -930,7 +933,48 @@ function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): 
   };
 }
 
-/** Reads a `Deno.FsFile` in blocks, which is faster than its own stream, and closes it as the stream would. */
+type NodeStream = Extract<FileLike, { destroy(): unknown }>;
+type NodeFileHandle = Extract<FileLike, { readableWebStream(): unknown }> & {
+  read(block: Uint8Array, offset: number, length: number, position: null): Promise<{ bytesRead: number }>;
+};
+
+function isNodeStream(file: FileLike): file is NodeStream {
+  return isFunction((Object(file) as NodeStream).destroy) && Symbol.asyncIterator in file;
+}
+
+function isFileHandle(file: FileLike): file is NodeFileHandle {
+  return isFunction((Object(file) as NodeFileHandle).readableWebStream);
+}
+
+/** The chunks of a stream of `node:stream`, whose own iterator waits for a pending `next` before it closes the stream. */
+class StreamChunks implements AsyncIterator<Uint8Array> {
+  readonly #stream: NodeStream;
+  readonly #iterator: AsyncIterator<Uint8Array>;
+  #isClosed = false;
+
+  constructor(stream: NodeStream) {
+    this.#stream = stream;
+    this.#iterator = stream[Symbol.asyncIterator]();
+    stream.on("error", () => {}); // an error to which nobody listens ends the process, also after destroy()
+  }
+
+  async next(): Promise<ChunkResult> {
+    try {
+      return await this.#iterator.next();
+    } catch (error) {
+      if (this.#isClosed) return { done: true, value: undefined };
+      throw error;
+    }
+  }
+
+  async return(): Promise<ChunkResult> {
+    if (!this.#isClosed) this.#stream.destroy();
+    this.#isClosed = true;
+    return await this.#iterator.return?.() ?? { done: true, value: undefined };
+  }
+}
+
+/** Reads a file in blocks, and closes it once: a `Deno.FsFile`, whose own stream is slower, or a `FileHandle`. */
 class FileBlocks implements AsyncIterator<Uint8Array> {
   readonly #file: DenoFile;
   readonly #size: number;
@@ -938,7 +982,7 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
 
   constructor(file: DenoFile, size: number) {
     this.#file = file;
-    this.#size = Math.min(size, 65_536);
+    this.#size = size;
   }
 
   async next(): Promise<ChunkResult> {
@@ -949,21 +993,21 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
     } catch (error) {
       if (!this.#isClosed) throw error; // a read that close() has interrupted is no failure
     } finally {
-      if (!length) this.#close();
+      if (!length) await this.#close();
     }
     return length ? { done: false, value: prefix(block, length) } : { done: true, value: undefined };
   }
 
-  return(): Promise<ChunkResult> {
-    this.#close();
-    return Promise.resolve({ done: true, value: undefined });
+  async return(): Promise<ChunkResult> {
+    await this.#close();
+    return { done: true, value: undefined };
   }
 
-  #close(): void {
+  async #close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     try {
-      this.#file.close();
+      await this.#file.close();
     } catch {
       // The application has closed it already.
     }

@@ -7,30 +7,45 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { spawnSync } from "node:child_process";
-import { closeSync, mkdtempSync, openSync, readSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import {
+  closeSync,
+  createReadStream,
+  mkdtempSync,
+  openAsBlob,
+  openSync,
+  type ReadStream,
+  readSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { type FileHandle, open, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Readable } from "node:stream";
 import { test } from "node:test";
-import { type FileLike, toEnviron, toFetch } from "../mod.ts";
+import { type FileLike, type HeaderList, toEnviron, toFetch } from "../mod.ts";
 import {
   answer,
   bytes,
   Client,
   EMPTY,
   ErrorLog,
+  Event,
   exchange,
   HERE,
   MemoryFile,
   ok,
   reportsIn,
   request,
+  runProgram,
   RUNTIME,
   settle,
   SlowFile,
   start,
   text,
   unchecked,
+  within,
 } from "./support.ts";
 
 test("a file wrapper reads in blocks of the size that it is given, and of 65,536 bytes without", async () => {
@@ -420,4 +435,159 @@ test("a file whose read() gives no bytes is answered with 500, and reported", as
   }, { errors });
   assert.equal((await handler(new Request(HERE))).status, 500);
   assert.match(errors.text, /found an object, expected a Uint8Array/);
+});
+
+// What node:fs opens, on both runtimes.
+
+test("files of node:fs and node:fs/promises are sent from where they stand, in bounded blocks", async () => {
+  await withFile(CONTENT, async (path) => {
+    const handle = await open(path);
+    await handle.read(new Uint8Array(7), 0, 7, null);
+    const files: [file: FileLike, expected: Uint8Array][] = [
+      [createReadStream(path), CONTENT],
+      [createReadStream(path, { start: 7, end: 699_999, highWaterMark: 1000 }), CONTENT.subarray(7, 700_000)],
+      [await open(path), CONTENT],
+      [handle, CONTENT.subarray(7)],
+      [await openAsBlob(path), CONTENT],
+      [Readable.from([CONTENT.subarray(0, 5), CONTENT.subarray(5, 9)], { objectMode: false }), CONTENT.subarray(0, 9)],
+    ];
+    for (const [file, expected] of files) {
+      const { body, largest } = await taken(file);
+      assert.ok(body.equals(expected));
+      assert.ok(largest <= 131_072, String(largest));
+    }
+    assert.equal((await taken(await open(path), 100)).largest, 100);
+  });
+});
+
+/** A file, the event and the count of its closing, and how many bytes were read of it. */
+interface Watched {
+  file: FileLike;
+  closed: Event;
+  count: () => number;
+  bytesRead: () => number;
+}
+
+function watchStream(file: ReadStream): Watched {
+  const closed = new Event("the end of a stream");
+  let count = 0;
+  file.on("close", () => {
+    count++;
+    closed.happen();
+  });
+  return { file, closed, count: () => count, bytesRead: () => file.bytesRead };
+}
+
+function watchHandle(file: FileHandle): Watched {
+  const closed = new Event("the end of a file");
+  let count = 0;
+  let bytesRead = 0;
+  const { close, read } = file;
+  file.read = (...given: unknown[]) => {
+    bytesRead += (given[0] as Uint8Array).length;
+    return Reflect.apply(read, file, given);
+  };
+  file.close = async () => {
+    count++;
+    await close.call(file);
+    closed.happen();
+  };
+  return { file, closed, count: () => count, bytesRead: () => bytesRead };
+}
+
+const OPENERS: [what: string, open: (path: string) => Promise<Watched>][] = [
+  ["a stream of createReadStream", (path) => Promise.resolve(watchStream(createReadStream(path)))],
+  ["a FileHandle", async (path) => watchHandle(await open(path))],
+];
+for (const [what, watch] of OPENERS) {
+  test(`${what} is closed once, and nothing is reported, however its response ends`, async () => {
+    const end = async (file: FileLike, way: string, errors: ErrorLog) => {
+      if (way === "by close alone") return await toEnviron(new Request(HERE))["wsgi.file_wrapper"](file).close?.();
+      const handler = toFetch((environ, startResponse) => {
+        ok(startResponse, ...way === "by Content-Length" ? [["Content-Length", "100000"]] as HeaderList : []);
+        return environ["wsgi.file_wrapper"](file);
+      }, { errors });
+      const response = await handler(new Request(HERE, { method: way === "after HEAD" ? "HEAD" : "GET" }));
+      const reader = response.body!.getReader();
+      while (!(await reader.read()).done) {
+        if (way === "by a client that leaves") await reader.cancel();
+      }
+    };
+    for (const way of ["at its end", "by Content-Length", "after HEAD", "by a client that leaves", "by close alone"]) {
+      await withFile(CONTENT, async (path) => {
+        const { file, closed, count } = await watch(path);
+        const errors = new ErrorLog();
+        await end(file, way, errors);
+        await closed.wait();
+        await settle();
+        assert.deepEqual([count(), errors.text], [1, ""], way);
+      });
+    }
+  });
+
+  test(`${what} is read no faster than its client reads`, async () => {
+    await withFile(CONTENT, async (path) => {
+      const { file, closed, bytesRead } = await watch(path);
+      const { response } = await answer((environ, startResponse) => {
+        ok(startResponse);
+        return environ["wsgi.file_wrapper"](file);
+      });
+      const reader = response.body!.getReader();
+      await reader.read();
+      await settle();
+      assert.ok(bytesRead() <= 3 * 65_536, String(bytesRead()));
+      await reader.cancel();
+      await closed.wait();
+    });
+  });
+}
+
+test("a stream of node:stream that has nothing yet is waited for, and ended at once when the client leaves", async () => {
+  const closed = new Event("the end of the stream");
+  const stream = new Readable({ read() {}, destroy: (error, callback) => (closed.happen(), callback(error)) });
+  await using server = start(unchecked((environ, startResponse) => {
+    ok(startResponse);
+    setImmediate(() => stream.push("the first chunk"));
+    return environ["wsgi.file_wrapper"](stream);
+  }));
+  const client = await Client.connect(server);
+  await client.send(request("/"));
+  await client.until(/the first chunk/);
+  client.leave();
+  await closed.wait();
+  await server.shutdown();
+  assert.equal(server.errors.text, "");
+});
+
+test("a stream of node:stream that fails aborts the response, and is reported once", async () => {
+  const { response, errors } = await answer((environ, startResponse) => {
+    ok(startResponse);
+    const stream = new Readable({ read() {} });
+    stream.push("the first chunk");
+    setImmediate(() => stream.destroy(new Error("The disk is gone")));
+    return environ["wsgi.file_wrapper"](stream);
+  });
+  await assert.rejects(within(response.text(), "the failure"));
+  await settle();
+  assert.equal(errors.text.match(/The disk is gone/g)?.length, 1);
+});
+
+test("a missing file of createReadStream is an error like any other, also where nobody reads it", async () => {
+  const { code, stdout, stderr } = await runProgram(`
+    import { createReadStream } from "node:fs";
+    import { setTimeout } from "node:timers/promises";
+    import { toEnviron, toFetch } from MOD;
+    const app = (environ, startResponse) => {
+      startResponse("200 OK", [["Content-Type", "text/plain"]]);
+      return environ["wsgi.file_wrapper"](createReadStream("/absent"));
+    };
+    const request = new Request("http://test.example/");
+    console.log((await toFetch(app)(request)).status);
+    const body = toEnviron(request)["wsgi.file_wrapper"](createReadStream("/absent"));
+    body.close();
+    await setTimeout(100); // in which an error to which nobody listens would end the program
+    console.log("alive");
+  `);
+  assert.deepEqual([code, stdout], [0, "500\nalive\n"]);
+  assert.equal(stderr.match(/ENOENT.*absent/g)?.length, 1, stderr);
 });
