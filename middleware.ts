@@ -3076,14 +3076,9 @@ function formatArguments(values: unknown[]): string {
 /** The variables that every environ has. A pattern is for a string. PEP 3333, "environ Variables". */
 const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), expected: string]> = {
   REQUEST_METHOD: [TOKEN, 'a method such as "GET"'],
-  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
-  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
-  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
-  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
   SERVER_NAME: [/^./, 'a host such as "localhost"'],
   SERVER_PORT: [/^\d+$/, 'a port such as "80"'],
   SERVER_PROTOCOL: [/^HTTP\/\d(?:\.\d)?$/, 'a protocol such as "HTTP/1.1"'],
-  SERVER_SOFTWARE: [/^./, "a name"],
   "wsgi.version": [(value) => Array.isArray(value) && value.length === 2 && value[0] === 1 && value[1] === 0, "[1, 0]"],
   "wsgi.url_scheme": [/^https?$/, '"http" or "https"'],
   "wsgi.input": [hasMethods("read", "readline", "readlines", Symbol.asyncIterator), "an input stream"],
@@ -3091,10 +3086,15 @@ const VARIABLES: Record<string, [test: RegExp | ((value: unknown) => boolean), e
   "wsgi.multithread": [isBoolean, "true or false"],
   "wsgi.multiprocess": [isBoolean, "true or false"],
   "wsgi.run_once": [isBoolean, "true or false"],
-  "wsgi.input_terminated": [isBoolean, "true or false"],
-  "wsgi.file_wrapper": [(value) => typeof value === "function", "a function"],
 };
 const OPTIONAL: typeof VARIABLES = {
+  SCRIPT_NAME: [/^(?:\/.+)?$/s, 'an empty string or a path such as "/app"'],
+  PATH_INFO: [/^(?:\/.*)?$/s, 'an empty string or a path such as "/page"'],
+  QUERY_STRING: [/^/, 'an empty string or a query without its question mark, such as "a=b"'],
+  REQUEST_URI: [/^./, 'a path and a query such as "/page?a=b"'],
+  SERVER_SOFTWARE: [/^./, "a name"],
+  "wsgi.input_terminated": [isBoolean, "true or false"],
+  "wsgi.file_wrapper": [isFunction, "a function"],
   CONTENT_LENGTH: [/^\d*$/, "a number of bytes"],
   HTTP_CONTENT_LENGTH: [() => false, "CONTENT_LENGTH alone"],
   HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
@@ -3121,7 +3121,7 @@ function checkEnviron(environ: Environ, report: ReportViolation): void {
     const isRight = test instanceof RegExp ? typeof value === "string" && test.test(value) : test(value);
     if (!isRight) report("environ", `${name} is ${inspectDeep(value)}`, expected);
   }
-  if (environ.SCRIPT_NAME + environ.PATH_INFO === "") {
+  if (environ.PATH_INFO === "" && !environ.SCRIPT_NAME) {
     report("environ", 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
   }
   for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
@@ -3146,6 +3146,7 @@ function checkHead(status: string, headers: HeaderList, report: ReportViolation)
     const lower = name.toLowerCase();
     const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
     if (!TOKEN.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, "a token");
+    if (/[_-]$/.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, 'no "-" or "_" at its end');
     if (lower === "status") report("start", shown, "the status as the first argument");
     if (HOP_BY_HOP.test(lower)) report("http", shown, "what is hop-by-hop to be left to the server");
     if (/[^\0-\xff]/.test(value)) report("strings", shown, "one character for each byte");

@@ -130,6 +130,16 @@ const STARTING_RULES: Rule<Case>[] = [
   },
   {
     section: "The start_response() Callable",
+    expected: 'no "-" or "_" at its end',
+    broken: ["X-", "x_", "-"].map((name) => [
+      "a header",
+      `a header has the name "${name}"`,
+      post(heading([name, "value"])),
+    ]),
+    legal: [["a hyphen and an underscore before the end", post(heading(["X-A_b", "value"]))]],
+  },
+  {
+    section: "The start_response() Callable",
     expected: "the status as the first argument",
     broken: values(["Status", '"200 OK"', "200 OK"], ["STATUS", '""', ""]),
     legal: [["a header that begins so", post(heading(["Status-Of", "things"]))]],

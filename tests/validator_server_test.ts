@@ -36,6 +36,50 @@ const VARIABLES: { name: string; expected: string; broken: [shown: string, value
     legal: ["GET", "get", "M-SEARCH", "*"],
   },
   {
+    name: "SERVER_NAME",
+    expected: 'a host such as "localhost"',
+    broken: [['""', ""], ["7", 7]],
+    legal: ["a", "[::1]"],
+  },
+  {
+    name: "SERVER_PORT",
+    expected: 'a port such as "80"',
+    broken: [['""', ""], ["80", 80], ['"http"', "http"], ['"-1"', "-1"]],
+    legal: ["80", "0"],
+  },
+  {
+    name: "SERVER_PROTOCOL",
+    expected: 'a protocol such as "HTTP/1.1"',
+    broken: [['"1.1"', "1.1"], ['"HTTP/1.1 "', "HTTP/1.1 "], ["1.1", 1.1]],
+    legal: ["HTTP/1.0", "HTTP/2", "HTTP/3"],
+  },
+  {
+    name: "wsgi.version",
+    expected: "[1, 0]",
+    broken: [['"1.0"', "1.0"], ["[ 1, 1 ]", [1, 1]], ["[ 1 ]", [1]], ["[ '1', '0' ]", ["1", "0"]]],
+    legal: [[1, 0], Object.freeze([1, 0])],
+  },
+  {
+    name: "wsgi.url_scheme",
+    expected: '"http" or "https"',
+    broken: [['"ftp"', "ftp"], ['"HTTPS"', "HTTPS"], ['"http:"', "http:"], ["null", null]],
+    legal: ["http", "https"],
+  },
+  { name: "wsgi.multithread", expected: "true or false", broken: [["0", 0]], legal: [true, false] },
+  { name: "wsgi.multiprocess", expected: "true or false", broken: [["1", 1]], legal: [true, false] },
+  { name: "wsgi.run_once", expected: "true or false", broken: [['""', ""]], legal: [true, false] },
+  {
+    name: "wsgi.input",
+    expected: "an input stream",
+    broken: [["null", null], ['"body"', "body"]],
+    legal: [inputOf([])],
+  },
+  { name: "wsgi.errors", expected: "an error stream", broken: [["null", null], ["{}", {}]], legal: [new ErrorLog()] },
+];
+
+/** What the environ may have. */
+const OPTIONAL: typeof VARIABLES = [
+  {
     name: "SCRIPT_NAME",
     expected: 'an empty string or a path such as "/app"',
     broken: [['"/"', "/"], ['"app"', "app"], ["null", null]],
@@ -59,53 +103,9 @@ const VARIABLES: { name: string; expected: string; broken: [shown: string, value
     broken: [['""', ""], ["null", null]],
     legal: ["/", "*", "http://test.example/page?a=b"],
   },
-  {
-    name: "SERVER_NAME",
-    expected: 'a host such as "localhost"',
-    broken: [['""', ""], ["7", 7]],
-    legal: ["a", "[::1]"],
-  },
-  {
-    name: "SERVER_PORT",
-    expected: 'a port such as "80"',
-    broken: [['""', ""], ["80", 80], ['"http"', "http"], ['"-1"', "-1"]],
-    legal: ["80", "0"],
-  },
-  {
-    name: "SERVER_PROTOCOL",
-    expected: 'a protocol such as "HTTP/1.1"',
-    broken: [['"1.1"', "1.1"], ['"HTTP/1.1 "', "HTTP/1.1 "], ["1.1", 1.1]],
-    legal: ["HTTP/1.0", "HTTP/2", "HTTP/3"],
-  },
   { name: "SERVER_SOFTWARE", expected: "a name", broken: [['""', ""], ["true", true]], legal: ["A server/1"] },
-  {
-    name: "wsgi.version",
-    expected: "[1, 0]",
-    broken: [['"1.0"', "1.0"], ["[ 1, 1 ]", [1, 1]], ["[ 1 ]", [1]], ["[ '1', '0' ]", ["1", "0"]]],
-    legal: [[1, 0], Object.freeze([1, 0])],
-  },
-  {
-    name: "wsgi.url_scheme",
-    expected: '"http" or "https"',
-    broken: [['"ftp"', "ftp"], ['"HTTPS"', "HTTPS"], ['"http:"', "http:"], ["null", null]],
-    legal: ["http", "https"],
-  },
-  { name: "wsgi.multithread", expected: "true or false", broken: [["0", 0]], legal: [true, false] },
-  { name: "wsgi.multiprocess", expected: "true or false", broken: [["1", 1]], legal: [true, false] },
-  { name: "wsgi.run_once", expected: "true or false", broken: [['""', ""]], legal: [true, false] },
   { name: "wsgi.input_terminated", expected: "true or false", broken: [["null", null]], legal: [true, false] },
   { name: "wsgi.file_wrapper", expected: "a function", broken: [["{}", {}]], legal: [() => []] },
-  {
-    name: "wsgi.input",
-    expected: "an input stream",
-    broken: [["null", null], ['"body"', "body"]],
-    legal: [inputOf([])],
-  },
-  { name: "wsgi.errors", expected: "an error stream", broken: [["null", null], ["{}", {}]], legal: [new ErrorLog()] },
-];
-
-/** What the environ may have. */
-const OPTIONAL: typeof VARIABLES = [
   {
     name: "CONTENT_LENGTH",
     expected: "a number of bytes",
@@ -295,6 +295,15 @@ test("a request for a target with two question marks is no breach of the server"
   const { response, errors } = await answer(validator(hello), new Request(`${HERE}??a=b`));
   assert.equal(errors.text, "");
   assert.equal(response.status, 200);
+});
+
+test("what PEP 3333 lets a server leave out may be absent, each and all", async () => {
+  const environ = testEnvironWith({});
+  for (const { name } of OPTIONAL) {
+    await run(validator(hello), environWithout(name));
+    delete environ[name];
+  }
+  await run(validator(hello), environ);
 });
 
 test('CONTENT_LENGTH "may be empty or absent", says PEP 3333', async () => {
