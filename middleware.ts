@@ -74,6 +74,7 @@ import {
   STATUS_PATTERN,
   toEnviron,
   TOKEN,
+  wrapFile,
   WRITE_AFTER_RETURN,
 } from "./server.ts";
 
@@ -122,7 +123,7 @@ const REQUEST_URI_OPTIONS: OptionChecks<RequestUriOptions> = { includeQuery: [is
  */
 export function requestUri(environ: Environ, options: RequestUriOptions = {}): string {
   checkOptions(options, REQUEST_URI_OPTIONS);
-  const { SCRIPT_NAME, PATH_INFO, QUERY_STRING } = environ;
+  const { SCRIPT_NAME, PATH_INFO = "", QUERY_STRING } = environ;
   const path = quote(SCRIPT_NAME ? PATH_INFO : PATH_INFO.slice(1), ";=,");
   const query = (options.includeQuery ?? true) && QUERY_STRING ? `?${QUERY_STRING}` : "";
   return applicationUri(environ) + path + query;
@@ -172,12 +173,13 @@ export function applicationUri(environ: Environ): string {
  * ```
  */
 export function shiftPathInfo(environ: Environ): string | null {
-  const [first = "", ...rest] = environ.PATH_INFO.split("/");
+  const { SCRIPT_NAME = "", PATH_INFO = "" } = environ;
+  const [first = "", ...rest] = PATH_INFO.split("/");
   const last = rest.pop();
   if (last === undefined) return null;
   const [name = "", ...remaining] = [...rest.filter((segment) => segment !== "" && segment !== "."), last];
   const script: string[] = [];
-  for (const segment of `${environ.SCRIPT_NAME}/${name}`.split("/")) {
+  for (const segment of `${SCRIPT_NAME}/${name}`.split("/")) {
     if (segment === "..") script.pop();
     else if (segment !== "" && segment !== ".") script.push(`/${segment}`);
   }
@@ -236,6 +238,11 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
     "wsgi.url_scheme": scheme,
     ...overrides,
   };
+}
+
+/** The target of a request, also where another server has no REQUEST_URI, which is not of PEP 3333. */
+function requestTarget({ REQUEST_URI, SCRIPT_NAME = "", PATH_INFO = "", QUERY_STRING }: Environ): string {
+  return REQUEST_URI ?? quote(SCRIPT_NAME + PATH_INFO, ";=,") + (QUERY_STRING ? `?${QUERY_STRING}` : "");
 }
 
 function defaultPort(scheme: string): string {
@@ -332,8 +339,7 @@ function isDisconnect(error: unknown, context: FetchContext | undefined): boolea
 
 /** Logs a failure that is handled here, so that the server never sees it. */
 function logFailure(environ: Environ, error: unknown, what = "Application"): void {
-  const { "wsgi.errors": errors, REQUEST_METHOD, REQUEST_URI } = environ;
-  logError(errors, `${what} failed on ${REQUEST_METHOD} ${REQUEST_URI}`, error);
+  logError(environ["wsgi.errors"], `${what} failed on ${environ.REQUEST_METHOD} ${requestTarget(environ)}`, error);
 }
 
 /** Describes a value with its contents, and an error with its stack and its causes. `inspect` only names the class. */
@@ -756,12 +762,12 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   const fallbackApp = application(fallback);
   const hasHosts = routes.some(({ host }) => host !== "");
   return (environ, startResponse) => {
-    const { PATH_INFO: path } = environ;
+    const { SCRIPT_NAME: script = "", PATH_INFO: path = "" } = environ;
     const { authority, name } = (hasHosts ? requestedHost(environ) : undefined) ?? {};
     for (const { host, prefix, app } of routes) {
       if (host !== "" && host !== authority && host !== name) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
-      environ.SCRIPT_NAME += prefix;
+      environ.SCRIPT_NAME = script + prefix;
       environ.PATH_INFO = path.slice(prefix.length);
       return app(environ, startResponse);
     }
@@ -905,7 +911,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
 
   /** Opens the file for a request. A file that is replaced meanwhile is looked up again, ten times at most. */
   const open = async (environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
-    const path = safePath(environ.PATH_INFO, dotFiles);
+    const path = safePath(environ.PATH_INFO ?? "", dotFiles);
     if (path === undefined) return undefined;
     for (let attempt = 0; attempt < 10; attempt++) {
       const selection = await select(path, environ);
@@ -945,7 +951,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     try {
       const parts = startFileResponse(environ, startResponse, headersOf(opened), Number(stats.size));
       const body = method === "GET" ? parts : [];
-      if (!isChunkArray(body)) return environ["wsgi.file_wrapper"](partsReader(handle, body));
+      if (!isChunkArray(body)) return (environ["wsgi.file_wrapper"] ?? wrapFile)(partsReader(handle, body));
       await handle.close();
       return body;
     } catch (error) {
@@ -1093,7 +1099,7 @@ function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
 }
 
 /** The address of the request with a slash at its end, which is that of a folder. */
-function withTrailingSlash({ SCRIPT_NAME, PATH_INFO, QUERY_STRING }: Environ): string {
+function withTrailingSlash({ SCRIPT_NAME = "", PATH_INFO = "", QUERY_STRING = "" }: Environ): string {
   const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would be another host
   return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
 }
@@ -1259,7 +1265,8 @@ export function accessLog(app: ApplicationLike, options: AccessLogOptions = {}):
   const formatEntry = format === "json" ? formatJson : formatCombined;
   const inner = application(app);
   return (environ, startResponse) => {
-    if (skip.includes(environ.SCRIPT_NAME + environ.PATH_INFO)) return inner(environ, startResponse);
+    const { SCRIPT_NAME = "", PATH_INFO = "" } = environ;
+    if (skip.includes(SCRIPT_NAME + PATH_INFO)) return inner(environ, startResponse);
     return new LoggedRequest(environ, (entry) => write(formatEntry(environ, entry))).run(inner, startResponse);
   };
 }
@@ -1278,8 +1285,14 @@ class LoggedRequest implements BodyHooks {
   /** Whether the response was complete at once. Its signal cannot abort, and reading it would cost a controller. */
   #isComplete = false;
 
+<<<<<<< HEAD
   constructor(environ: Environ, onEnd: (entry: LogEntry) => void) {
     const { REQUEST_METHOD: method, REQUEST_URI: target, "fetch.context": context } = environ;
+=======
+  constructor(environ: Environ, write: (entry: LogEntry) => void) {
+    const { REQUEST_METHOD: method, "fetch.context": context } = environ;
+    const target = requestTarget(environ);
+>>>>>>> 6c481a4 (fix(middleware): do without the variables that PEP 3333 lets a server leave out)
     this.#environ = environ;
     this.#onEnd = onEnd;
     this.#context = context;
@@ -1691,7 +1704,7 @@ function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }
     environ.SERVER_PORT = port || asked.port || usualPort;
     environ.HTTP_HOST = asked.name + (environ.SERVER_PORT === usualPort ? "" : `:${environ.SERVER_PORT}`);
   }
-  if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + environ.SCRIPT_NAME;
+  if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + (environ.SCRIPT_NAME ?? "");
 }
 
 /** The values of one parameter of RFC 7239, one for each proxy, that of the last proxy last. */

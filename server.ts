@@ -844,8 +844,8 @@ function errorStream(write: (text: string) => void): ErrorStream {
 // The largest block, in bytes. Each slow client keeps one in memory.
 const MAX_BLOCK_SIZE = 131_072;
 
-/** `wsgi.file_wrapper`. A file with a stream of its own closes itself, at its end or when the stream is cancelled. */
-function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_SIZE : 65_536): ResponseBody {
+/** `wsgi.file_wrapper`. A file with a stream of its own closes itself, at its end or when it is cancelled. @internal */
+export function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_SIZE : 65_536): ResponseBody {
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new RangeError(`Cannot wrap the file: block size ${inspect(blockSize)} is not a positive integer`);
   }
@@ -2029,7 +2029,7 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  * ```
  */
 export function toRequest(environ: Environ): Request {
-  const { REQUEST_METHOD: method, PATH_INFO, QUERY_STRING, SERVER_NAME, SERVER_PORT } = environ;
+  const { REQUEST_METHOD: method, PATH_INFO = "", QUERY_STRING = "", SERVER_NAME, SERVER_PORT } = environ;
   if (/^(?:CONNECT|TRACE|TRACK)$/i.test(method)) {
     throw httpError(501, new TypeError(`Cannot make a request of ${method}`));
   }

@@ -29,6 +29,7 @@ import {
   Closing,
   failing,
   fieldsOf,
+  lacking,
   Log,
   responding,
   type Said,
@@ -760,3 +761,13 @@ for (const format of ["Combined", "", null, 1]) {
     assert.throws(() => accessLog(whole(), options), { name: "TypeError", message: /"format".*"combined" or "json"/ });
   });
 }
+
+test("accessLog: a server without REQUEST_URI and SCRIPT_NAME, which PEP 3333 allows, has a target and skips", async () => {
+  const log = new Log({ skip: ["/livez"] });
+  const app = log.around(whole());
+  for (const PATH_INFO of ["/a b", "/livez"]) {
+    const environ = lacking({ PATH_INFO, QUERY_STRING: "c=d" }, "REQUEST_URI", "SCRIPT_NAME");
+    await runApplication(app, environ);
+  }
+  assert.equal((await log.one()).fields.target, "/a%20b?c=d");
+});

@@ -13,10 +13,21 @@ import {
   errorPage,
   limitBody,
   type Middleware,
+  runApplication,
   type ToFetchOptions,
   validator,
 } from "../mod.ts";
-import { aborted, Closing, explode, failing, Log, responding, stacked, withStatus } from "./middleware_support.ts";
+import {
+  aborted,
+  Closing,
+  explode,
+  failing,
+  lacking,
+  Log,
+  responding,
+  stacked,
+  withStatus,
+} from "./middleware_support.ts";
 import {
   answer,
   bytes,
@@ -104,6 +115,12 @@ const FAILURES: Record<string, (error: unknown) => Application> = {
         pull: (controller) => controller.error(error),
       })),
 };
+
+test("errorPage: a report names the target also where the server has no REQUEST_URI", async () => {
+  const environ = lacking({ PATH_INFO: "/a b", QUERY_STRING: "c" }, "REQUEST_URI", "SCRIPT_NAME");
+  const { errors } = await runApplication(errorPage(failing(new Error("The reason"))), environ);
+  assert.match(errors, /^Application failed on GET \/a%20b\?c: Error: The reason\n/);
+});
 
 for (const [name, make] of Object.entries(FAILURES)) {
   test(`errorPage: a failure ${name} is answered with a page, and reported once`, async () => {

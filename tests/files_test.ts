@@ -326,6 +326,16 @@ test("a file is sent whole, with its length, and with leave to ask for ranges", 
   assert.ok(body === DATA.toString("latin1"));
 });
 
+test("files need nothing of the environ that PEP 3333 lets a server leave out", async () => {
+  const without = async (PATH_INFO: string) => {
+    const environ = testEnviron({ PATH_INFO });
+    for (const name of ["SCRIPT_NAME", "QUERY_STRING", "wsgi.file_wrapper"]) delete environ[name];
+    return await runApplication(validator(files(ROOT)), environ);
+  };
+  assert.equal(Buffer.compare(DATA, (await without("/data.bin")).body), 0);
+  assert.deepEqual(new Map((await without("/sub")).headers).get("Location"), "/sub/");
+});
+
 test("an empty file is sent as such", async () => {
   const { status, headers, body } = await get("/empty.txt");
   assert.deepEqual([status, headers.get("Content-Length"), body], [200, "0", ""]);

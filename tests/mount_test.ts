@@ -137,6 +137,14 @@ test("mount goes by SERVER_NAME where the request names no host", async () => {
   assert.equal(text(body), "example.com/ |  | /");
 });
 
+test("mount takes SCRIPT_NAME and PATH_INFO for empty where they are absent: PEP 3333, environ Variables", async () => {
+  const app = validator(mount(signposts("/app", "/")));
+  const bodies = [lacking({ PATH_INFO: "/app/x" }, "SCRIPT_NAME"), lacking({ SCRIPT_NAME: "/site" }, "PATH_INFO")].map(
+    async (environ) => text((await runApplication(app, environ)).body),
+  );
+  assert.deepEqual(await Promise.all(bodies), ["/app | /app | /x", "/ | /site | "]);
+});
+
 test("mount compares keys in other scripts with the bytes of the path", async () => {
   const url = "http://test.example/caf%C3%A9/%E6%97%A5%E6%9C%AC%20%E8%AA%9E/x";
   const { response } = await answer(validator(mount(signposts("/café/日本 語"))), new Request(url));

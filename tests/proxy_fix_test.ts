@@ -438,6 +438,12 @@ test("proxyFix keeps what it changes, and nothing that was not there", async () 
   assert(!("REMOTE_PORT" in environ), "the port of the proxy is not that of the client");
 });
 
+test("proxyFix takes SCRIPT_NAME for empty where it is absent: PEP 3333, environ Variables", async () => {
+  const environ = lacking({ REMOTE_ADDR: "127.0.0.1", HTTP_X_FORWARDED_PREFIX: "/site" }, "SCRIPT_NAME");
+  const { body } = await runApplication(between(proxyFix, telling(({ SCRIPT_NAME }) => SCRIPT_NAME)), environ);
+  assert.equal(text(body), "/site");
+});
+
 test("proxyFix keeps no variable that a peer without an address does not have", async () => {
   const environ = lacking({ HTTP_X_FORWARDED_FOR: "203.0.113.7:4711" }, "HTTP_HOST");
   const keys = telling((environ) => Object.keys(Object(environ["proxy_fix.original"])).sort().join());

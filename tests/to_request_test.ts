@@ -246,9 +246,9 @@ test("toRequest has the signal of fetch.context", async () => {
   assert.equal(await aborted.wait(), true);
 });
 
-test("toRequest works on an environ without fetch.context", () => {
+test("toRequest works on an environ without fetch.context, and what PEP 3333 lets a server leave out", () => {
   const environ = environFor();
-  delete environ["fetch.context"];
+  for (const name of ["fetch.context", "PATH_INFO", "SCRIPT_NAME", "QUERY_STRING"]) delete environ[name];
   const made = toRequest(environ);
   assert.equal(made.signal.aborted, false);
   assert.equal(made.url, `${ORIGIN}/`);

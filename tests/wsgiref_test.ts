@@ -15,6 +15,7 @@ import {
   testEnviron,
   validator,
 } from "../mod.ts";
+import { lacking } from "./middleware_support.ts";
 import { Client, ErrorLog, hello, request, start } from "./support.ts";
 import { inputOf, run } from "./validator_support.ts";
 
@@ -234,6 +235,16 @@ for (const [name, value, overrides] of CROSS_DEFAULTS) {
     assert.equal(await run(validator(hello), testEnviron(overrides)), "Hello");
   });
 }
+
+test("the helpers take what PEP 3333 lets a server leave out for empty", () => {
+  const here = lacking({ SCRIPT_NAME: "/app" }, "PATH_INFO", "QUERY_STRING");
+  assert.equal(requestUri(here), "http://127.0.0.1/app");
+  assert.equal(shiftPathInfo(here), null);
+  const below = lacking({ PATH_INFO: "/x/y" }, "SCRIPT_NAME", "QUERY_STRING");
+  assert.equal(requestUri(below), "http://127.0.0.1/x/y");
+  assert.equal(shiftPathInfo(below), "x");
+  assert.equal(below.SCRIPT_NAME, "/x");
+});
 
 test("testEnviron has an input that is empty, and streams that work", async () => {
   const { "wsgi.input": input, "wsgi.errors": errors } = testEnviron();
