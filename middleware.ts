@@ -820,7 +820,7 @@ export interface FilesOptions {
    */
   cacheControl?: string | undefined;
   /**
-   * Whether to serve files and folders whose names begin with a dot.
+   * Whether to serve files and folders whose names begin with a dot. `/.well-known` is served in any case.
    *
    * @default {false}
    */
@@ -867,6 +867,8 @@ const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["
  * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. RFC 9110,
  * sections 8, 13 and 14.
  *
+ * A root that is a symbolic link is followed at each request, so that a release can be switched.
+ *
  * Deno needs `--allow-read`.
  *
  * @throws {Error} When `root` is not a readable folder.
@@ -893,31 +895,38 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   const folder = new Folder(root, dotFiles);
 
   const select = async (path: string, environ: Environ): Promise<Selection | "folder" | undefined> => {
-    let file = await folder.resolve(path);
+    const root = await folder.root();
+    if (root === undefined) return undefined;
+    let file = await folder.resolve(root, path);
     if (file?.isFolder) {
       if (!path.endsWith("/")) return "folder";
       path += index;
-      file = await folder.resolve(path);
+      file = await folder.resolve(root, path);
     }
     if (!file?.isFile) return undefined;
     const variants = new Map<string, ResolvedPath>();
     for (const [coding, suffix] of precompressed ? VARIANTS : []) {
-      const variant = await folder.resolve(path + suffix);
+      const variant = await folder.resolve(root, path + suffix);
       if (variant?.isFile) variants.set(coding, variant);
     }
     const [coding = ""] = acceptedEncodings(environ, [...variants.keys()]);
     return { path, file: variants.get(coding) ?? file, coding, hasVariants: variants.size > 0 };
   };
 
-  /** Opens the file for a request. A file that is replaced meanwhile is looked up again, ten times at most. */
+  /**
+   * Opens the file for a request. A file that is replaced meanwhile is looked up again, ten times at most. What is missing
+   * is looked up twice, since its release may have been replaced.
+   */
   const open = async (environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
     const path = safePath(environ.PATH_INFO ?? "", dotFiles);
     if (path === undefined) return undefined;
-    for (let attempt = 0; attempt < 10; attempt++) {
+    let misses = 0;
+    for (let attempt = 0; attempt < 10 && misses < 2; attempt++) {
       const selection = await select(path, environ);
-      if (!selection || selection === "folder") return selection;
-      const opened = await folder.open(selection.file.real);
+      if (selection === "folder") return selection;
+      const opened = selection && await folder.open(selection.file);
       if (opened) return { ...selection, ...opened };
+      if (!selection) misses++;
     }
     return undefined;
   };
@@ -973,6 +982,8 @@ interface Selection {
 
 /** A path below the root, resolved. */
 interface ResolvedPath {
+  /** The root at that time, without links. */
+  root: string;
   /** The path in the file system, without links. */
   real: string;
   isFolder: boolean;
@@ -1001,7 +1012,8 @@ class Folder {
   constructor(root: string | URL, dotFiles: boolean) {
     try {
       if (root === "") throw new TypeError("The path is empty"); // Bun takes it for the working folder
-      this.#root = this.#fs.realpathSync(root);
+      const path = root instanceof URL ? process.getBuiltinModule("node:url").fileURLToPath(root) : root;
+      this.#root = this.#path.isAbsolute(path) ? path : `${process.cwd()}/${path}`;
       this.#fs.readdirSync(this.#root);
     } catch (cause) {
       const message = `Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`;
@@ -1010,45 +1022,50 @@ class Folder {
     this.#dotFiles = dotFiles;
   }
 
-  /** Finds out what a path stands for, if that is inside the folder. */
-  resolve(path: string): Promise<ResolvedPath | undefined> {
-    return orUndefined(this.#resolve(path));
+  /** Finds out where the root is now. It may be a link, which is switched from one release to the next. */
+  root(): Promise<string | undefined> {
+    return orUndefined(Promise.try(() => this.#fs.realpathSync(this.#root)));
   }
 
-  async #resolve(path: string): Promise<ResolvedPath | undefined> {
+  /** Finds out what a path stands for, if that is inside the root. */
+  resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
+    return orUndefined(this.#resolve(root, path));
+  }
+
+  async #resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
     const { isAbsolute, relative, sep } = this.#path;
-    const real = await this.#fs.promises.realpath(this.#root + path);
-    const inside = relative(this.#root, real);
+    const real = await this.#fs.promises.realpath(root + path);
+    const inside = relative(root, real);
     const segments = inside.split(sep);
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
-    if (!this.#dotFiles && segments.some((segment) => segment.startsWith("."))) return undefined;
+    if (!this.#dotFiles && HIDDEN.test(segments.join("/"))) return undefined;
     const stats = this.#fs.lstatSync(real);
-    return { real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+    return { root, real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
   }
 
   /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
-  async open(real: string): Promise<OpenFile | undefined> {
+  async open(file: ResolvedPath): Promise<OpenFile | undefined> {
     const { constants, fstatSync, promises } = this.#fs;
     // Windows has only the first of these flags. Without the last one, Deno and Bun serve nothing any more while they
     // wait for somebody to write into a FIFO.
     const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
-    const handle = await orUndefined(promises.open(real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+    const handle = await orUndefined(promises.open(file.real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
     if (!handle) return undefined;
     const stats = fstatSync(handle.fd, { bigint: true });
-    if (stats.isFile() && safely(() => this.#leadsTo(real, stats), false)) return { handle, stats };
+    if (stats.isFile() && safely(() => this.#leadsTo(file, stats), false)) return { handle, stats };
     await handle.close();
     return undefined;
   }
 
   /** Whether a path leads to a file without links. Throws if it leads nowhere. */
-  #leadsTo(real: string, stats: BigIntStats): boolean {
-    const first = this.#trace(real);
+  #leadsTo(file: ResolvedPath, stats: BigIntStats): boolean {
+    const first = this.#trace(file);
     if (!first?.trail.endsWith(` ${identify(stats)}`)) return false;
     // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
     // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
     const looks = first.isFresh ? 16 : 1;
     for (let look = 0; look < looks; look++) {
-      if (this.#trace(real)?.trail !== first.trail) return false;
+      if (this.#trace(file)?.trail !== first.trail) return false;
     }
     return true;
   }
@@ -1058,10 +1075,10 @@ class Folder {
    * its identity and the times of its last change, and then the identity of the file. `isFresh` says that one of the
    * folders was changed in the last second.
    */
-  #trace(real: string): { trail: string; isFresh: boolean } | undefined {
+  #trace({ root, real }: ResolvedPath): { trail: string; isFresh: boolean } | undefined {
     const { join, relative, sep } = this.#path;
     const now = Date.now();
-    let path = this.#root;
+    let path = root;
     let trail = "";
     let isFresh = false;
     for (const segment of relative(path, real).split(sep).filter((segment) => segment !== "")) {
@@ -1090,10 +1107,16 @@ async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | unde
   }
 }
 
-/** The path below the root, decoded; undefined if it could lead elsewhere. */
+/**
+ * A path without links that has a dot file. A folder such as `..data` is none on the way: where Kubernetes mounts a
+ * volume, each name in it is a link to `..data/name`, and `..data` one to the folder of the version that holds.
+ */
+const HIDDEN = /(?:^|\/)\.(?!well-known(?:\/|$)|\.[^/]*\/)/;
+
+/** The path below the root, decoded; undefined if it could lead elsewhere. `/.well-known` is no dot file: RFC 8615. */
 function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
   const path = fromNative(pathInfo);
-  const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /\/\./;
+  const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /(?!^\/\.well-known(?:\/|$))\/\./;
   if (path === undefined || /^[^/]|[\0\\]|\/\//.test(path) || hidden.test(path)) return undefined;
   return path;
 }

@@ -145,7 +145,10 @@ put("root/.env", "hidden content");
 put("root/..twice", "hidden content");
 put("root/back\\slash.txt");
 put("root/\ufffd");
-put("root/.well-known/security.txt", "hidden content");
+put("root/.well-known/security.txt", "what is well known");
+for (const name of [".well-known/.env", ".well-known/.well-known/x", ".well-known-not/x", "sub/.well-known/x"]) {
+  put(`root/${name}`, "hidden content");
+}
 put("root/deep/.git/config", "hidden content");
 put("root/both.js", "both, as it is");
 put("root/both.js.br", "both, in Brotli");
@@ -182,6 +185,8 @@ link("root/leaky.js.br", "../outside/secret.txt");
 link("root/leaky.js.gz", "../outside/secret.txt");
 link("root/seen-env", ".env");
 link("root/seen-folder", "deep/.git");
+link("root/seen-twice", "..twice");
+link("root/.well-known/seen", ".env");
 link("root/.dotted-link", "index.html");
 link("root/broken", "nowhere");
 link("root/loop", "loop");
@@ -1387,20 +1392,106 @@ for (const [what, root, path] of ROOTS) {
   });
 }
 
+/** Two releases of a folder, and a link to the first, which can be switched to the second. */
+function releases(): { link: string; old: string; switchOver: () => void } {
+  const folder = mkdtempSync(join(FOLDER, "releases-"));
+  const place = relative(FOLDER, folder);
+  put(`${place}/one/sub/data.txt`, "the first release");
+  put(`${place}/two/sub/data.txt`, "the second release, which is longer");
+  const current = join(folder, "current");
+  symlinkSync("one", current);
+  const switchOver = () => {
+    symlinkSync("two", `${current}.new`);
+    renameSync(`${current}.new`, current);
+  };
+  return { link: current, old: join(folder, "one"), switchOver };
+}
+
+test("a root that is a link is followed at each request", async () => {
+  const { link, switchOver } = releases();
+  for (const root of [link, `${link}/`, pathToFileURL(link), relative(process.cwd(), link)]) {
+    symlinkSync("one", `${link}.new`);
+    renameSync(`${link}.new`, link);
+    const app = validator(files(root));
+    assert.equal((await run(app, { PATH_INFO: "/sub/data.txt" })).body, "the first release");
+    switchOver();
+    assert.equal((await run(app, { PATH_INFO: "/sub/data.txt" })).body, "the second release, which is longer");
+  }
+});
+
+test("a root that is a link to nothing for a while has no files meanwhile", async () => {
+  const { link } = releases();
+  const app = validator(files(link));
+  renameSync(link, `${link}.old`);
+  assert.equal((await run(app, { PATH_INFO: "/sub/data.txt" })).status, 404);
+  renameSync(`${link}.old`, link);
+  assert.equal((await run(app, { PATH_INFO: "/sub/data.txt" })).status, 200);
+});
+
+test("a root that is switched while a file is opened gives the file of one release, old or new", async () => {
+  for (const isRemoved of [false, true]) {
+    const { link, old, switchOver } = releases();
+    const change = () => {
+      switchOver();
+      if (isRemoved) rmSync(old, { recursive: true });
+    };
+    const { status, headers, body } = await whenOpened(
+      change,
+      () => run(files(link), { PATH_INFO: "/sub/data.txt" }),
+      1,
+    );
+    const expected = isRemoved ? "the second release, which is longer" : "the first release";
+    assert.deepEqual([status, body, headers.get("Content-Length")], [200, expected, String(expected.length)]);
+    assert.deepEqual(openFiles(old), []);
+  }
+});
+
+test("a root that is switched while a file is looked up gives the file of the new release", async () => {
+  const { link, old, switchOver } = releases();
+  const { promises } = process.getBuiltinModule("node:fs");
+  const { realpath } = promises;
+  promises.realpath = Object.assign((...given: unknown[]) => {
+    promises.realpath = realpath;
+    switchOver();
+    rmSync(old, { recursive: true });
+    return Reflect.apply(realpath, promises, given);
+  }, realpath);
+  const { status, body } = await run(files(link), { PATH_INFO: "/sub/data.txt" });
+  assert.deepEqual([status, body], [200, "the second release, which is longer"]);
+});
+
+for (const replaced of ["file", "folder"] as const) {
+  test(`a ${replaced} of a new release is not sent while it is a link to outside`, async () => {
+    const { link } = releases();
+    const { root, swap } = swappable("/sub/data.txt");
+    const app = files(link);
+    symlinkSync(root, `${link}.new`);
+    renameSync(`${link}.new`, link);
+    const { status, body } = await whenOpened(() => swap(replaced), () => run(app, { PATH_INFO: "/sub/data.txt" }), 1);
+    assert.deepEqual([status, body], [200, "the file inside"]); // looked up again after the first file was refused
+  });
+}
+
 // Dot files and symbolic links.
 
 const HIDDEN = [
   "/.env",
   "/.env/",
   "/..twice",
-  "/.well-known",
   "/.well-known/",
-  "/.well-known/security.txt",
+  "/.well-known/.env",
+  "/.well-known/.well-known/x",
+  "/.well-known/seen",
+  "/.well-known/../.env",
+  "/.well-known/.",
+  "/.well-known-not/x",
+  "/sub/.well-known/x",
   "/deep/.git/config",
   "/deep/.git",
   "/seen-env",
   "/seen-folder/config",
   "/seen-folder",
+  "/seen-twice",
   "/.dotted-link",
 ];
 for (const path of HIDDEN) {
@@ -1411,7 +1502,17 @@ for (const path of HIDDEN) {
   });
 }
 
-for (const path of ["/.env", "/..twice", "/.well-known/security.txt", "/deep/.git/config", "/seen-env"]) {
+test("/.well-known is no dot file: RFC 8615, section 3", async () => {
+  for (const options of [{}, { dotFiles: true }]) {
+    assert.equal((await get("/.well-known/security.txt", {}, options)).body, "what is well known");
+    assert.equal((await get("/.well-known", {}, options)).headers.get("Location"), "/.well-known/");
+  }
+  await using server = start(validator(files(ROOT)));
+  const { status, body } = await exchange(server, request("/%2Ewell-known/security.txt"));
+  assert.deepEqual([status, body], [200, "what is well known"]);
+});
+
+for (const path of ["/.env", "/..twice", "/.well-known/.env", "/deep/.git/config", "/seen-env"]) {
   test(`${path} is served with dotFiles: true`, async () => {
     const { status, body } = await get(path, {}, { dotFiles: true });
     assert.deepEqual([status, body], [200, "hidden content"]);
@@ -1425,6 +1526,32 @@ for (const path of ["/inside.txt", "/absolute.txt", "/round.txt", "/by-alias.txt
     assert.deepEqual([status, body === PAGE], isThere ? [200, true] : [404, false]);
   });
 }
+
+test("a volume of Kubernetes is served by the names of its links, and followed to its next version", async () => {
+  const root = mkdtempSync(join(FOLDER, "volume-"));
+  const place = relative(FOLDER, root);
+  for (const version of ["1", "2"]) {
+    put(`${place}/..2024_01_0${version}/file.txt`, `version ${version}`);
+    put(`${place}/..2024_01_0${version}/sub/file.txt.gz`, `version ${version} below`);
+    put(`${place}/..2024_01_0${version}/sub/file.txt`, "not compressed");
+    put(`${place}/..2024_01_0${version}/.env`, "hidden content");
+  }
+  symlinkSync("..2024_01_01", join(root, "..data"));
+  for (const name of ["file.txt", "sub", ".env"]) symlinkSync(`..data/${name}`, join(root, name));
+  symlinkSync("..data/.env", join(root, "seen-env"));
+  symlinkSync("..data", join(root, "seen-data"));
+  const app = validator(files(root));
+  const gzip = { HTTP_ACCEPT_ENCODING: "gzip" };
+  for (const version of ["1", "2"]) {
+    assert.equal((await run(app, { PATH_INFO: "/file.txt" })).body, `version ${version}`);
+    assert.equal((await run(app, { PATH_INFO: "/sub/file.txt", ...gzip })).body, `version ${version} below`);
+    symlinkSync("..2024_01_02", join(root, "..data_tmp"));
+    renameSync(join(root, "..data_tmp"), join(root, "..data"));
+  }
+  for (const PATH_INFO of ["/..data/file.txt", "/..2024_01_02/file.txt", "/.env", "/seen-env", "/seen-data"]) {
+    assert.equal((await run(app, { PATH_INFO })).status, 404, PATH_INFO);
+  }
+});
 
 test("a link to a folder of the root is a folder", async () => {
   assert.equal((await get("/inside/")).body, "sub index");
