@@ -637,26 +637,41 @@ function hasNullBody(status: string): boolean {
   return NULL_BODY_STATUSES.has(Number(status.slice(0, 3)));
 }
 
-/** A host in lower case, with and without its port. */
+/** A host in lower case, and its port. */
 interface Host {
-  authority: string;
   name: string;
   port: string | undefined;
 }
 
 function parseHost(text: string): Host | undefined {
-  const authority = text.toLowerCase();
-  const [, name, port] = HOST.exec(authority) ?? [];
-  return name !== undefined && isHost(authority) ? { authority, name, port: port || undefined } : undefined;
+  const [, name, port] = HOST.exec(text.toLowerCase()) ?? [];
+  return name !== undefined && isHost(text) ? { name, port: parsePort(port) } : undefined;
 }
 
-/** Tests for a host of the deployer's. A name may have a star, but who writes one means any host. */
-function isHostName(host: string): boolean {
-  return HOST.test(host) && !host.includes("*");
+/** A port without leading zeros; undefined for what is none. */
+function parsePort(text = ""): string | undefined {
+  return /^\d+$/.test(text) && Number(text) <= 65_535 ? String(Number(text)) : undefined;
 }
 
-function requestedHost({ HTTP_HOST, SERVER_NAME }: Environ): Host | undefined {
-  return parseHost(HTTP_HOST || SERVER_NAME);
+/** A host as hosts are compared: without the dot at its end, and an IPv6 address in its one form. */
+function normalizeHost(text: string): Host | undefined {
+  const { name: given, port } = parseHost(text) ?? { name: "" };
+  const name = given.startsWith("[") ? new URL(`http://${given}`).hostname : given.replace(/\.$/, "");
+  // Empty labels, stars and escapes of ASCII make no name: RFC 1034, section 3.1; RFC 3986, sections 3.2.2 and 6.2.2.2.
+  return /(?:^|\.)(?:\.|$)|\*|%[0-7]/.test(name) ? undefined : { name, port };
+}
+
+/** The host that a request is for, with its port in any case. */
+function requestedHost(environ: Environ): Host | undefined {
+  const { HTTP_HOST, SERVER_NAME, SERVER_PORT, "wsgi.url_scheme": scheme } = environ;
+  const host = normalizeHost(HTTP_HOST || SERVER_NAME);
+  return host && { ...host, port: host.port ?? (HTTP_HOST ? defaultPort(scheme) : SERVER_PORT) };
+}
+
+/** Whether a host meets one of a list, which may be for any port, or begin with a dot for all subdomains. */
+function meetsHost(host: Host, listed: Host): boolean {
+  const meetsName = host.name === listed.name || listed.name.startsWith(".") && `.${host.name}`.endsWith(listed.name);
+  return meetsName && (listed.port === undefined || listed.port === host.port);
 }
 
 /** Parses Accept or Accept-Encoding into weights, by name in lower case: RFC 9110, section 12.4.2. */
@@ -756,16 +771,16 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   }
   const routes = Object.entries(apps).map(([key, app]) => ({ ...parseMountKey(key), app: application(app) }));
   routes.sort((one, other) =>
-    Number(other.host !== "") - Number(one.host !== "") || other.prefix.length - one.prefix.length ||
-    other.host.length - one.host.length
+    Number(!one.host) - Number(!other.host) || other.prefix.length - one.prefix.length ||
+    Number(!one.host?.port) - Number(!other.host?.port)
   );
   const fallbackApp = application(fallback);
-  const hasHosts = routes.some(({ host }) => host !== "");
+  const hasHosts = routes.some(({ host }) => host);
   return (environ, startResponse) => {
     const { SCRIPT_NAME: script = "", PATH_INFO: path = "" } = environ;
-    const { authority, name } = (hasHosts ? requestedHost(environ) : undefined) ?? {};
+    const asked = hasHosts ? requestedHost(environ) : undefined;
     for (const { host, prefix, app } of routes) {
-      if (host !== "" && host !== authority && host !== name) continue;
+      if (host && !(asked && meetsHost(asked, host))) continue;
       if (path !== prefix && !path.startsWith(`${prefix}/`)) continue;
       environ.SCRIPT_NAME = script + prefix;
       environ.PATH_INFO = path.slice(prefix.length);
@@ -775,13 +790,14 @@ export function mount(apps: Record<string, ApplicationLike>, fallback: Applicati
   };
 }
 
-/** Splits a key into a host and a prefix, either of which may be empty. */
-function parseMountKey(key: string): { host: string; prefix: string } {
+/** Splits a key into a host, if it has one, and a prefix, which may be empty. */
+function parseMountKey(key: string): { host: Host | undefined; prefix: string } {
   const slash = key.includes("/") ? key.indexOf("/") : key.length;
-  const host = key.slice(0, slash).toLowerCase();
+  const authority = key.slice(0, slash);
   const path = key.slice(slash);
+  const host = normalizeHost(authority);
   // "api" is rather a path without its slash than a host.
-  const isMount = host === "" ? path !== "" : isHostName(host) && (path !== "" || host.includes("."));
+  const isMount = authority === "" ? path !== "" : host && (path !== "" || authority.includes("."));
   if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
   }
@@ -1308,14 +1324,9 @@ class LoggedRequest implements BodyHooks {
   /** Whether the response was complete at once. Its signal cannot abort, and reading it would cost a controller. */
   #isComplete = false;
 
-<<<<<<< HEAD
-  constructor(environ: Environ, onEnd: (entry: LogEntry) => void) {
-    const { REQUEST_METHOD: method, REQUEST_URI: target, "fetch.context": context } = environ;
-=======
   constructor(environ: Environ, write: (entry: LogEntry) => void) {
     const { REQUEST_METHOD: method, "fetch.context": context } = environ;
     const target = requestTarget(environ);
->>>>>>> 6c481a4 (fix(middleware): do without the variables that PEP 3333 lets a server leave out)
     this.#environ = environ;
     this.#onEnd = onEnd;
     this.#context = context;
@@ -1814,7 +1825,11 @@ function trustCheck(list: string[]): TrustCheck {
  * ```
  */
 export interface TrustedHostsOptions {
-  /** The hosts: `"example.com"` on any port, `"example.com:8080"` on one, `".example.com"` with all its subdomains. */
+  /**
+   * The hosts: `"example.com"` on any port, `"example.com:8080"` on one, `".example.com"` with all its subdomains.
+   *
+   * Neither case, nor a dot at the end, nor the spelling of an IPv6 address makes another host.
+   */
   hosts: string[];
 }
 
@@ -1846,16 +1861,15 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
 export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions): Application {
   checkOptions(options, TRUSTED_HOSTS_OPTIONS);
   if (options.hosts === undefined) throw optionError("hosts", undefined, "an array of hosts");
-  const hosts = options.hosts.map((host) => host.toLowerCase());
-  for (const host of hosts) {
-    if (!isHostName(host.replace(/^\./, ""))) throw optionError("hosts", host, '"example.com" or ".example.com"');
-  }
+  const hosts = options.hosts.map((entry) => {
+    const host = normalizeHost(entry.replace(/^\./, ""));
+    if (!host) throw optionError("hosts", entry, '"example.com" or ".example.com"');
+    return entry.startsWith(".") ? { ...host, name: `.${host.name}` } : host;
+  });
   const inner = application(app);
   return (environ, startResponse) => {
-    const { authority, name } = requestedHost(environ) ?? {};
-    const isTrusted = (host: string) =>
-      host === authority || host === name || host.startsWith(".") && `.${name}`.endsWith(host);
-    return authority && hosts.some(isTrusted)
+    const asked = requestedHost(environ);
+    return asked && hosts.some((host) => meetsHost(asked, host))
       ? inner(environ, startResponse)
       : respondWith(startResponse, "400 Bad Request");
   };

@@ -122,6 +122,19 @@ for (
     { keys: ["[::1]/api"], host: "[::1]:8000", path: "/api/x", to: "[::1]/api | /api | /x" },
     { keys: ["[2001:DB8::1]:8000/"], host: "[2001:db8::1]:8000", path: "/", to: "[2001:DB8::1]:8000/ |  | /" },
     { keys: ["[::1]:8000/"], host: "[::1]", path: "/", to: NOT_FOUND },
+    { keys: ["example.com/"], host: "example.com.", path: "/", to: "example.com/ |  | /" },
+    { keys: ["example.com./"], host: "example.com", path: "/", to: "example.com./ |  | /" },
+    { keys: ["example.com/"], host: "example.com..", path: "/", to: NOT_FOUND },
+    { keys: ["example.com:80/"], host: "example.com", path: "/", to: "example.com:80/ |  | /" },
+    { keys: ["example.com:0080/"], host: "example.com:80", path: "/", to: "example.com:0080/ |  | /" },
+    { keys: ["example.com:443/"], host: "example.com", path: "/", to: NOT_FOUND },
+    { keys: ["[2001:db8::1]/"], host: "[2001:DB8:0:0::1]", path: "/", to: "[2001:db8::1]/ |  | /" },
+    {
+      keys: ["[0:0:0:0:0:0:0:1]/", "[::1]:8000/"],
+      host: "[::1]:8000",
+      path: "/",
+      to: "[::1]:8000/ |  | /",
+    },
     { keys: ["constructor/"], host: "example.com", path: "/", to: NOT_FOUND },
     { keys: ["__proto__/"], host: "__proto__", path: "/", to: "__proto__/ |  | /" },
   ]
@@ -130,6 +143,11 @@ for (
     assert.equal(await routed(keys, { HTTP_HOST: host, PATH_INFO: path }), to);
   });
 }
+
+test("mount knows the default port of https", async () => {
+  const variables = { "wsgi.url_scheme": "https", HTTPS: "on", HTTP_HOST: "example.com" };
+  assert.equal(await routed(["example.com:443/", "example.com:80/"], variables), "example.com:443/ |  | /");
+});
 
 test("mount goes by SERVER_NAME where the request names no host", async () => {
   const environ = lacking({ SERVER_NAME: "example.com" }, "HTTP_HOST");
@@ -236,7 +254,21 @@ test("mount takes objects and classes", async () => {
 });
 
 for (
-  const key of ["", "/api/", "//", "//api", "/api//users", "/a?b", "/a#b", "example.com/api/", "example.com//", "?"]
+  const key of [
+    "",
+    "/api/",
+    "//",
+    "//api",
+    "/api//users",
+    "/a?b",
+    "/a#b",
+    "example.com/api/",
+    "example.com//",
+    "?",
+    ".example.com/",
+    "a..example.com/",
+    "[::::]/",
+  ]
 ) {
   test(`mount refuses the key ${JSON.stringify(key)} and quotes it`, () => {
     assert.throws(

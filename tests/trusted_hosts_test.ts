@@ -60,6 +60,29 @@ for (
     { hosts: ["127.0.0.1"], host: "127.0.0.11", isServed: false },
     { hosts: ["example.org", ".example.com", "example.net:81"], host: "example.net:81", isServed: true },
     { hosts: ["example.org", ".example.com", "example.net:81"], host: "example.net", isServed: false },
+    { hosts: ["example.com"], host: "example.com.", isServed: true },
+    { hosts: ["example.com."], host: "example.com", isServed: true },
+    { hosts: ["example.com.:8080"], host: "example.com:8080", isServed: true },
+    { hosts: ["example.com"], host: "example.com..", isServed: false },
+    { hosts: [".example.com"], host: "www.example.com.", isServed: true },
+    { hosts: [".example.com"], host: ".example.com", isServed: false },
+    { hosts: [".example.com"], host: "..example.com", isServed: false },
+    { hosts: [".example.com"], host: "a..example.com", isServed: false },
+    { hosts: [".example.com"], host: ".", isServed: false },
+    { hosts: [".example.com"], host: "*.example.com", isServed: false },
+    { hosts: [".example.com"], host: "evil.org%2f.example.com", isServed: false },
+    { hosts: [".example.com:8080"], host: "www.example.com:8080", isServed: true },
+    { hosts: [".example.com:8080"], host: "www.example.com", isServed: false },
+    { hosts: [".undefined"], host: "a/b", isServed: false },
+    { hosts: ["example.com:80"], host: "example.com", isServed: true },
+    { hosts: ["example.com:80"], host: "example.com:", isServed: true },
+    { hosts: ["example.com:080"], host: "example.com:0080", isServed: true },
+    { hosts: ["example.com:80"], host: "example.com:443", isServed: false },
+    { hosts: ["example.com:443"], host: "example.com", isServed: false },
+    { hosts: ["[2001:db8::1]"], host: "[2001:db8:0:0::0001]:8000", isServed: true },
+    { hosts: ["[2001:DB8:0::1]:80"], host: "[2001:db8::1]", isServed: true },
+    { hosts: ["[::ffff:10.0.0.1]"], host: "[::ffff:a00:1]", isServed: true },
+    { hosts: ["[::1]"], host: "[::0.0.0.2]", isServed: false },
     { hosts: [], host: "example.com", isServed: false },
   ]
 ) {
@@ -71,11 +94,41 @@ for (
 }
 
 for (
-  const { hosts, status } of [{ hosts: ["inner"], status: "200 OK" }, { hosts: ["example.com"], status: BAD_REQUEST }]
+  const { hosts, status } of [
+    { hosts: ["inner"], status: "200 OK" },
+    { hosts: ["inner:8000"], status: "200 OK" },
+    { hosts: ["inner:80"], status: BAD_REQUEST },
+    { hosts: ["example.com"], status: BAD_REQUEST },
+  ]
 ) {
   test(`trustedHosts goes by SERVER_NAME without a Host: ${status} with ${hosts}`, async () => {
     const app = between((app) => trustedHosts(app, { hosts }), telling(() => ""));
-    assert.equal((await runApplication(app, lacking({ SERVER_NAME: "inner" }, "HTTP_HOST"))).status, status);
+    const environ = lacking({ SERVER_NAME: "inner", SERVER_PORT: "8000" }, "HTTP_HOST");
+    assert.equal((await runApplication(app, environ)).status, status);
+  });
+}
+
+for (
+  const { hosts, host, status } of [
+    { hosts: ["example.com:443"], host: "example.com", status: "200 OK" },
+    { hosts: ["example.com:443"], host: "example.com:443", status: "200 OK" },
+    { hosts: ["example.com:80"], host: "example.com", status: BAD_REQUEST },
+  ]
+) {
+  test(`trustedHosts knows the default port of https: ${status} for ${host} with ${hosts}`, async () => {
+    const variables = { "wsgi.url_scheme": "https", HTTPS: "on", HTTP_HOST: host };
+    assert.equal((await through((app) => trustedHosts(app, { hosts }), variables)).status, status);
+  });
+}
+
+for (
+  const host of ["", ".", "..example.org", "a..example.org", "*", ".*.example.org", "[::1", "example.org/", "a%2eb"]
+) {
+  test(`trustedHosts refuses ${JSON.stringify(host)}, which is no host, in its list`, () => {
+    assert.throws(
+      () => trustedHosts(() => [], { hosts: ["example.com", host] }),
+      (error) => error instanceof TypeError && error.message.includes(`"hosts": found ${JSON.stringify(host)}`),
+    );
   });
 }
 
