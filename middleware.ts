@@ -656,7 +656,7 @@ function parsePort(text = ""): string | undefined {
 /** A host as hosts are compared: without the dot at its end, and an IPv6 address in its one form. */
 function normalizeHost(text: string): Host | undefined {
   const { name: given, port } = parseHost(text) ?? { name: "" };
-  const name = given.startsWith("[") ? new URL(`http://${given}`).hostname : given.replace(/\.$/, "");
+  const name = given.startsWith("[") ? URL.parse(`http://${given}`)?.hostname ?? "" : given.replace(/\.$/, "");
   // Empty labels, stars and escapes of ASCII make no name: RFC 1034, section 3.1; RFC 3986, sections 3.2.2 and 6.2.2.2.
   return /(?:^|\.)(?:\.|$)|\*|%[0-7]/.test(name) ? undefined : { name, port };
 }
@@ -1600,6 +1600,9 @@ export interface ProxyFixOptions {
    * The trusted proxies: their addresses and networks, `"unix"` for a peer on a unix socket, which has no address, or the
    * number of proxies in front of the server.
    *
+   * An IPv4 address is the same when it is mapped into IPv6, and in no network of IPv6: `"::/0"` is every IPv6 address. The
+   * zone of a peer, as in `fe80::1%eth0`, does not count.
+   *
    * @default {["127.0.0.0/8", "::1"]}
    */
   trust?: string[] | number | undefined;
@@ -1706,10 +1709,11 @@ function pickForwarded(lists: ForwardedLists, proxies: number | TrustCheck) {
   const scheme = pick(lists.proto)?.toLowerCase();
   const authority = pick(lists.host);
   const host = authority ? parseHost(authority) : undefined;
-  const port = pick(lists.port);
+  const digits = pick(lists.port);
+  const port = parsePort(digits);
   const prefix = pick(lists.prefix)?.replace(/\/$/, "");
   if (scheme && !/^https?$/.test(scheme)) return undefined;
-  if (authority && !host || port && !isPort(port) || prefix && !isPrefix(prefix)) return undefined;
+  if (authority && !host || digits && !port || prefix && !isPrefix(prefix)) return undefined;
   return { client: pick(clients), scheme, host, port, prefix };
 }
 
@@ -1773,17 +1777,37 @@ function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): Fo
 
 /** Reads the address of a client, with or without a port; undefined for `unknown` and other names. */
 function parseAddress(text = ""): { address: string; port: string | undefined } | undefined {
-  const { isIP } = process.getBuiltinModule("node:net");
-  if (isIP(text)) return { address: text, port: undefined };
-  const { six, four, port } = FORWARDED_ADDRESS.exec(text)?.groups ?? {};
+  if (addressBits(text)) return { address: text, port: undefined };
+  const { six, four, port: given } = FORWARDED_ADDRESS.exec(text)?.groups ?? {};
   const address = six ?? four ?? "";
-  const isHidden = port === undefined || port.startsWith("_");
-  if (isIP(address) !== (six ? 6 : 4) || !isHidden && !isPort(port)) return undefined;
-  return { address, port: isHidden ? undefined : port };
+  const port = parsePort(given);
+  const isHidden = given === undefined || given.startsWith("_");
+  if (!addressBits(address) || six?.includes(":") === false || !isHidden && !port) return undefined;
+  return { address, port };
 }
 
-function isPort(text: string): boolean {
-  return /^\d{1,5}$/.test(text) && Number(text) <= 65_535;
+// How the bits of an IPv6 address begin that stands for one of IPv4: RFC 4291, section 2.5.5.2.
+const MAPPED = "0".repeat(80) + "1".repeat(16);
+
+// An IPv4 address, which an IPv6 address may end with: RFC 4291, section 2.2.
+const OCTET = String.raw`(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)`;
+const OCTETS = new RegExp(`^(.*:)?${Array(4).fill(OCTET).join("\\.")}$`);
+
+/** The bits of an address as text, 32 for IPv4, mapped or not, and 128 for IPv6; undefined for none. A zone is ignored. */
+function addressBits(text: string): string | undefined {
+  const address = text.includes(":") ? text.replace(/%[\w.~-]+$/, "") : text;
+  const toBits = (numbers: string[], radix: number, size: number) =>
+    numbers.map((number) => parseInt(number, radix).toString(2).padStart(size, "0")).join("");
+  const [, before, ...octets] = OCTETS.exec(address) ?? [];
+  const end = toBits(octets, 10, 8);
+  if (end !== "" && before === undefined) return end;
+  const halves = (end === "" ? address : `${before}0:0`).split("::").map((half) => half === "" ? [] : half.split(":"));
+  const words = halves.flat();
+  const isWhole = halves.length === 1 ? words.length === 8 : halves.length === 2 && words.length < 8;
+  if (!isWhole || !words.every((word) => /^[\da-f]{1,4}$/i.test(word))) return undefined;
+  const [head = "", tail = ""] = halves.map((half) => toBits(half, 16, 16));
+  const bits = (head.padEnd(128 - tail.length, "0") + tail).slice(0, 128 - end.length) + end;
+  return bits.startsWith(MAPPED) ? bits.slice(MAPPED.length) : bits;
 }
 
 /** Whether a prefix is a path without empty segments and dot segments, also when it is decoded. */
@@ -1794,20 +1818,24 @@ function isPrefix(prefix: string): boolean {
 type TrustCheck = (address: string | undefined) => boolean;
 
 function trustCheck(list: string[]): TrustCheck {
-  const { BlockList, isIP } = process.getBuiltinModule("node:net");
-  const networks = new BlockList();
-  const family = (address: string) => isIP(address) === 6 ? "ipv6" : "ipv4";
-  for (const entry of list) {
-    if (entry === "unix") continue;
-    const [, address = "", bits] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(entry) ?? [];
-    try {
-      if (!isIP(address)) throw new TypeError("This is not an address");
-      networks.addSubnet(address, Number(bits ?? (isIP(address) === 6 ? 128 : 32)), family(address));
-    } catch (cause) {
-      throw optionError("trust", entry, 'an address or a network such as "10.0.0.0/8"', { cause });
-    }
+  const networks = list.filter((entry) => entry !== "unix").map(parseNetwork);
+  return (address) => {
+    if (address === undefined) return list.includes("unix");
+    const bits = addressBits(address);
+    return bits !== undefined && networks.some((network) => network.test(bits));
+  };
+}
+
+/** Makes a pattern of a network, for the bits of its addresses. */
+function parseNetwork(entry: string): RegExp {
+  const [, address = "", width] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(entry) ?? [];
+  const bits = addressBits(address) ?? "";
+  const mapped = bits.length === 32 && address.includes(":") ? MAPPED.length : 0;
+  const length = width === undefined ? bits.length : Number(width) - mapped;
+  if (bits === "" || length < 0 || length > bits.length) {
+    throw optionError("trust", entry, 'an address or a network such as "10.0.0.0/8"');
   }
-  return (address) => address === undefined ? list.includes("unix") : networks.check(address, family(address));
+  return new RegExp(`^${bits.slice(0, length)}[01]{${bits.length - length}}$`);
 }
 
 // #endregion
@@ -2455,15 +2483,14 @@ const REQUEST_ID_OPTIONS: OptionChecks<RequestIdOptions> = {
  */
 export function requestId(app: ApplicationLike, options: RequestIdOptions = {}): Application {
   checkOptions(options, REQUEST_ID_OPTIONS);
-  const { header = "X-Request-Id", trust } = options;
+  const { header = "X-Request-Id", trust = LOOPBACK } = options;
   const variable = `HTTP_${header.toUpperCase().replaceAll("-", "_")}` as const;
-  let isTrusted = trust && trustCheck(trust);
+  const isTrusted = trustCheck(trust);
   const inner = application(app);
   return (environ, startResponse) => {
     const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
-    const hasId = /^[\w.+/=:-]{1,128}$/.test(given);
-    if (hasId) isTrusted ??= trustCheck(LOOPBACK); // not before it is needed: node:net is slow to load
-    const id = hasId && isTrusted?.((original as Environ).REMOTE_ADDR) ? given : crypto.randomUUID();
+    const isKept = /^[\w.+/=:-]{1,128}$/.test(given) && isTrusted((original as Environ).REMOTE_ADDR);
+    const id = isKept ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
     return inner(environ, mapStart(startResponse, ({ headers }) => setHeader(headers, header, id)));

@@ -83,6 +83,8 @@ for (
     "an address, where only a unix socket is trusted": { peer: "127.0.0.1", trust: ["unix"], isTaken: false },
     "an address where no one is trusted": { peer: "127.0.0.1", trust: [], isTaken: false },
     "a loopback address that is not on the list": { peer: "127.0.0.1", trust: ["10.0.0.0/8"], isTaken: false },
+    "an address with a zone on the list": { peer: "fe80::1%eth0", trust: ["fe80::/10"], isTaken: true },
+    "an address where all of IPv6 is trusted": { peer: "127.0.0.1", trust: ["::/0"], isTaken: false },
     "an address of IPv6 on the list": { peer: "fd00::7", trust: ["fd00::/8"], isTaken: true },
     ...Object.fromEntries(
       Object.entries(TRUSTED).map((
