@@ -1624,15 +1624,12 @@ const PROXY_FIX_OPTIONS: OptionChecks<ProxyFixOptions> = {
 const LOOPBACK = ["127.0.0.0/8", "::1"];
 const REWRITTEN = /^(?:REMOTE_ADDR|REMOTE_PORT|HTTPS|HTTP_HOST|SCRIPT_NAME|SERVER_NAME|SERVER_PORT|wsgi\.url_scheme)$/;
 
-// A pair of Forwarded, which may be empty, and the separator after it: RFC 7239, section 4. Only a whole value matches: a
-// quote that is left open must not swallow what the next proxy adds.
+// A pair of Forwarded: RFC 7239, section 4. A quote that is left open does not match: it must not swallow what the next
+// proxy adds.
 const FORWARDED_NAME = TOKEN.source.slice(1, -1); // without ^ and $
 const FORWARDED_VALUE = FORWARDED_NAME.replace("[", "[:[\\]"); // an address may stand without quotes
 const FORWARDED_QUOTED = String.raw`"((?:[^"\\]|\\.)*)"`;
-const FORWARDED_PAIR = new RegExp(
-  String.raw`[ \t]*(?:(${FORWARDED_NAME})=(?:(${FORWARDED_VALUE})|${FORWARDED_QUOTED})[ \t]*)?([;,]|$)`,
-  "gy",
-);
+const FORWARDED_PAIR = new RegExp(`^(${FORWARDED_NAME})=(?:(${FORWARDED_VALUE})|${FORWARDED_QUOTED})$`);
 
 // An address with or without a port. A name such as _secret may hide the port: RFC 7239, section 6.
 const FORWARDED_ADDRESS = /^(?:\[(?<six>.+)\]|(?<four>[^:]+))(?::(?<port>\d{1,5}|_[\w.-]+))?$/;
@@ -1647,7 +1644,8 @@ const UNSAFE_PREFIX = /\/\.{0,2}(?:\/|$)|\x7f/;
  *
  * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, up to
  * the first sender that is not trusted: values further left could come from anybody. A trusted proxy must set or remove
- * every one of these headers. A request with an invalid value gets 400.
+ * every one of these headers. A request with an invalid value gets 400. Without an address for the client, as in
+ * `for=unknown`, REMOTE_ADDR is absent.
  *
  * `proxy_fix.original` keeps the variables as they were.
  *
@@ -1706,7 +1704,7 @@ function pickForwarded(lists: ForwardedLists, proxies: number | TrustCheck) {
   // Of proxies known by address, any but the outermost may omit a header. Proxies that are counted must all set it.
   const pick = (list: ForwardedList = []) => list.at(isCounted ? -trusted : -Math.min(trusted, list.length));
 
-  const scheme = pick(lists.proto)?.toLowerCase();
+  const scheme = pick(lists.proto)?.toLowerCase().replace(/^ws/, "http"); // what opens a WebSocket: RFC 6455, section 4.1
   const authority = pick(lists.host);
   const host = authority ? parseHost(authority) : undefined;
   const digits = pick(lists.port);
@@ -1735,7 +1733,7 @@ function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }
     if (scheme === "https") environ.HTTPS = "on";
     else delete environ.HTTPS;
   }
-  const asked = host ?? (port ? requestedHost(environ) : undefined);
+  const asked = host ?? (port ? parseHost(environ.HTTP_HOST || environ.SERVER_NAME) : undefined);
   if (asked) {
     const usualPort = defaultPort(environ["wsgi.url_scheme"]);
     environ.SERVER_NAME = asked.name;
@@ -1745,8 +1743,8 @@ function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }
   if (prefix) environ.SCRIPT_NAME = percentDecode(prefix) + (environ.SCRIPT_NAME ?? "");
 }
 
-/** The values of one parameter of RFC 7239, one for each proxy, that of the last proxy last. */
-type ForwardedList = (string | undefined)[];
+/** The values of one parameter of RFC 7239, one for each proxy, that of the last proxy last. An empty one says nothing. */
+type ForwardedList = string[];
 type ForwardedLists = Partial<Record<string, ForwardedList>>;
 
 /** Reads the headers of one kind, by the names of RFC 7239; undefined if they cannot be read. */
@@ -1754,25 +1752,29 @@ function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): Fo
   const lists: ForwardedLists = {};
   for (const name of ["for", "proto", "host", "port", "prefix"]) {
     const value = environ[`HTTP_X_FORWARDED_${name.toUpperCase()}`];
-    if (typeof value === "string") lists[name] = value.split(",").map((part) => part.trim());
+    // These have no quotes. One that is left open must not swallow what the next proxy adds.
+    if (typeof value === "string") {
+      lists[name] = value.split(",").map((part) => part.trim()).filter((part) => part !== "");
+    }
   }
   const isFound = Object.keys(lists).length > 0;
   if (header === "X-Forwarded-For" || !header && isFound) return lists;
   if (environ.HTTP_FORWARDED === undefined) return {};
 
-  const elements = [new Map<string, string>()]; // one for each proxy
-  let separator: string | undefined;
-  for (const [, name = "", token, quoted = "", end] of environ.HTTP_FORWARDED.matchAll(FORWARDED_PAIR)) {
-    const element = elements.at(-1)!;
-    const key = name.toLowerCase();
-    if (element.has(key)) return undefined;
-    if (key) element.set(key, token ?? quoted.replace(/\\(.)/g, "$1"));
-    if (end === ",") elements.push(new Map());
-    separator = end;
-    if (end === "") break;
+  const elements: Map<string, string>[] = []; // one for each proxy
+  for (const element of parseList(environ.HTTP_FORWARDED)) {
+    const pairs = new Map<string, string>();
+    for (const pair of parseList(element, ";")) {
+      const [, name = "", token, quoted = ""] = FORWARDED_PAIR.exec(pair) ?? [];
+      const key = name.toLowerCase();
+      if (key === "" || pairs.has(key)) return undefined;
+      pairs.set(key, token ?? quoted.replace(/\\(.)/g, "$1"));
+    }
+    elements.push(pairs);
   }
-  if (separator !== "") return undefined;
-  return Object.fromEntries(["for", "proto", "host"].map((name) => [name, elements.map((pairs) => pairs.get(name))]));
+  // A proxy that does not name its client has none: the address of the next proxy would pass for a client.
+  const names = ["for", "proto", "host"];
+  return Object.fromEntries(names.map((name) => [name, elements.map((pairs) => pairs.get(name) ?? "")]));
 }
 
 /** Reads the address of a client, with or without a port; undefined for `unknown` and other names. */

@@ -139,6 +139,8 @@ for (
       client: "2001:db8::7",
     },
     { what: "the address before a mapped proxy", value: "203.0.113.7, ::ffff:10.0.0.1", client: "203.0.113.7" },
+    { what: "a port without its zeros", value: "203.0.113.7:00080", client: "203.0.113.7 port 80" },
+    { what: "an address with a zone", value: "fe80::7%eth0", client: "fe80::7%eth0" },
     { what: "nobody for unknown", value: "unknown", client: "nobody" },
     { what: "nobody for unknown before a proxy", value: "6.6.6.6, unknown, 10.0.0.1", client: "nobody" },
     { what: "nobody for a name that hides", value: "_hidden", client: "nobody" },
@@ -166,12 +168,24 @@ for (
   });
 }
 
-for (const value of ["", " ", ",", "6.6.6.6,", "6.6.6.6, , 10.0.0.1", "6.6.6.6,\t,,"]) {
-  test(`proxyFix does not look past an empty entry for a client: ${JSON.stringify(value)}`, async () => {
-    assert.notEqual(
-      await clientOf({ trust: NETWORKS }, { REMOTE_ADDR: "127.0.0.1", HTTP_X_FORWARDED_FOR: value }),
-      "6.6.6.6",
-    );
+for (
+  const { value, trust = NETWORKS, client } of [
+    { value: "203.0.113.7,", client: "203.0.113.7" },
+    { value: ",203.0.113.7", client: "203.0.113.7" },
+    { value: "203.0.113.7,\t,,", client: "203.0.113.7" },
+    { value: "203.0.113.7, , 10.0.0.1", client: "203.0.113.7" },
+    { value: "6.6.6.6,, 203.0.113.7", client: "203.0.113.7" },
+    { value: "6.6.6.6, , 203.0.113.7", trust: 1, client: "203.0.113.7" },
+    { value: "6.6.6.6, 203.0.113.7, , 10.0.0.1, ", trust: 2, client: "203.0.113.7" },
+    { value: "203.0.113.7, ", trust: 2, client: "127.0.0.1 port 99" },
+    { value: "", client: "127.0.0.1 port 99" },
+    { value: " ", client: "127.0.0.1 port 99" },
+    { value: ",", trust: 1, client: "127.0.0.1 port 99" },
+  ]
+) {
+  test(`proxyFix ignores empty elements of X-Forwarded-For ${JSON.stringify(value)} with trust ${trust}`, async () => {
+    const variables = { REMOTE_ADDR: "127.0.0.1", REMOTE_PORT: "99", HTTP_X_FORWARDED_FOR: value };
+    assert.equal(await clientOf({ trust }, variables), client);
   });
 }
 
@@ -232,6 +246,11 @@ for (
     { variables: { HTTP_X_FORWARDED_PROTO: "https, http" }, address: "http://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PROTO: "javascript, https" }, address: "https://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PROTO: "" }, address: "http://inner:8000/page" },
+    { variables: { HTTP_X_FORWARDED_PROTO: "https," }, address: "https://inner:8000/page" },
+    { variables: { HTTP_X_FORWARDED_PROTO: ", ," }, address: "http://inner:8000/page" },
+    { variables: { HTTP_X_FORWARDED_PROTO: "wss" }, address: "https://inner:8000/page" },
+    { variables: { HTTP_X_FORWARDED_PROTO: "https, WS" }, address: "http://inner:8000/page" },
+    { variables: { HTTP_X_FORWARDED_PROTO: "wsss" }, address: BAD_REQUEST },
     { variables: { HTTP_X_FORWARDED_PROTO: "ftp" }, address: BAD_REQUEST },
     { variables: { HTTP_X_FORWARDED_PROTO: "https://" }, address: BAD_REQUEST },
     { variables: { HTTP_X_FORWARDED_PROTO: "javascript" }, address: BAD_REQUEST },
@@ -239,6 +258,9 @@ for (
     { variables: { HTTP_X_FORWARDED_HOST: "example.com" }, address: "http://example.com/page" },
     { variables: { HTTP_X_FORWARDED_HOST: "example.com:8080" }, address: "http://example.com:8080/page" },
     { variables: { HTTP_X_FORWARDED_HOST: "example.com:80" }, address: "http://example.com/page" },
+    { variables: { HTTP_X_FORWARDED_HOST: "example.com:0080" }, address: "http://example.com/page" },
+    { variables: { HTTP_X_FORWARDED_HOST: "example.com:08080" }, address: "http://example.com:8080/page" },
+    { variables: { HTTP_X_FORWARDED_HOST: "example.com," }, address: "http://example.com/page" },
     { variables: { HTTP_X_FORWARDED_HOST: "evil.org, example.com" }, address: "http://example.com/page" },
     { variables: { HTTP_X_FORWARDED_HOST: "<evil>, example.com" }, address: "http://example.com/page" },
     { variables: { HTTP_X_FORWARDED_HOST: "[2001:db8::1]" }, address: "http://[2001:db8::1]/page" },
@@ -267,7 +289,9 @@ for (
     { variables: { HTTP_X_FORWARDED_PORT: "80" }, address: "http://inner/page" },
     { variables: { HTTP_X_FORWARDED_PORT: "443" }, address: "http://inner:443/page" },
     { variables: { HTTP_X_FORWARDED_PORT: "65535" }, address: "http://inner:65535/page" },
+    { variables: { HTTP_X_FORWARDED_PORT: "0080" }, address: "http://inner/page" },
     { variables: { HTTP_X_FORWARDED_PORT: "1, 8080" }, address: "http://inner:8080/page" },
+    { variables: { HTTP_X_FORWARDED_PORT: "8080," }, address: "http://inner:8080/page" },
     { variables: { HTTP_X_FORWARDED_PORT: "" }, address: "http://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PORT: "65536" }, address: BAD_REQUEST },
     { variables: { HTTP_X_FORWARDED_PORT: "99999" }, address: BAD_REQUEST },
@@ -290,6 +314,7 @@ for (
     { variables: { HTTP_X_FORWARDED_PREFIX: "/", SCRIPT_NAME: "" }, address: "http://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PREFIX: "" }, address: "http://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PREFIX: "/evil, /site" }, address: "http://inner:8000/site/page" },
+    { variables: { HTTP_X_FORWARDED_PREFIX: "/site, " }, address: "http://inner:8000/site/page" },
     {
       variables: { HTTP_X_FORWARDED_PREFIX: "/site", SCRIPT_NAME: "/app" },
       address: "http://inner:8000/site/app/page",
@@ -326,6 +351,14 @@ for (
       address: "https://example.com/page",
     },
     {
+      variables: { HTTP_X_FORWARDED_PROTO: "https", HTTP_X_FORWARDED_HOST: "example.com:0443" },
+      address: "https://example.com/page",
+    },
+    {
+      variables: { HTTP_X_FORWARDED_PROTO: "wss", HTTP_X_FORWARDED_PORT: "0443" },
+      address: "https://inner/page",
+    },
+    {
       variables: { HTTP_X_FORWARDED_PROTO: "https", HTTP_X_FORWARDED_HOST: "example.com:80" },
       address: "https://example.com:80/page",
     },
@@ -359,6 +392,8 @@ for (
     { scheme: "http", HTTPS: undefined, forwarded: "https", expected: { scheme: "https", HTTPS: "on" } },
     { scheme: "https", HTTPS: "on", forwarded: "http", expected: { scheme: "http", HTTPS: undefined } },
     { scheme: "https", HTTPS: "on", forwarded: "https", expected: { scheme: "https", HTTPS: "on" } },
+    { scheme: "http", HTTPS: undefined, forwarded: "wss", expected: { scheme: "https", HTTPS: "on" } },
+    { scheme: "https", HTTPS: "on", forwarded: "ws", expected: { scheme: "http", HTTPS: undefined } },
     { scheme: "http", HTTPS: undefined, forwarded: "HTTP", expected: { scheme: "http", HTTPS: undefined } },
   ]
 ) {
@@ -532,6 +567,34 @@ for (
       seen: "203.0.113.7 https inner:8000",
     },
     { what: "an empty element", value: "for=6.6.6.6, , for=203.0.113.7", seen: "203.0.113.7 http inner:8000" },
+    { what: "an empty element at the end", value: "for=203.0.113.7,", seen: "203.0.113.7 http inner:8000" },
+    {
+      what: "empty elements between hops that are counted",
+      value: "for=6.6.6.6,for=203.0.113.7;proto=wss,, ,for=10.0.0.1,",
+      options: { trust: 2 },
+      seen: "203.0.113.7 https inner:8000",
+    },
+    { what: "nothing but empty elements", value: " , ,", seen: "127.0.0.1 http inner:8000" },
+    { what: "nothing", value: "", seen: "127.0.0.1 http inner:8000" },
+    {
+      what: "a hop that does not name its client",
+      value: "for=203.0.113.7, proto=https",
+      seen: "nobody https inner:8000",
+    },
+    { what: "one hop that does not name its client", value: "proto=https", seen: "nobody https inner:8000" },
+    {
+      what: "a hop that does not name its client before one that does",
+      value: "for=6.6.6.6, host=a.example, for=10.0.0.1",
+      seen: "nobody http a.example",
+    },
+    { what: "a hop that says nothing", value: "for=6.6.6.6, ;", seen: "nobody http inner:8000" },
+    {
+      what: "a hop that is counted and does not name its client",
+      value: "for=6.6.6.6, by=10.0.0.2, for=10.0.0.1",
+      options: { trust: 2 },
+      seen: "nobody http inner:8000",
+    },
+    { what: "a host with zeros before its port", value: 'host="a.example:080"', seen: "nobody http a.example" },
     { what: "an open quote", value: 'for="203.0.113.7', seen: BAD_REQUEST },
     { what: "an open quote of a client", value: 'for="6.6.6.6, for=203.0.113.7', seen: BAD_REQUEST },
     { what: "an open quote that a proxy closes", value: 'for=6.6.6.6;x=", for="[2001:db8::7]"', seen: BAD_REQUEST },
