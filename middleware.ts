@@ -2515,7 +2515,8 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
  */
 export interface CorsOptions {
   /**
-   * The origins that may read responses: one, several, or `"*"` for all.
+   * The origins that may read responses: one, several, or `"*"` for all. They are compared in the form that browsers send:
+   * in lower case and ASCII, without the default port of their scheme.
    *
    * @default {"*"}
    */
@@ -2581,34 +2582,30 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
   checkOptions(options, CORS_OPTIONS);
   const { credentials = false, headers: allowedHeaders, maxAge } = options;
   const { origin = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
-  const origins = [origin].flat();
+  const origins = [origin].flat().map(normalizeOrigin);
   const isPublic = origins.includes("*");
-  for (const origin of origins) {
-    if (!/^(?:\*|null|[a-z][a-z\d+.-]*:\/\/[^/?#]+)$/i.test(origin)) {
-      throw optionError("origin", origin, 'an origin such as "https://example.com", or "*"');
-    }
-  }
   if (isPublic && credentials) {
     throw new TypeError(`Cannot use option "credentials": origin is "*", expected the origins that may have them`);
   }
   const inner = application(app);
   return (environ, startResponse) => {
     const { HTTP_ORIGIN: origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD: method } = environ;
+    const isAllowed = isPublic || origins.includes(origin?.toLowerCase() ?? "");
     const addOrigin = (headers: HeaderList) => {
       headers = omitHeaders(headers, "access-control-allow-origin", "access-control-allow-credentials");
       if (!isPublic) headers = addVary(headers, "Origin");
-      if (!isPublic && !origins.includes(origin ?? "")) return headers;
+      if (!isAllowed) return headers;
       headers = setHeader(headers, "Access-Control-Allow-Origin", isPublic ? "*" : origin!);
       return credentials ? setHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
     };
     if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
       return inner(environ, mapStart(startResponse, ({ headers }) => addOrigin(headers)));
     }
-    const { HTTP_ACCESS_CONTROL_REQUEST_HEADERS: requested = "" } = environ;
-    const areNames = parseList(requested).every((name) => TOKEN.test(name));
-    const allowed = allowedHeaders ? allowedHeaders.join(", ") : areNames ? requested : "";
+    const requested = parseList(environ.HTTP_ACCESS_CONTROL_REQUEST_HEADERS ?? "");
+    const areNames = requested.every((name) => TOKEN.test(name));
+    const allowed = allowedHeaders ? allowedHeaders.join(", ") : areNames ? requested.join(",") : "";
     const headers = addOrigin(allowedHeaders ? [] : [["Vary", "Access-Control-Request-Headers"]]);
-    if (getHeader(headers, "access-control-allow-origin") !== undefined) {
+    if (isAllowed) {
       headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
       if (allowed) headers.push(["Access-Control-Allow-Headers", allowed]);
       if (maxAge !== undefined) headers.push(["Access-Control-Max-Age", String(maxAge)]);
@@ -2616,6 +2613,14 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
     startResponse("204 No Content", headers);
     return [];
   };
+}
+
+/** An origin as browsers send it: RFC 6454, section 4. */
+function normalizeOrigin(origin: string): string {
+  if (origin === "*" || origin === "null") return origin;
+  const url = /^[a-z][a-z\d+.-]*:\/\/[^/?#@\\*\s]+$/i.test(origin) ? URL.parse(origin) : null;
+  if (!url) throw optionError("origin", origin, 'an origin such as "https://example.com", or "*"');
+  return url.origin === "null" ? origin.toLowerCase() : url.origin; // "null" for a scheme that URL does not know
 }
 
 // #endregion
