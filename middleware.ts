@@ -2529,8 +2529,11 @@ export interface CorsOptions {
   methods?: string[] | undefined;
   /** The request headers they may send. The default is any header. */
   headers?: string[] | undefined;
+  /** The response headers they may read, beside the few that every page may read: names, or `["*"]` for all. */
+  exposeHeaders?: string[] | undefined;
   /**
-   * Whether they may send credentials, such as cookies. This cannot be allowed to all origins.
+   * Whether they may send credentials, such as cookies. This cannot be allowed to all origins. To a request that has
+   * credentials, `"*"` is the name of one header or method and does not stand for all.
    *
    * @default {false}
    */
@@ -2543,6 +2546,7 @@ const CORS_OPTIONS: OptionChecks<CorsOptions> = {
   origin: [(value) => isString(value) || arrayOf(isString)(value), "an origin, or an array of origins"],
   methods: [arrayOf(matching(TOKEN)), 'an array of methods such as "GET"'],
   headers: [arrayOf(matching(TOKEN)), 'an array of header names such as "Content-Type"'],
+  exposeHeaders: [arrayOf(matching(TOKEN)), 'an array of header names such as "X-Request-Id"'],
   credentials: [isBoolean, "true or false"],
   maxAge: [Number.isInteger, "a number of seconds"],
 };
@@ -2580,7 +2584,7 @@ const CORS_OPTIONS: OptionChecks<CorsOptions> = {
  */
 export function cors(app: ApplicationLike, options: CorsOptions = {}): Application {
   checkOptions(options, CORS_OPTIONS);
-  const { credentials = false, headers: allowedHeaders, maxAge } = options;
+  const { credentials = false, exposeHeaders = [], headers: allowedHeaders, maxAge } = options;
   const { origin = "*", methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] } = options;
   const origins = [origin].flat().map(normalizeOrigin);
   const isPublic = origins.includes("*");
@@ -2599,7 +2603,10 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
       return credentials ? setHeader(headers, "Access-Control-Allow-Credentials", "true") : headers;
     };
     if (environ.REQUEST_METHOD !== "OPTIONS" || origin === undefined || method === undefined) {
-      return inner(environ, mapStart(startResponse, ({ headers }) => addOrigin(headers)));
+      const exposed: HeaderList = isAllowed && exposeHeaders.length > 0
+        ? [["Access-Control-Expose-Headers", exposeHeaders.join(", ")]]
+        : [];
+      return inner(environ, mapStart(startResponse, ({ headers }) => [...addOrigin(headers), ...exposed]));
     }
     const requested = parseList(environ.HTTP_ACCESS_CONTROL_REQUEST_HEADERS ?? "");
     const areNames = requested.every((name) => TOKEN.test(name));

@@ -133,6 +133,46 @@ for (
       headers: ["Access-Control-Allow-Credentials: true", `Access-Control-Allow-Origin: ${PAGE}`, "Vary: Origin"],
     },
     {
+      what: "headers to be read",
+      options: { exposeHeaders: ["ETag", "X-Request-Id"] },
+      headers: ["Access-Control-Allow-Origin: *", "Access-Control-Expose-Headers: ETag, X-Request-Id"],
+    },
+    {
+      what: "all headers to be read",
+      options: { exposeHeaders: ["*"] },
+      headers: ["Access-Control-Allow-Origin: *", "Access-Control-Expose-Headers: *"],
+    },
+    {
+      what: "one origin to read headers, with credentials",
+      options: { origin: PAGE, credentials: true, exposeHeaders: ["ETag"] },
+      headers: [
+        "Access-Control-Allow-Credentials: true",
+        `Access-Control-Allow-Origin: ${PAGE}`,
+        "Access-Control-Expose-Headers: ETag",
+        "Vary: Origin",
+      ],
+    },
+    {
+      what: "no other origin to read headers",
+      options: { origin: "https://other.example", exposeHeaders: ["ETag"] },
+      headers: ["Vary: Origin"],
+    },
+    {
+      what: "no headers to be read where none are named",
+      options: { exposeHeaders: [] },
+      headers: ["Access-Control-Allow-Origin: *"],
+    },
+    {
+      what: "headers to be read beside the application's own",
+      options: { exposeHeaders: ["X-Request-Id"] },
+      own: [["Access-Control-Expose-Headers", "ETag"]] satisfies HeaderList,
+      headers: [
+        "Access-Control-Allow-Origin: *",
+        "Access-Control-Expose-Headers: ETag",
+        "Access-Control-Expose-Headers: X-Request-Id",
+      ],
+    },
+    {
       what: "the application's own exposed headers",
       own: [["Access-Control-Expose-Headers", "ETag"]] satisfies HeaderList,
       headers: ["Access-Control-Allow-Origin: *", "Access-Control-Expose-Headers: ETag"],
@@ -248,6 +288,11 @@ for (
       what: "the methods that are named",
       options: { methods: ["GET", "PURGE"], headers: [] },
       headers: ["Access-Control-Allow-Methods: GET, PURGE", "Access-Control-Allow-Origin: *"],
+    },
+    {
+      what: "no headers to be read",
+      options: { exposeHeaders: ["ETag"], headers: [] },
+      headers: [METHODS, "Access-Control-Allow-Origin: *"],
     },
     {
       what: "an answer that may be remembered",

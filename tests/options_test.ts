@@ -190,6 +190,7 @@ for (
     ["cors", "origin", [null], "found an Array, expected an origin, or an array of origins"],
     ["cors", "methods", "GET", 'found "GET", expected an array of methods such as "GET"'],
     ["cors", "headers", ["X A"], 'found an Array, expected an array of header names such as "Content-Type"'],
+    ["cors", "exposeHeaders", "ETag", 'found "ETag", expected an array of header names such as "X-Request-Id"'],
     ["cors", "credentials", "include", 'found "include", expected true or false'],
     ["cors", "maxAge", "600", 'found "600", expected a number of seconds'],
     [
