@@ -719,14 +719,35 @@ function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
 }
 
 // The three forms of a date: RFC 9110, section 5.6.7.
-const IMF_FIXDATE = /^[A-Z][a-z]+, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT$/; // Sun, 06 Nov 1994 08:49:37 GMT
-const RFC850_DATE = /^[A-Z][a-z]+, \d\d-[A-Z][a-z]{2}-\d\d \d\d:\d\d:\d\d GMT$/; // Sunday, 06-Nov-94 08:49:37 GMT
-const ASCTIME_DATE = /^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/; // Sun Nov  6 08:49:37 1994
+const SHORT_DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)";
+const LONG_DAY = "(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day";
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const MONTH = `(?<month>${MONTHS.join("|")})`;
+const TIME = String.raw`(?<hour>[01]\d|2[0-3]):(?<minute>[0-5]\d):(?<second>[0-5]\d|60)`;
+const HTTP_DATES = [
+  String.raw`${SHORT_DAY}, (?<day>\d\d) ${MONTH} (?<year>\d{4}) ${TIME} GMT`, // Sun, 06 Nov 1994 08:49:37 GMT
+  String.raw`${LONG_DAY}, (?<day>\d\d)-${MONTH}-(?<year>\d\d) ${TIME} GMT`, // Sunday, 06-Nov-94 08:49:37 GMT
+  String.raw`${SHORT_DAY} ${MONTH} (?<day>[ \d]\d) ${TIME} (?<year>\d{4})`, // Sun Nov  6 08:49:37 1994
+].map((form) => new RegExp(`^${form}$`));
 
-/** The time of a date, or NaN. */
+/** The time of a date, or NaN. The day of the week need not be the right one. */
 function parseHttpDate(date = ""): number {
-  if (ASCTIME_DATE.test(date)) return Date.parse(`${date} GMT`);
-  return IMF_FIXDATE.test(date) || RFC850_DATE.test(date) ? Date.parse(date) : NaN;
+  const parts = HTTP_DATES.map((form) => form.exec(date)?.groups).find((groups) => groups !== undefined);
+  if (!parts) return NaN;
+  const { day, month = "", year = "", hour, minute, second } = parts;
+  const timeIn = (fullYear: number) => {
+    const time = new Date(0);
+    time.setUTCFullYear(fullYear, MONTHS.indexOf(month), Number(day)); // Date.UTC takes the year 25 for 1925
+    const isReal = time.getUTCDate() === Number(day);
+    return isReal ? time.setUTCHours(Number(hour), Number(minute), Number(second)) : NaN;
+  };
+  if (year.length === 4) return timeIn(Number(year));
+  // Two digits mean the last such year that is no more than 50 years ahead.
+  const latest = new Date();
+  latest.setUTCFullYear(latest.getUTCFullYear() + 50);
+  const fullYear = latest.getUTCFullYear() - latest.getUTCFullYear() % 100 + Number(year);
+  const time = timeIn(fullYear);
+  return time <= latest.getTime() ? time : timeIn(fullYear - 100);
 }
 
 /** The headers of a 304: those of the 200, except those that describe the body. */

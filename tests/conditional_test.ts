@@ -92,6 +92,60 @@ const CONDITIONS: [
   ["neither", BOTH, undefined, undefined, 200],
 ];
 
+const ANCIENT: HeaderList = [["Last-Modified", "Wed, 06 Nov 0024 08:49:37 GMT"]];
+// RFC 9110, section 5.6.7.
+const DATES: [since: string, modified: HeaderList, 200 | 304][] = [
+  ["Fri, 01 Mar 2024 00:00:00 GMT", DATED, 304],
+  ["Thu, 29 Feb 2024 00:00:00 GMT", DATED, 304],
+  ["Fri, 29 Feb 2023 00:00:00 GMT", DATED, 200],
+  ["Fri, 30 Feb 2024 00:00:00 GMT", DATED, 200],
+  ["Wed, 31 Apr 2024 00:00:00 GMT", DATED, 200],
+  ["Mon, 00 Jan 2024 00:00:00 GMT", DATED, 200],
+  ["Mon, 32 Jan 2024 00:00:00 GMT", DATED, 200],
+  ["Friday, 30-Feb-24 00:00:00 GMT", DATED, 200],
+  ["Fri Feb 30 00:00:00 2024", DATED, 200],
+  ["Fri Mar 01 00:00:00 2024", DATED, 304],
+  ["Fri Mar 1 00:00:00 2024", DATED, 200],
+  ["Fri, 1 Mar 2024 00:00:00 GMT", DATED, 200],
+  ["Fri, 01 Mar 2024 23:59:59 GMT", DATED, 304],
+  ["Fri, 01 Mar 2024 24:00:00 GMT", DATED, 200],
+  ["Fri, 01 Mar 2024 23:60:00 GMT", DATED, 200],
+  ["Sat, 31 Dec 2016 23:59:60 GMT", DATED, 304],
+  ["Sat, 31 Dec 2016 23:59:60 GMT", [["Last-Modified", "Sun, 01 Jan 2017 00:00:00 GMT"]], 304],
+  ["Sat, 31 Dec 2016 23:59:61 GMT", DATED, 200],
+  ["Sun, 06 Nov 0025 08:49:37 GMT", DATED, 200],
+  ["Sun, 06 Nov 0025 08:49:37 GMT", ANCIENT, 304],
+  ["Thu, 06 Nov 0023 08:49:37 GMT", ANCIENT, 200],
+  ["Mon, 06 Nov 1994 08:49:37 GMT", DATED, 304], // a Sunday; the RFC does not ask a recipient to look
+  ["Xyz, 06 Nov 1994 08:49:37 GMT", DATED, 200],
+  ["Sunday, 06 Nov 1994 08:49:37 GMT", DATED, 200],
+  ["Sun, 06-Nov-94 08:49:37 GMT", DATED, 200],
+  ["Sun, 06 Abc 2094 08:49:37 GMT", DATED, 200],
+  ["sun, 06 nov 1994 08:49:37 gmt", DATED, 200],
+  ["Sun, 06 Nov 1994 08:49:37 UTC", DATED, 200],
+  ["Sun, 06 Nov 1994 08:49:37 +0000", DATED, 200],
+  ["Sun, 06 Nov 1994 08:49:37", DATED, 200],
+];
+
+for (const [since, modified, expected] of DATES) {
+  test(`conditional answers ${expected} to ${since} where the response is of ${modified[0]![1]}`, async () => {
+    const app = giving(() => [bytes("one")], ...modified);
+    const { status } = await conditionally(app, { HTTP_IF_MODIFIED_SINCE: since });
+    assert.equal(status.slice(0, 3), String(expected));
+  });
+}
+
+for (const [ahead, isAhead] of [[0, true], [49, true], [51, false], [99, false]] as const) {
+  test(`the two digits of the year in ${ahead} years mean one ${isAhead ? "from now on" : "in the past"}`, async () => {
+    const now = new Date();
+    const digits = String(now.getUTCFullYear() + ahead).slice(-2);
+    const since = `Sunday, 31-Dec-${digits} 23:59:59 GMT`;
+    const app = giving(() => [bytes("one")], ["Last-Modified", now.toUTCString()]);
+    const { status } = await conditionally(app, { HTTP_IF_MODIFIED_SINCE: since });
+    assert.equal(status.slice(0, 3), isAhead ? "304" : "200");
+  });
+}
+
 for (const [name, headers, match, since, expected] of CONDITIONS) {
   for (const method of ["GET", "HEAD"]) {
     test(`conditional answers ${method} with ${expected} to ${name}`, async () => {
