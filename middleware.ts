@@ -674,22 +674,32 @@ function meetsHost(host: Host, listed: Host): boolean {
   return meetsName && (listed.port === undefined || listed.port === host.port);
 }
 
-/** Parses Accept or Accept-Encoding into weights, by name in lower case: RFC 9110, section 12.4.2. */
+/**
+ * Parses Accept or Accept-Encoding into weights, by name and parameters in lower case: RFC 9110, section 12.4.2. Of two
+ * equal names the greater weight counts.
+ */
 function parseQValues(accept = ""): Map<string, number> {
   const weights = new Map<string, number>();
   for (const item of parseList(accept.toLowerCase())) {
-    const [name = "", ...parameters] = item.split(";").map((part) => part.trim());
-    const weight = Number(parameters.find((parameter) => parameter.startsWith("q="))?.slice(2) ?? 1);
-    if (name !== "") weights.set(name, weight >= 0 && weight <= 1 ? weight : 0);
+    const parts = parseList(item, ";").map((part) => part.replace(/="([^"\\]*)"$/, "=$1"));
+    const name = parts.filter((part) => !part.startsWith("q=")).join(";");
+    const weight = Number(parts.find((part) => part.startsWith("q="))?.slice(2) ?? 1);
+    weights.set(name, Math.max(weights.get(name) ?? 0, weight >= 0 && weight <= 1 ? weight : 0));
   }
   return weights;
 }
 
-/** The offered media type that the client prefers: RFC 9110, section 12.5.1. */
+/**
+ * The offered media type, in UTF-8, that the client prefers: RFC 9110, section 12.5.1. The most specific range decides. A
+ * range with other parameters is one of other types.
+ */
 function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): string {
   const weights = parseQValues(HTTP_ACCEPT);
   const weightOf = (type: string) =>
-    weights.get(type) ?? weights.get(type.replace(/[^/]+$/, "*")) ?? weights.get("*/*") ?? 0;
+    [type, type.replace(/[^/]+$/, "*"), "*/*"]
+      .flatMap((range) => [`${range};charset=utf-8`, range])
+      .map((range) => weights.get(range))
+      .find((weight) => weight !== undefined) ?? 0;
   return offered.reduce((best, type) => weightOf(type) > weightOf(best) ? type : best);
 }
 
@@ -706,16 +716,22 @@ function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[])
 function isFresh(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since } = environ;
   if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) <= parseHttpDate(since);
-  const tag = getHeader(headers, "etag")?.replace(/^W\//, "");
-  return tags.trim() === "*" || Array.from(tags.matchAll(/"[^"]*"/g), ([known]) => known).includes(tag ?? "");
+  const opaque = (tag: string) => tag.replace(/^W\//, ""); // weak ones match, too
+  const tag = getHeader(headers, "etag");
+  return tags.trim() === "*" || tag !== undefined && parseTags(tags).map(opaque).includes(opaque(tag));
 }
 
 /** Whether the client asked for another version of this response: RFC 9110, sections 13.1.1 and 13.1.4. */
 function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_MATCH: tags, HTTP_IF_UNMODIFIED_SINCE: since } = environ;
   if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) > parseHttpDate(since);
-  const known = Array.from(tags.matchAll(/(?:W\/)?"[^"]*"/g), ([tag]) => tag); // weak ones never match
-  return tags.trim() !== "*" && !known.includes(getHeader(headers, "etag") ?? "");
+  const tag = getHeader(headers, "etag") ?? "";
+  return tags.trim() !== "*" && (tag.startsWith("W/") || !parseTags(tags).includes(tag)); // weak ones never match
+}
+
+/** The entity tags of a list. A backslash in one escapes nothing: RFC 9110, section 8.8.3. */
+function parseTags(tags: string): string[] {
+  return parseList(tags.replaceAll("\\", "\\\\")).map((tag) => tag.replaceAll("\\\\", "\\"));
 }
 
 // The three forms of a date: RFC 9110, section 5.6.7.
@@ -2054,8 +2070,10 @@ function isCompressible({ status, headers }: StartArguments): boolean {
   if (status.startsWith("304")) return true;
   const type = getHeader(headers, "content-type")?.trimStart() ?? "";
   return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
-    (getHeader(headers, "content-encoding") ?? "identity") === "identity" &&
-    !/\bno-transform\b/i.test(getHeader(headers, "cache-control") ?? "") &&
+    parseList(getHeader(headers, "content-encoding") ?? "").every((coding) => coding.toLowerCase() === "identity") &&
+    !parseList(getHeader(headers, "cache-control") ?? "").some((directive) =>
+      /^no-transform(?:=|$)/i.test(directive)
+    ) &&
     COMPRESSIBLE.some((pattern) => pattern.test(type));
 }
 

@@ -99,6 +99,9 @@ const ACCEPTED: [accept: string | undefined, coding: string | null][] = [
   [";q=1, gzip", "gzip"],
   ["gzippp, xgzip, br2", null],
   ["constructor, __proto__", null],
+  ["gzip;q=0.9, br;q=0.5, gzip;q=0", "gzip"],
+  ["gzip;q=0, br;q=0.5, gzip;q=0.9", "gzip"],
+  ['x;y=", gzip, "', null],
 ];
 
 for (const [accept, coding] of ACCEPTED) {
@@ -359,6 +362,7 @@ const LEFT_ALONE: [name: string, status: string, headers: HeaderList][] = [
   ["what has a Content-Range", "200 OK", [...TYPE, ["Content-Range", "bytes 0-9/20"]]],
   ["what must not be transformed", "200 OK", [...TYPE, ["Cache-Control", "public, no-transform"]]],
   ["what must not be transformed, in capitals", "200 OK", [...TYPE, ["CACHE-CONTROL", "NO-TRANSFORM"]]],
+  ["what must not be transformed, with an argument", "200 OK", [...TYPE, ["Cache-Control", "no-transform=1"]]],
   ["what must not be transformed, of two headers", "200 OK", [
     ...TYPE,
     ["Cache-Control", "no-transform"],
@@ -481,12 +485,18 @@ test("compress keeps a weak ETag", async () => {
 });
 
 test("compress replaces a Content-Encoding that says identity", async () => {
-  const app = giving(() => [bytes(TEXT)], ["Content-Encoding", "identity"]);
+  const app = giving(() => [bytes(TEXT)], ["Content-Encoding", "Identity"]);
   const { headers } = await runApplication(compressed(app), testEnviron({ HTTP_ACCEPT_ENCODING: "gzip" }));
   assert.deepEqual(headers.filter(([name]) => name === "Content-Encoding"), [["Content-Encoding", "gzip"]]);
 });
 
 const COMPRESS: Middleware = (app) => compress(app);
+
+for (const value of ["x-no-transform", "no-transform-at-all", 'private="a, no-transform, b"']) {
+  test(`compress is not forbidden by Cache-Control: ${value}`, async () => {
+    assert.equal((await decoded(compressed(giving(() => [bytes(TEXT)], ["Cache-Control", value])))).coding, "gzip");
+  });
+}
 
 test("compress compresses once, however often it is applied", async () => {
   const app = between(COMPRESS, compress(giving(() => new Set([bytes(TEXT)]))));

@@ -664,6 +664,8 @@ for (
     [(tag) => ({ HTTP_IF_MATCH: `"a", ${tag}` }), 200],
     [(tag) => ({ HTTP_IF_MATCH: tag, HTTP_IF_UNMODIFIED_SINCE: "Thu, 01 Jan 1970 00:00:00 GMT" }), 200],
     [() => ({ HTTP_IF_MATCH: '"a"' }), 412],
+    [(tag) => ({ HTTP_IF_MATCH: `"a\\", ${tag}` }), 200],
+    [(tag) => ({ HTTP_IF_MATCH: `"a, ${tag}` }), 412],
     [(tag) => ({ HTTP_IF_MATCH: `W/${tag}` }), 412],
     [() => ({ HTTP_IF_MATCH: '"a"', HTTP_RANGE: "bytes=0-1" }), 412],
     [() => ({ HTTP_IF_UNMODIFIED_SINCE: DATE }), 200],
