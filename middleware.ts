@@ -1233,13 +1233,15 @@ function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRa
   const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
   const isCurrent = validator === undefined ||
     ["etag", "last-modified"].some((name) => validator === getHeader(headers, name));
-  const specs = /^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1]?.split(",");
-  if (REQUEST_METHOD !== "GET" || !isCurrent || !specs || specs.length > 16) return undefined;
+  const specs = parseList(/^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1] ?? "");
+  if (REQUEST_METHOD !== "GET" || !isCurrent || specs.length === 0 || specs.length > 16) return undefined;
   const ranges: ByteRange[] = [];
   let sum = 0;
   for (const spec of specs) {
-    const [, first = "", last = ""] = /^(\d*)-(\d*)$/.exec(spec.trim()) ?? [];
+    const [, first = "", last = ""] = /^(\d*)-(\d*)$/.exec(spec) ?? [];
     if (first + last === "" || first !== "" && last !== "" && Number(last) < Number(first)) return undefined;
+    // The last bytes of an empty file can be had (RFC 9110, section 14.1.2), but no Content-Range can say so.
+    if (size === 0 && first === "" && Number(last) > 0) return undefined;
     const start = first === "" ? Math.max(size - Number(last), 0) : Number(first);
     const end = first === "" || last === "" ? size : Math.min(Number(last) + 1, size);
     if (start < end) ranges.push({ start, end });
