@@ -917,8 +917,8 @@ const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["
  *
  * Responses have a media type, Last-Modified and ETag. Conditional requests, one or several ranges and precompressed
  * variants are supported. A file that does not exist gets 404, and so does every path that leads out of the folder: dot
- * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. RFC 9110,
- * sections 8, 13 and 14.
+ * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. The ETag of a
+ * file is weak for a second after the file was changed. RFC 9110, sections 8, 13 and 14.
  *
  * A root that is a symbolic link is followed at each request, so that a release can be switched.
  *
@@ -986,13 +986,18 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
 
   const headersOf = ({ path, coding, hasVariants, stats }: Selection & OpenFile): HeaderList => {
     const { size, mtime } = stats; // of what is open now, whatever was there before
+    const now = Date.now();
+    const tag = `${mtime.getTime().toString(16)}-${size.toString(16)}${coding && `-${coding}`}`;
+    // A file that was changed within the last second may change again and keep its time (RFC 9110, section 8.8.1). Its tag
+    // is not that of later, with which it would match in If-None-Match.
+    const isYoung = now - mtime.getTime() < 1000;
     const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
     const headers: HeaderList = [
       ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
       ["Cache-Control", cacheControl],
       ["Accept-Ranges", "bytes"],
-      ["Last-Modified", new Date(Math.min(mtime.getTime(), Date.now())).toUTCString()],
-      ["ETag", `"${mtime.getTime().toString(16)}-${size.toString(16)}${coding && `-${coding}`}"`],
+      ["Last-Modified", new Date(Math.min(mtime.getTime(), now)).toUTCString()],
+      ["ETag", isYoung ? `W/"young-${tag}"` : `"${tag}"`],
     ];
     if (coding) headers.push(["Content-Encoding", coding]);
     if (hasVariants) headers.push(["Vary", "Accept-Encoding"]);
@@ -1231,8 +1236,10 @@ function startFileResponse(
  */
 function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRange[] | undefined {
   const { REQUEST_METHOD, HTTP_RANGE = "", HTTP_IF_RANGE: validator } = environ;
+  const tag = getHeader(headers, "etag");
+  // A file whose tag is weak is too young for its date to be a strong validator: RFC 9110, section 8.8.2.2.
   const isCurrent = validator === undefined ||
-    ["etag", "last-modified"].some((name) => validator === getHeader(headers, name));
+    !tag?.startsWith("W/") && (validator === tag || validator === getHeader(headers, "last-modified"));
   const specs = parseList(/^bytes=(.*)$/i.exec(HTTP_RANGE)?.[1] ?? "");
   if (REQUEST_METHOD !== "GET" || !isCurrent || specs.length === 0 || specs.length > 16) return undefined;
   const ranges: ByteRange[] = [];

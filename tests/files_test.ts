@@ -220,6 +220,17 @@ function get(path: string, variables: Partial<Environ> = {}, options: FilesOptio
   return run(validator(files(ROOT, options)), { PATH_INFO: native(path), ...variables });
 }
 
+/** Asks for a file while the clock stands at a number of milliseconds after its date. */
+async function getAt(age: number, root: string, variables: Partial<Environ> = {}): Promise<Outcome> {
+  const { now } = Date;
+  Date.now = () => DAY.getTime() + age;
+  try {
+    return await run(validator(files(root)), { PATH_INFO: "/data.bin", ...variables });
+  } finally {
+    Date.now = now;
+  }
+}
+
 async function etagOf(path: string, variables: Partial<Environ> = {}): Promise<string> {
   return (await get(path, variables)).headers.get("ETag") ?? "";
 }
@@ -389,6 +400,26 @@ test("the ETag is strong, the same as long as the file is, and another one when 
   assert.notEqual(longer, first);
   utimesSync(path, DAY, new Date(DAY.getTime() + 1));
   assert.notEqual(await tag(), longer);
+});
+
+const YOUTH: [age: number, isWeak: boolean][] = [[-86_400_000, true], [0, true], [999, true], [1000, false]];
+for (const [age, isWeak] of YOUTH) {
+  test(`the ETag of a file is ${isWeak ? "weak" : "strong"} ${age} ms after its date`, async () => {
+    const { root } = changeable();
+    const { headers, list } = await getAt(age, root);
+    assert.match(headers.get("ETag") ?? "", isWeak ? /^W\/"[\x21\x23-\x7e]+"$/ : /^"[\x21\x23-\x7e]+"$/);
+    assert.deepEqual((await getAt(age, root, { REQUEST_METHOD: "HEAD" })).list, list);
+  });
+}
+
+test("a file that is rewritten within a millisecond is sent anew to those who have its first content", async () => {
+  const { root, path } = changeable("one");
+  const variables = { HTTP_IF_NONE_MATCH: (await getAt(1, root)).headers.get("ETag") ?? "" };
+  assert.equal((await getAt(2, root, variables)).status, 304);
+  writeFileSync(path, "two");
+  utimesSync(path, DAY, DAY);
+  const { status, body } = await getAt(1000, root, variables);
+  assert.deepEqual([status, body], [200, "two"]);
 });
 
 test("Cache-Control is no-cache, unless the option says otherwise", async () => {
@@ -906,6 +937,22 @@ for (const [describe, status] of IF_RANGE) {
     assert.deepEqual([outcome.status, outcome.body], status === 206 ? [206, PAGE.slice(1, 4)] : [200, PAGE]);
   });
 }
+
+for (const name of ["ETag", "Last-Modified"]) {
+  test(`a range If-Range: the ${name} of a file that has just been changed is answered with all of the file`, async () => {
+    const { root } = changeable("content");
+    for (const [age, status] of [[0, 200], [999, 200], [1000, 206]] as const) {
+      const HTTP_IF_RANGE = (await getAt(age, root)).headers.get(name) ?? "";
+      assert.equal((await getAt(age, root, { HTTP_RANGE: "bytes=1-3", HTTP_IF_RANGE })).status, status, `${age} ms`);
+    }
+  });
+}
+
+test("If-Match never matches the weak ETag of a file that has just been changed", async () => {
+  const { root } = changeable();
+  const HTTP_IF_MATCH = (await getAt(0, root)).headers.get("ETag") ?? "";
+  assert.equal((await getAt(0, root, { HTTP_IF_MATCH })).status, 412); // RFC 9110, section 13.1.1
+});
 
 test("a range that is not satisfiable gets the whole file when its If-Range is stale", async () => {
   const variables = { HTTP_RANGE: "bytes=999999-", HTTP_IF_RANGE: '"stale"' };
