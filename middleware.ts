@@ -2034,16 +2034,19 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       if (!isCompressible(head)) return undefined;
       head.headers = addVary(head.headers, "Accept-Encoding");
       const chunks = isChunkArray(body) ? body : undefined;
-      const length = getHeader(head.headers, "content-length") ?? chunks?.reduce((sum, { length }) => sum + length, 0);
-      declared = Number(length ?? Infinity);
+      const size = chunks?.reduce((sum, { length }) => sum + length, 0);
+      const length = getHeader(head.headers, "content-length");
+      // A response to HEAD may have no body. Any other array of a wrong length is the server's to refuse.
+      const hasSize = size !== undefined && (size > 0 || environ.REQUEST_METHOD !== "HEAD");
+      if (length !== undefined && hasSize && Number(length) !== size) return undefined;
+      declared = Number(length ?? (hasSize ? size : Infinity));
       const isNotModified = head.status.startsWith("304");
       if (!isNotModified && (declared < threshold || declared === 0)) return undefined;
       const tag = getHeader(head.headers, "etag");
       if (tag?.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
       head.headers = setHeader(omitHeaders(head.headers, ...STALE_HEADERS), "Content-Encoding", coding);
-      if (chunks?.length === 0) return undefined; // a response to HEAD may have no body
-      if (chunks) return compressAll(coding, chunks);
+      if (chunks) return hasSize ? compressAll(coding, chunks) : undefined;
       encoder = new Encoder(coding, true);
       return undefined;
     };

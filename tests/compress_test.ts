@@ -522,6 +522,38 @@ test("compress gives HEAD the headers of GET", async () => {
   for (const name of ["content-encoding", "etag", "vary"]) assert(names.includes(name), name);
 });
 
+const WRONG_LENGTHS: [method: string, declared: number, size: number][] = [
+  ["GET", 5000, 0],
+  ["GET", 5000, 3000],
+  ["GET", 3000, 5000],
+  ["GET", 0, 3000],
+  ["HEAD", 5000, 3000],
+  ["HEAD", 3000, 5000],
+];
+
+for (const [method, declared, size] of WRONG_LENGTHS) {
+  test(`compress leaves it to the server that ${method} of ${size} bytes declares ${declared}`, async () => {
+    const app = giving(() => size === 0 ? [] : [new Uint8Array(size)], ["Content-Length", String(declared)]);
+    const [plain, between] = await Promise.all([app, compress(app)].map(async (app) => {
+      const { response, errors } = await answer(unchecked(app), get({ "Accept-Encoding": "gzip" }, method));
+      const headers = ["Content-Encoding", "Content-Length"].map((name) => response.headers.get(name));
+      return [response.status, headers, (await response.bytes()).length, errors.text.split("\n")[0]];
+    }));
+    assert.deepEqual(between, plain);
+    if (method === "GET") assert.match(String(plain![3]), /Content-Length declares/);
+  });
+}
+
+test("compress gives HEAD the headers of GET where the application gives HEAD neither body nor length", async () => {
+  const app = giving(({ REQUEST_METHOD }) => REQUEST_METHOD === "HEAD" ? [] : [bytes(TEXT)], ["ETag", '"one"']);
+  const [head, whole] = await Promise.all(
+    ["HEAD", "GET"].map((REQUEST_METHOD) =>
+      runApplication(compressed(app), testEnviron({ REQUEST_METHOD, HTTP_ACCEPT_ENCODING: "gzip" }))
+    ),
+  );
+  assert.deepEqual(head!.headers, whole!.headers);
+});
+
 test("compress closes an array once", async () => {
   let closed = 0;
   const app = giving(() => Object.assign([bytes(TEXT)], { close: () => void closed++ }));
