@@ -768,7 +768,7 @@ function parseHttpDate(date = ""): number {
 
 /** The headers of a 304: those of the 200, except those that describe the body. */
 function notModifiedHeaders(headers: HeaderList): HeaderList {
-  return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range)$/i.test(name));
+  return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range|md5|digest)$/i.test(name));
 }
 
 // #endregion
@@ -1984,7 +1984,7 @@ const COMPRESSIBLE = [
   /^application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b/i,
 ];
 // Headers that no longer hold once a body is compressed.
-const STALE_HEADERS = ["content-length", "content-md5", "content-digest", "repr-digest", "accept-ranges"];
+const STALE_HEADERS = ["content-length", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"];
 
 /**
  * Compresses responses with `br`, `gzip` or `deflate`, as the client accepts it.

@@ -461,6 +461,11 @@ for (const [what, body] of REPRESENTATIONS) {
       ["ETag", '"one"'],
       ["Accept-Ranges", "bytes"],
       ["Content-Length", String(TEXT.length)],
+      ["Content-MD5", "Q2hlY2sgSW50ZWdyaXR5IQ=="],
+      ["Digest", "sha-256=RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o="],
+      ["Content-Digest", "sha-256=:RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o=:"],
+      ["Repr-Digest", "sha-256=:RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o=:"],
+      ["Want-Repr-Digest", "sha-256=1"],
       ["Set-Cookie", "a=1"],
       ["Set-Cookie", "b=2"],
     );
@@ -475,6 +480,7 @@ for (const [what, body] of REPRESENTATIONS) {
       ["Set-Cookie", "a=1"],
       ["Set-Cookie", "b=2"],
       ["Vary", "Accept-Encoding"],
+      ["Want-Repr-Digest", "sha-256=1"],
     ]);
   });
 }

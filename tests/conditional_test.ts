@@ -171,6 +171,8 @@ test("conditional answers 304 with all headers but those of the body", async () 
     () => [bytes("one")],
     ["Content-Length", "3"],
     ["content-language", "en"],
+    ["Content-MD5", "Q2hlY2sgSW50ZWdyaXR5IQ=="],
+    ["Content-Digest", "sha-256=:RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o=:"],
     ["Set-Cookie", "a=1"],
     ["Set-Cookie", "b=2"],
     ["Cache-Control", "no-cache"],
