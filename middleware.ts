@@ -766,6 +766,18 @@ function parseHttpDate(date = ""): number {
   return time <= latest.getTime() ? time : timeIn(fullYear - 100);
 }
 
+const SELECTED = Symbol("selected representation"); // a symbol, so that the application does not find it
+
+/** The headers that a 200 would have, in whose place a 304 or a 206 is sent. */
+interface Selected {
+  headers?: HeaderList;
+}
+
+/** Where `conditional` and `files` leave these headers for `compress`, which finds no type and no length in a 304. */
+function selectedOf(environ: Environ & { [SELECTED]?: Selected }): Selected {
+  return environ[SELECTED] ??= {};
+}
+
 /** The headers of a 304: those of the 200, except those that describe the body. */
 function notModifiedHeaders(headers: HeaderList): HeaderList {
   return headers.filter(([name]) => !/^content-(?:type|length|encoding|language|range|md5|digest)$/i.test(name));
@@ -1207,6 +1219,7 @@ function startFileResponse(
     startResponse(status, [...headers, ["Content-Length", String(length)]]);
     return parts;
   };
+  selectedOf(environ).headers = [...headers, ["Content-Length", String(size)]];
   if (failsPrecondition(environ, headers)) return respondWith(startResponse, "412 Precondition Failed");
   if (isFresh(environ, headers)) {
     startResponse("304 Not Modified", notModifiedHeaders(headers));
@@ -1991,7 +2004,7 @@ const STALE_HEADERS = ["content-length", "content-md5", "digest", "content-diges
  *
  * Each chunk is flushed, so that it can be decompressed when it arrives; an array stays an array. A response is not
  * compressed if it is small, compressed already, partial (206), marked `no-transform`, or written with `write`. A strong
- * ETag becomes a weak one. RFC 9110, sections 8.4 and 12.5.3.
+ * ETag becomes a weak one, and a 304 has the ETag and the Vary of its 200. RFC 9110, sections 8.4, 12.5.3 and 15.4.5.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
@@ -2019,33 +2032,39 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   const { threshold = 1024 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
+    const selected = selectedOf(environ);
+    const wholeOf = ({ status, headers }: StartArguments) => /^(?:206|304)/.test(status) && selected.headers || headers;
+    const vary = (head: StartArguments) =>
+      isCompressible(head.status, wholeOf(head)) ? addVary(head.headers, "Accept-Encoding") : head.headers;
     const [coding] = acceptedEncodings(environ, ["br", "gzip", "deflate"]);
-    if (!coding) {
-      const vary = (head: StartArguments) =>
-        isCompressible(head) ? addVary(head.headers, "Accept-Encoding") : head.headers;
-      return inner(environ, mapStart(startResponse, vary));
-    }
+    if (!coding) return inner(environ, mapStart(startResponse, vary));
     let encoder: Encoder | undefined;
     let declared = Infinity;
     let received = 0;
     const change: ChangeResponse = (head, body) => {
       encoder?.close();
       encoder = undefined;
-      if (!isCompressible(head)) return undefined;
+      const whole = wholeOf(head);
+      if (!isCompressible(head.status, whole)) return undefined;
       head.headers = addVary(head.headers, "Accept-Encoding");
+      if (head.status.startsWith("206")) return undefined;
+      const isNotModified = head.status.startsWith("304");
+      const tag = getHeader(head.headers, "etag") ?? "";
+      // Of a 304 that the application has made itself only the client's tag tells whether its 200 was compressed.
+      const tags = selected.headers ? "" : environ.HTTP_IF_NONE_MATCH ?? "";
+      if (isNotModified && parseTags(tags).includes(tag)) return undefined;
       const chunks = isChunkArray(body) ? body : undefined;
       const size = chunks?.reduce((sum, { length }) => sum + length, 0);
-      const length = getHeader(head.headers, "content-length");
+      const length = getHeader(whole, "content-length");
       // A response to HEAD may have no body. Any other array of a wrong length is the server's to refuse.
-      const hasSize = size !== undefined && (size > 0 || environ.REQUEST_METHOD !== "HEAD");
+      const hasSize = size !== undefined && (size > 0 || environ.REQUEST_METHOD !== "HEAD" && !isNotModified);
       if (length !== undefined && hasSize && Number(length) !== size) return undefined;
       declared = Number(length ?? (hasSize ? size : Infinity));
-      const isNotModified = head.status.startsWith("304");
-      if (!isNotModified && (declared < threshold || declared === 0)) return undefined;
-      const tag = getHeader(head.headers, "etag");
-      if (tag?.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
+      if (declared < threshold || declared === 0) return undefined;
+      head.headers = omitHeaders(head.headers, ...STALE_HEADERS);
+      if (tag.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
-      head.headers = setHeader(omitHeaders(head.headers, ...STALE_HEADERS), "Content-Encoding", coding);
+      head.headers = setHeader(head.headers, "Content-Encoding", coding);
       if (chunks) return hasSize ? compressAll(coding, chunks) : undefined;
       encoder = new Encoder(coding, true);
       return undefined;
@@ -2077,16 +2096,17 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   };
 }
 
-/** Whether a response may be compressed, or is a 304, whose type is unknown. */
-function isCompressible({ status, headers }: StartArguments): boolean {
-  if (status.startsWith("304")) return true;
-  const type = getHeader(headers, "content-type")?.trimStart() ?? "";
-  return !hasNullBody(status) && !status.startsWith("206") && getHeader(headers, "content-range") === undefined &&
+/** Whether a response may be compressed, or that of which it is a part or a 304. The type of a 304 may be unknown. */
+function isCompressible(status: string, headers: HeaderList): boolean {
+  const isNotModified = status.startsWith("304");
+  const isPart = status.startsWith("206");
+  const type = getHeader(headers, "content-type")?.trimStart();
+  return (isNotModified || !hasNullBody(status)) && (isPart || getHeader(headers, "content-range") === undefined) &&
     parseList(getHeader(headers, "content-encoding") ?? "").every((coding) => coding.toLowerCase() === "identity") &&
     !parseList(getHeader(headers, "cache-control") ?? "").some((directive) =>
       /^no-transform(?:=|$)/i.test(directive)
     ) &&
-    COMPRESSIBLE.some((pattern) => pattern.test(type));
+    (type === undefined ? isNotModified : COMPRESSIBLE.some((pattern) => pattern.test(type)));
 }
 
 async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
@@ -2173,6 +2193,8 @@ export function conditional(app: ApplicationLike): Application {
         head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
       }
       if (!isFresh(environ, head.headers)) return undefined;
+      const size = body.reduce((sum, { length }) => sum + length, 0);
+      selectedOf(environ).headers = hasContent ? setHeader(head.headers, "Content-Length", String(size)) : head.headers;
       head.status = "304 Not Modified";
       head.headers = notModifiedHeaders(head.headers);
       return withChunks(body, []);

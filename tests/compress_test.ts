@@ -6,20 +6,26 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { test } from "node:test";
+import { mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
 import { brotliDecompressSync, constants, gunzipSync, inflateSync } from "node:zlib";
 import {
   type Application,
   type ApplicationLike,
   compress,
   type CompressOptions,
+  conditional,
+  files,
   type HeaderList,
   type Middleware,
+  mount,
   type ResponseBody,
   runApplication,
   testEnviron,
 } from "../mod.ts";
-import { between, BODIES, get, giving, NOISE, TEXT, WHOLE } from "./middleware_support.ts";
+import { between, BODIES, get, giving, NOISE, responding, TEXT, WHOLE } from "./middleware_support.ts";
 import {
   answer,
   bytes,
@@ -357,8 +363,7 @@ const TYPE: HeaderList = [["Content-Type", "text/plain"], ["Content-Length", Str
 const LEFT_ALONE: [name: string, status: string, headers: HeaderList][] = [
   ["what is encoded already", "200 OK", [...TYPE, ["Content-Encoding", "zstd"]]],
   ["what is encoded twice", "200 OK", [...TYPE, ["content-encoding", "gzip, br"]]],
-  ["a part", "206 Partial Content", [...TYPE, ["Content-Range", "bytes 0-9/20"]]],
-  ["several parts", "206 Partial Content", [["Content-Type", "text/x-parts"], ...TYPE.slice(1)]],
+  ["a part of an image", "206 Partial Content", [["Content-Type", "image/png"], ["Content-Range", "bytes 0-9/20"]]],
   ["what has a Content-Range", "200 OK", [...TYPE, ["Content-Range", "bytes 0-9/20"]]],
   ["what must not be transformed", "200 OK", [...TYPE, ["Cache-Control", "public, no-transform"]]],
   ["what must not be transformed, in capitals", "200 OK", [...TYPE, ["CACHE-CONTROL", "NO-TRANSFORM"]]],
@@ -391,6 +396,95 @@ for (const [name, status, headers] of LEFT_ALONE) {
       assert.equal(text(result.body), TEXT);
     });
   }
+}
+
+test("compress leaves alone a part of what it compresses as a whole, except that it varies", async () => {
+  const headers: HeaderList = [...TYPE, ["Content-Range", "bytes 0-9/20"]];
+  for (const accept of ["gzip", ""]) {
+    const app = responding("206 Partial Content", headers, () => [bytes(TEXT)]);
+    const result = await runApplication(compressed(app), testEnviron({ HTTP_ACCEPT_ENCODING: accept }));
+    assert.deepEqual(result.headers, [...headers, ["Vary", "Accept-Encoding"]]);
+    assert.equal(text(result.body), TEXT);
+  }
+});
+
+const PNG: HeaderList = [["Content-Type", "image/png"]];
+const JSON_TYPE: HeaderList = [["Content-Type", "application/json"]];
+const VALIDATORS: HeaderList = [["ETag", '"one"'], ["Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT"]];
+const UNCHANGED: HeaderList[number] = ["Cache-Control", "no-transform"];
+const ENCODED: HeaderList[number] = ["Content-Encoding", "zstd"];
+const DIGESTS: HeaderList = [["Digest", "sha-256=RBNv"], ["Repr-Digest", "sha-256=:RBNv:"], ["Accept-Ranges", "bytes"]];
+
+const FOLDER = mkdtempSync(join(tmpdir(), "wsgi-compress-"));
+after(() => rmSync(FOLDER, { recursive: true, force: true }));
+for (const name of ["image.png", "long.txt", "twinned.txt", "twinned.txt.br"]) put(name, TEXT);
+put("short.txt", "short");
+
+function put(name: string, content: string): void {
+  writeFileSync(join(FOLDER, name), content);
+  utimesSync(join(FOLDER, name), 1_704_067_200, 1_704_067_200);
+}
+
+const SELECTED: [name: string, app: ApplicationLike, path?: string][] = [
+  ["conditional, of an image", conditional(responding("200 OK", [...PNG, ...VALIDATORS], () => [bytes(TEXT)]))],
+  ["conditional, of text", conditional(responding("200 OK", [...PLAIN, ...VALIDATORS], () => [bytes(TEXT)]))],
+  ["conditional, with a tag of its own", conditional(responding("200 OK", JSON_TYPE, () => [bytes(TEXT)]))],
+  ["conditional, of a short text", conditional(responding("200 OK", [...PLAIN, ...VALIDATORS], () => [bytes("a")]))],
+  ["conditional, of text with digests", conditional(giving(() => [bytes(TEXT)], ...VALIDATORS, ...DIGESTS))],
+  ["conditional, of what must not change", conditional(giving(() => [bytes(TEXT)], ...VALIDATORS, UNCHANGED))],
+  ["conditional, of what is encoded", conditional(giving(() => [bytes(TEXT)], ...VALIDATORS, ENCODED))],
+  ["conditional in a mount", mount({ "/": conditional(giving(() => [bytes(TEXT)], ...VALIDATORS)) })],
+  ["compress around conditional", compress(conditional(giving(() => [bytes("a")], ...VALIDATORS)))],
+  ["files, of an image", files(FOLDER), "/image.png"],
+  ["files, of text", files(FOLDER), "/long.txt"],
+  ["files, of a short text", files(FOLDER), "/short.txt"],
+  ["files, of a text with a twin", files(FOLDER), "/twinned.txt"],
+  ["files, of a text with a twin, without it", files(FOLDER, { precompressed: false }), "/twinned.txt"],
+];
+
+for (const [name, app, PATH_INFO = "/"] of SELECTED) {
+  for (const HTTP_ACCEPT_ENCODING of ["br, gzip", "gzip", ""]) {
+    const ask = async (variables: Record<string, string> = {}) => {
+      const environ = testEnviron({ PATH_INFO, HTTP_ACCEPT_ENCODING, ...variables });
+      const { status, headers } = await runApplication(compressed(app), environ);
+      return { status: status.slice(0, 3), headers: new Headers(headers) };
+    };
+
+    test(`compress around ${name}: 304 has the headers of 200 to ${HTTP_ACCEPT_ENCODING || "no coding"}`, async () => {
+      for (const REQUEST_METHOD of ["GET", "HEAD"]) {
+        const { headers: whole } = await ask({ REQUEST_METHOD });
+        const conditions: Record<string, string>[] = [{ HTTP_IF_NONE_MATCH: whole.get("ETag") ?? "" }];
+        const date = whole.get("Last-Modified");
+        if (date !== null) conditions.push({ HTTP_IF_MODIFIED_SINCE: date });
+        for (const condition of conditions) {
+          const { status, headers } = await ask({ REQUEST_METHOD, ...condition });
+          assert.equal(status, "304");
+          for (const [name] of [...whole, ...headers]) {
+            const expected = /^content-/.test(name) ? null : whole.get(name);
+            assert.equal(headers.get(name), expected, `${name} to ${JSON.stringify(condition)}`);
+          }
+        }
+      }
+    });
+
+    if (!name.startsWith("files")) continue;
+    for (const HTTP_RANGE of ["bytes=0-1", "bytes=0-1,3-4"]) {
+      test(`compress around ${name}: 206 of ${HTTP_RANGE} varies as 200 to ${HTTP_ACCEPT_ENCODING || "no coding"}`, async () => {
+        const { headers: whole } = await ask();
+        const { status, headers } = await ask({ HTTP_RANGE });
+        assert.deepEqual([status, headers.get("Vary")], ["206", whole.get("Vary")]);
+      });
+    }
+  }
+}
+
+for (const tag of ['"one"', 'W/"one"']) {
+  test(`compress gives ${tag} back where the application has made the 304 itself`, async () => {
+    const app = responding("304 Not Modified", [["ETag", '"one"']], () => []);
+    const environ = testEnviron({ HTTP_ACCEPT_ENCODING: "gzip", HTTP_IF_NONE_MATCH: `"zero", ${tag}` });
+    const { headers } = await runApplication(compressed(app), environ);
+    assert.deepEqual(new Map(headers).get("ETag"), tag);
+  });
 }
 
 for (const status of ["204 No Content", "304 Not Modified"]) {
