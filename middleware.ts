@@ -1383,7 +1383,7 @@ class LoggedRequest implements BodyHooks {
   /** Whether the response was complete at once. Its signal cannot abort, and reading it would cost a controller. */
   #isComplete = false;
 
-  constructor(environ: Environ, write: (entry: LogEntry) => void) {
+  constructor(environ: Environ, onEnd: (entry: LogEntry) => void) {
     const { REQUEST_METHOD: method, "fetch.context": context } = environ;
     const target = requestTarget(environ);
     this.#environ = environ;
