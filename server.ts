@@ -1968,6 +1968,7 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
     if (!(response instanceof Response)) {
       throw new TypeError(`The handler returned ${inspect(response)}, not a Response`);
     }
+    if (response.status === 101) refuseUpgrade(); // that of Deno.upgradeWebSocket
     const { headers } = response;
     const perHop = parseList(headers.get("Connection")?.toLowerCase() ?? "");
     const dropped = new Set(isDecoded(response) ? [...perHop, ...CODED_HEADERS] : perHop);
@@ -1999,11 +2000,20 @@ function isDecoded({ url, status, headers }: Response): boolean {
   return /^(?:gzip|x-gzip|deflate|br|zstd)$/.test(parseList(coding).filter((name) => name !== "identity").join());
 }
 
-/** Makes the second argument of a Fetch handler: `Deno.ServeHandlerInfo`, with the `requestIP` of Bun's server. */
+function refuseUpgrade(): never {
+  const expected = "expected an upgrade before the request reaches toFetch(app)";
+  throw new Error(`Cannot upgrade the connection: WSGI has no WebSockets, ${expected}`);
+}
+
+/** Makes the second argument of a Fetch handler: `Deno.ServeHandlerInfo`, with methods of Bun's server. */
 function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unknown {
-  if (address === undefined) return undefined;
+  if (address === undefined) return { requestIP: () => null, upgrade: refuseUpgrade };
   const peer = { address, family: address.includes(":") ? "IPv6" : "IPv4", port: port && Number(port) };
-  return { remoteAddr: { transport: "tcp", hostname: address, port: peer.port }, requestIP: () => peer };
+  return {
+    remoteAddr: { transport: "tcp", hostname: address, port: peer.port },
+    requestIP: () => peer,
+    upgrade: refuseUpgrade,
+  };
 }
 
 /**

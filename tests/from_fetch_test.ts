@@ -665,6 +665,12 @@ const FAILING: { name: string; handler: unknown; report: RegExp }[] = [
   { name: "gives a promise of null", handler: () => Promise.resolve(null), report: /null.*Response/ },
   { name: "returns text", handler: () => "text", report: /"text".*Response/ },
   { name: "returns an object", handler: () => ({}), report: /object.*Response/ },
+  { name: "returns status 101", handler: () => new Response(null, { status: 101 }), report: /WSGI has no WebSockets/ },
+  {
+    name: "upgrades the connection by its second argument",
+    handler: (request: Request, server: { upgrade(request: Request): boolean }) => server.upgrade(request),
+    report: /^Application failed on GET \S+: Error: Cannot upgrade the connection: WSGI has no WebSockets/,
+  },
   { name: "returns Response.error()", handler: () => Response.error(), report: /status/ },
   {
     name: "returns a Response whose body was read",
