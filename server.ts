@@ -1911,7 +1911,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
   const sent: Uint8Array[] = [];
   const send = (chunk: Uint8Array) => {
     if (chunkLength(chunk) > 0) start.commit();
-    sent.push(chunk.slice());
+    sent.push(new Uint8Array(chunk)); // slice() of a Buffer is a view
   };
   const errors = errorStream((text) => void (result.errors += text));
   const call = application(app);

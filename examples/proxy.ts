@@ -10,6 +10,7 @@
 
 import { once } from "node:events";
 import { type IncomingMessage, request, STATUS_CODES } from "node:http";
+import process from "node:process";
 import { pipeline } from "node:stream/promises";
 import { type Application, type HeaderList, mount, serve, toRequest } from "../mod.ts";
 import { application as hello } from "./hello.ts";
@@ -73,8 +74,9 @@ export function proxy(origin: string, timeout = 60_000): Application {
 }
 
 /** What has moved, and the other server for everything else. */
-export function application(origin = "http://127.0.0.1:8001"): Application {
-  return mount({ "/hello": hello, "/": proxy(origin) });
-}
+export const application: Application = mount({
+  "/hello": hello,
+  "/": proxy(process.argv[2] ?? "http://127.0.0.1:8001"),
+});
 
-if (import.meta.main) serve(application(process.argv[2]));
+if (import.meta.main) serve(application);

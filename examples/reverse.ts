@@ -34,12 +34,12 @@ export class Reverseware implements ApplicationObject {
     const body = await this.#app(environ, (status, headers, error) => {
       const write = startResponse(status, headers, error);
       reverses = isReversible(headers);
-      return async (chunk) => reverses ? void chunks.push(chunk.slice()) : await write(chunk);
+      return async (chunk) => reverses ? void chunks.push(new Uint8Array(chunk)) : await write(chunk);
     });
     return {
       async *[Symbol.asyncIterator]() {
         for await (const chunk of body) {
-          if (reverses) chunks.push(chunk.slice());
+          if (reverses) chunks.push(new Uint8Array(chunk));
           // What comes last leaves first, so there is nothing to send yet; an empty chunk says so to the server.
           yield reverses ? new Uint8Array(0) : chunk;
         }

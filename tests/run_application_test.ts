@@ -61,9 +61,20 @@ const BODIES: { name: string; body: () => ResponseBody }[] = [
   { name: "a ReadableStream", body: () => ReadableStream.from([bytes("one "), bytes("two")]) },
   { name: "Buffers", body: () => [Buffer.from("one "), Buffer.from("two")] },
   {
-    name: "one buffer that is used again",
+    name: "one array that is used again",
     *body() {
       const buffer = new Uint8Array(4);
+      buffer.set(bytes("one "));
+      yield buffer;
+      buffer.set(bytes("two"));
+      yield buffer.subarray(0, 3);
+      buffer.fill(0);
+    },
+  },
+  {
+    name: "one Buffer that is used again",
+    *body() {
+      const buffer = Buffer.alloc(4);
       buffer.set(bytes("one "));
       yield buffer;
       buffer.set(bytes("two"));

@@ -5,7 +5,7 @@
  */
 
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { fromFetch, type Server } from "../mod.ts";
@@ -14,27 +14,10 @@ import { addressOf, assertServes, Child, Event, exchange, request, RUNTIME, star
 const { newPath } = workspace();
 
 /** How a program splits off its WebSockets, as the README has it, and the port of the runtime's server. */
+const README = readFileSync(new URL("../README.md", import.meta.url), "utf8");
 const SPLIT = {
-  deno: {
-    port: 8000,
-    code: `
-Deno.serve((request, info) => {
-  if (request.headers.get("Upgrade")?.toLowerCase() !== "websocket") return handler(request, info);
-  const { socket, response } = Deno.upgradeWebSocket(request);
-  socket.onmessage = ({ data }) => socket.send(data);
-  return response;
-});
-`,
-  },
-  bun: {
-    port: 3000,
-    code: `
-Bun.serve({
-  fetch: (request, server) => server.upgrade(request) ? undefined : handler(request, server),
-  websocket: { message: (socket, data) => void socket.send(data) },
-});
-`,
-  },
+  deno: { port: 8000, code: /```ts ignore\n([^`]*Deno\.upgradeWebSocket[^`]*)```/ },
+  bun: { port: 3000, code: /```ts ignore\n([^`]*server\.upgrade[^`]*)```/ },
 }[RUNTIME];
 
 /** Opens a WebSocket, sends a text, and gives what comes back, or "refused". */
@@ -60,9 +43,8 @@ test("an application has WebSockets beside it, on one port", async () => {
     file,
     `
     import { toFetch } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
-    import { application } from ${JSON.stringify(new URL("../examples/hello.ts", import.meta.url).href)};
-    const handler = toFetch(application);
-    ${SPLIT.code}
+    import { application as app } from ${JSON.stringify(new URL("../examples/hello.ts", import.meta.url).href)};
+    ${SPLIT.code.exec(README)![1]}
     console.log("ready");
     `,
   );
