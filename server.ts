@@ -1190,8 +1190,8 @@ class Exchange {
   /** The source of the next chunks; undefined before the body is opened and after its end. */
   #iterator: ChunkIterator | undefined;
   #response: Response | undefined;
-  /** True from a promise of the response until its first chunk has left, for which the runtimes need one turn more. */
-  #isLate = false;
+  /** True if the runtime was given a promise of the response: its first chunk leaves a turn later, and then this is reset. */
+  #wasPromised = false;
   #resolveResponse: ((response: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** The number of bytes that the body must have, if it is known. */
@@ -1221,8 +1221,9 @@ class Exchange {
   }
 
   /** Calls the application. The response is there at once if its first chunk is. */
-  run(environ: Environ): Response | Promise<Response> {
+  run(environ: Environ, { wasPromised = false } = {}): Response | Promise<Response> {
     const { gateway } = this;
+    this.#wasPromised = wasPromised;
     try {
       if (this.#disconnected) throw clientDisconnected(); // while it waited for a slot
       const result = gateway.app(environ, this.#startResponse);
@@ -1237,7 +1238,7 @@ class Exchange {
     // Deno charges for the signal of a request and prints a warning, so that only an application asks for it there.
     if (this.#responseState === "pending" && !DENO) this.observeSignal();
     if (this.#response) return this.#response;
-    this.#isLate = true;
+    this.#wasPromised = true;
     return new Promise((resolve) => this.#resolveResponse = resolve);
   }
 
@@ -1248,23 +1249,23 @@ class Exchange {
 
   #write: Write = (chunk) => {
     if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
-    const isLateStart = this.#isLate && this.#responseState === "pending";
+    const startsLate = this.#wasPromised && this.#responseState === "pending";
     let taken: Promise<void> | undefined;
     if (chunkLength(chunk) > 0) {
       this.#start.commit();
       if (this.#responseState !== "complete") taken = this.#enqueue(chunk);
       else if (this.#bytesSent >= this.#length) throw this.#wrongLength();
     }
-    const written = this.#whenWritten(taken, isLateStart);
+    const written = this.#whenWritten(taken, startsLate);
     written.catch(() => {}); // an application may ignore the promise
     return written;
   };
 
-  /** Waits until a chunk that was taken has left. */
-  async #whenWritten(taken: Promise<void> | undefined, isLateStart: boolean): Promise<void> {
+  /** Waits until a chunk is taken, and then until it has left. */
+  async #whenWritten(taken: Promise<void> | undefined, startsLate: boolean): Promise<void> {
     await taken;
     await nextTurn();
-    if (isLateStart) await nextTurn();
+    if (startsLate) await nextTurn();
     // The client left, or the response has no body: HEAD, 204, 304, a failure.
     if (this.#responseState === "complete" && this.#bytesSent < this.#length) throw clientDisconnected();
   }
@@ -1319,11 +1320,12 @@ class Exchange {
    */
   async #pump(): Promise<void> {
     for (;;) {
-      // The last chunk leaves between two turns of the event loop. Reading a block of a file takes turns of its own.
+      // The chunk before leaves between two turns of the event loop, which empty chunks must not starve. FileBlocks need no
+      // turn: each of their reads takes some.
       if (!(this.#iterator instanceof FileBlocks)) {
         await nextTurn();
-        if (this.#isLate && this.#responseState === "streaming") {
-          this.#isLate = false;
+        if (this.#wasPromised && this.#responseState === "streaming") { // an empty chunk must not use up the second turn
+          this.#wasPromised = false;
           await nextTurn();
         }
       }
@@ -1585,7 +1587,7 @@ function emptyResponse(head: ResponseHead, length: number | undefined): Response
   if (NULL_BODY_STATUSES.has(head.status)) return makeResponse(head, EMPTY);
   if (length !== undefined) return makeResponse(head, EMPTY, length);
   // Without bytes both runtimes would declare a length of 0, while the length is not known.
-  return makeResponse(head, new ReadableStream({ pull: (controller) => nextTurn().then(() => controller.close()) }));
+  return makeResponse(head, new ReadableStream({ pull: (controller) => controller.close() }, { highWaterMark: 0 }));
 }
 
 /** Makes the response to a request that the application does not answer. */
@@ -1681,7 +1683,7 @@ class Gateway {
     this.setIdleTimeout?.(request, 0);
     if (!DENO) exchange.observeSignal(); // so that the application is not called for a client that has left
     return this.#slots.acquire().then((isAcquired) =>
-      isAcquired ? exchange.run(environ) : exchange.refuse(serverStopping())
+      isAcquired ? exchange.run(environ, { wasPromised: true }) : exchange.refuse(serverStopping())
     );
   }
 

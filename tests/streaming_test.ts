@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Worker } from "node:worker_threads";
-import type { Application, Environ, ResponseBody, Server, StartResponse } from "../mod.ts";
+import { type Application, type Environ, type ResponseBody, type Server, type StartResponse, toFetch } from "../mod.ts";
 import {
   bytes,
   Client,
@@ -15,6 +15,7 @@ import {
   Event,
   exchange,
   HELD,
+  HERE,
   KIB,
   ok,
   parse,
@@ -293,6 +294,16 @@ const LATE: Record<string, (startResponse: StartResponse, ask: (chunks: number) 
       ask(turn + 1);
     }
   },
+  async *"an async generator that begins with an empty chunk"(startResponse, ask) {
+    await later();
+    ok(startResponse);
+    yield EMPTY;
+    await later();
+    for (let turn = 0; turn < 3; turn++) {
+      yield bytes(`<${turn}>`);
+      ask(turn + 1);
+    }
+  },
   async "a generator behind a promise"(startResponse, ask) {
     await later();
     ok(startResponse);
@@ -321,6 +332,34 @@ for (const [name, app] of Object.entries(LATE)) {
     assert.deepEqual(arrived, [true, true, true]);
   });
 }
+
+test("the first chunk of a request that waited for a slot has two turns before the next one is asked for", async () => {
+  const go = new Event("the end of the first request");
+  const asked: number[] = [];
+  let turn = 0;
+  const app: Application = (environ, startResponse) => {
+    ok(startResponse);
+    return environ.PATH_INFO === "/first" ? go.wait().then(() => []) : counting();
+  };
+  function* counting() {
+    for (let chunk = 0; chunk < 2; chunk++) {
+      asked.push(turn);
+      yield bytes("<>");
+    }
+  }
+  const handler = toFetch(app, { concurrency: 1 });
+  const [first, second] = ["first", "second"].map((path) => handler(new Request(`${HERE}${path}`)));
+  go.happen();
+  await first;
+  const response = await second!;
+  const count = () => {
+    turn++;
+    if (asked.length < 2) setImmediate(count);
+  };
+  setImmediate(count);
+  assert.equal(await response.text(), "<><>");
+  assert.equal(asked[1]! - asked[0]!, 2);
+});
 
 test("chunks are neither merged nor reordered on the wire", async () => {
   for (const generate of [generator, asyncGenerator]) {
