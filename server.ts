@@ -467,8 +467,13 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   const { gateway: { environTemplate, defaultAuthority }, method } = exchange;
   if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
   const { scheme, authority, target } = splitUrl(request.url);
-  // On a unix socket Deno says http+unix; without a Host Bun says nothing.
-  if (!/^(?:https?|http\+\w+)?$/i.test(scheme)) {
+  const { remoteAddr, requestIP } = (info ?? {}) as {
+    remoteAddr?: PeerAddress;
+    requestIP?(request: Request): PeerAddress | null;
+  };
+  // Without a Host Bun says nothing. On a unix socket, where a peer has no address, Deno says http+unix.
+  const isLocal = scheme.startsWith("http+") && remoteAddr?.hostname === undefined;
+  if (!isLocal && !/^(?:https?)?$/i.test(scheme)) {
     const found = `scheme ${inspect(scheme)}`;
     throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is neither "http" nor "https"`));
   }
@@ -513,12 +518,8 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
   if (environ["wsgi.url_scheme"] === "") environ["wsgi.url_scheme"] = scheme === "https" ? "https" : "http";
   if (environ["wsgi.url_scheme"] === "https") environ.HTTPS = "on";
 
-  const { remoteAddr, requestIP } = (info ?? {}) as {
-    remoteAddr?: PeerAddress;
-    requestIP?(request: Request): PeerAddress | null;
-  };
   // On a unix socket Deno puts the path of the socket where a request without a Host has no authority.
-  const named = scheme.startsWith("http+") ? "" : authority;
+  const named = isLocal ? "" : authority;
   const host = environ.HTTP_HOST === environTemplate.HTTP_HOST ? "" : environ.HTTP_HOST!; // the header
   // The authority of HTTP/2, and of an absolute target, wins over Host (RFC 9113, section 8.3.1; RFC 9112, section 3.2.2).
   // Only Deno, whose `info` has a remoteAddr, shows it in the URL. The URL of `toRequest` has the Host itself, as `new URL`

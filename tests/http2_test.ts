@@ -556,7 +556,8 @@ for (const scheme of ["http", "https", "http+unix"]) {
     ]);
     await client.reply(1);
     assert.equal(admin.environs.length, 0);
-    assert.deepEqual(open.environs.map(({ HTTP_HOST }) => HTTP_HOST), RUNTIME === "deno" ? ["public.example"] : []);
+    const isServed = RUNTIME === "deno" && scheme !== "http+unix"; // Bun refuses the Host, Deno the scheme
+    assert.deepEqual(open.environs.map(({ HTTP_HOST }) => HTTP_HOST), isServed ? ["public.example"] : []);
   });
 }
 

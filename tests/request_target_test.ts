@@ -131,7 +131,7 @@ for (const target of ["*", "x", "?a=1"]) {
   });
 }
 
-for (const target of ["ftp://a/x", "ws://a/x", "httpx://a/x", "s://]x/:", "S://"]) {
+for (const target of ["ftp://a/x", "ws://a/x", "httpx://a/x", "http+unix://a/x", "HTTP+x://a/x", "s://]x/:", "S://"]) {
   test(`the target "${target}" is answered with 400, whatever the method`, async () => {
     for (const method of ["GET", "PUT"]) assertRefused(await ask(request(target, { method })), 400);
   });
