@@ -567,8 +567,13 @@ function parseContentLength(value: string, target: string): string {
   throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not one number of bytes`));
 }
 
-/** A host and its port: RFC 3986, section 3.2, without the comma, by which Bun joins two Host fields. @internal */
-export const HOST = /^((?:[\w.~!$&'()*+;=-]|%[\da-f]{2})+|\[[\da-f:.]+\])(?::(\d*))?$/i;
+/**
+ * A host and its port: RFC 3986, section 3.2, without the comma, by which Bun joins two Host fields. `[::1:]` would be an
+ * address to Bun's URL.
+ *
+ * @internal
+ */
+export const HOST = /^((?:[\w.~!$&'()*+;=-]|%[\da-f]{2})+|\[[\da-f:.]*(?:[\da-f]|::)\])(?::(\d*))?$/i;
 const DECODED_NAME = /^[\w.~!$&'()*+;=\x80-\xff-]+$/;
 
 /** Tests for a host: a name or an address, and a port, but nothing like a path, percent-encoded or not. @internal */
