@@ -1883,12 +1883,12 @@ function trustCheck(list: string[]): TrustCheck {
   return (address) => {
     if (address === undefined) return list.includes("unix");
     const bits = addressBits(address);
-    return bits !== undefined && networks.some((network) => network.test(bits));
+    return bits !== undefined && networks.some((contains) => contains(bits));
   };
 }
 
-/** Makes a pattern of a network, for the bits of its addresses. */
-function parseNetwork(entry: string): RegExp {
+/** Makes a test of a network, for the bits of an address. */
+function parseNetwork(entry: string): (bits: string) => boolean {
   const [, address = "", width] = /^([\da-f.:]+)(?:\/(\d{1,3}))?$/i.exec(entry) ?? [];
   const bits = addressBits(address) ?? "";
   const mapped = bits.length === 32 && address.includes(":") ? MAPPED.length : 0;
@@ -1896,7 +1896,8 @@ function parseNetwork(entry: string): RegExp {
   if (bits === "" || length < 0 || length > bits.length) {
     throw optionError("trust", entry, 'an address or a network such as "10.0.0.0/8"');
   }
-  return new RegExp(`^${bits.slice(0, length)}[01]{${bits.length - length}}$`);
+  const prefix = bits.slice(0, length);
+  return (other) => other.length === bits.length && other.startsWith(prefix);
 }
 
 // #endregion
