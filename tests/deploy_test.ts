@@ -299,6 +299,7 @@ for (const proxy of ["nginx", "haproxy"] as const) {
   // nginx chooses its server by the target's host (RFC 9112, section 3.2.2), HAProxy refuses what has two.
   const hosts: { host: string; target?: string; seen: string | number }[] = [
     { host: "test.example:8080", seen: "test.example:8080" },
+    { host: "test.example.:8080", seen: proxy === "nginx" ? "test.example:8080" : "test.example.:8080" },
     { host: "Test.Example:8080", seen: "test.example:8080" },
     { host: "[::1]:8080", seen: "[::1]:8080" },
     { target: "http://asked.example/x", host: "asked.example", seen: "asked.example" },
@@ -315,6 +316,18 @@ for (const proxy of ["nginx", "haproxy"] as const) {
     const seen = replies.map(({ status, body }) => status === 200 ? JSON.parse(body).HTTP_HOST : status);
     assert.deepEqual(seen, hosts.map(({ seen }) => seen));
   });
+
+  testWith(
+    HAS[proxy],
+    proxy,
+    `${proxy} lets no absolute target without Host name a host that it has not seen`,
+    async (folder) => {
+      const requests = ["http://asked.example/x", "/x"].map((target) => `GET ${target} HTTP/1.0\r\n\r\n`);
+      const replies = await askBehind(proxy, folder, requests);
+      const seen = replies.map(({ status, body }) => status === 200 ? JSON.parse(body).HTTP_HOST : status);
+      assert.deepEqual(seen, proxy === "nginx" ? ["asked.example", "example.com"] : [400, undefined]);
+    },
+  );
 }
 
 const SERVER = `
