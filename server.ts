@@ -2031,8 +2031,8 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  * `wsgi.input`. The signal is that of `fetch.context`. Pass it on as `fetch(request, { signal: request.signal })`: it is
  * not read before.
  *
- * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or a URL cannot hold the host (`web.1`) or
- * the dot segments of the path. A middleware would have checked another one than the handler gets.
+ * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or a URL cannot hold the host (`web.1`, `a%2Eb`)
+ * or the dot segments of the path. A middleware would have checked another one than the handler gets.
  *
  * @param environ The environ.
  * @returns The request.
@@ -2061,7 +2061,7 @@ export function toRequest(environ: Environ): Request {
     else if (name === "CONTENT_TYPE" || name === "CONTENT_LENGTH") headers[name.replace("_", "-")] = value;
   }
   const origin = `${environ["wsgi.url_scheme"]}://${environ.HTTP_HOST || `${SERVER_NAME}:${SERVER_PORT}`}`;
-  if (!URL.canParse(origin)) {
+  if (!URL.canParse(origin) || /%[0-7]/.test(origin)) { // a URL decodes "a%2Eb"
     throw httpError(400, new TypeError(`Cannot make a URL of ${inspect(origin)}: it cannot have this host`));
   }
   // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.

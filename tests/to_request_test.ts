@@ -128,7 +128,7 @@ test("toRequest keeps a Host beside the URL's own spelling of it", () => {
 });
 
 test("toRequest throws a TypeError with the status 400 for a host that no URL can have", () => {
-  for (const host of ["web.1", "xn--a", "1.2.3.4.5", "a.08", "h:65536"]) {
+  for (const host of ["web.1", "xn--a", "1.2.3.4.5", "a.08", "h:65536", "test%2Eexample", "%74est.example"]) {
     assert.throws(() => toRequest(environWith({ HTTP_HOST: host })), { name: "TypeError", status: 400 }, host);
   }
 });
