@@ -41,7 +41,7 @@ function start(command: readonly string[], environ: Environ) {
 }
 
 /** Makes an application of a command that runs a CGI program. */
-export function application(command: readonly string[]): Application {
+export function cgi(command: readonly string[]): Application {
   return errorPage(async (environ, startResponse) => {
     const { "wsgi.input": input, "wsgi.errors": errors, "fetch.context": context } = environ;
     context?.signal.throwIfAborted();
@@ -100,4 +100,6 @@ export function application(command: readonly string[]): Application {
   });
 }
 
-if (import.meta.main) serve(application(process.argv.slice(2)));
+export const application: Application = cgi(process.argv.slice(2));
+
+if (import.meta.main) serve(application);

@@ -15,7 +15,7 @@ import process from "node:process";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Application, basicAuth, type Environ, limitBody, runApplication, type Server } from "../mod.ts";
-import { application as cgi } from "../examples/cgi.ts";
+import { cgi } from "../examples/cgi.ts";
 import { application as environ } from "../examples/environ.ts";
 import {
   answer,
@@ -398,7 +398,7 @@ test("a program whose response nobody reads is ended", async () => {
 test("memory does not grow with what goes through a program, either way", async () => {
   const size = 100 * MIB;
   await using child = evaluate(`
-    import { application as cgi } from ${JSON.stringify(new URL("../examples/cgi.ts", import.meta.url).href)};
+    import { cgi } from ${JSON.stringify(new URL("../examples/cgi.ts", import.meta.url).href)};
     import { mount } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
     const collect = globalThis.gc ?? (() => Bun.gc(true));
     const memory = (_environ, startResponse) => {
