@@ -415,7 +415,7 @@ test("memory does not grow with what goes through a program, either way", async 
   const before = await memory();
   for (let round = 0; round < 2; round++) assert.ok(await transfer(server, size) > size);
   const grown = await memory() - before;
-  assert.ok(grown < size / 2, `grown by ${grown / MIB} MiB`);
+  assert.ok(grown < 0.8 * size, `grown by ${grown / MIB} MiB`);
 });
 
 /** Sends so many bytes, and gives the number of those that come back. */
