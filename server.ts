@@ -612,7 +612,7 @@ function environKey(name: string): string {
 const LIST_ELEMENT = { ",": listElement(","), ";": listElement(";") };
 
 function listElement(separator: string): RegExp {
-  const text = String.raw`(?:[^ \t"${separator}]|"(?:[^"\\]|\\.)*"?)+`; // characters and quoted strings
+  const text = String.raw`(?:[^ \t"${separator}]+|"(?:[^"\\]+|\\.)*"?)+`; // characters and quoted strings
   return new RegExp(String.raw`${text}(?:[ \t]+${text})*`, "g");
 }
 
