@@ -1094,12 +1094,12 @@ class Folder {
 
   /** Finds out where the root is now. It may be a link, which is switched from one release to the next. */
   root(): Promise<string | undefined> {
-    return orUndefined(Promise.try(() => this.#fs.realpathSync(this.#root)));
+    return orUndefined(() => this.#fs.realpathSync(this.#root));
   }
 
   /** Finds out what a path stands for, if that is inside the root. */
   resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
-    return orUndefined(this.#resolve(root, path));
+    return orUndefined(() => this.#resolve(root, path));
   }
 
   async #resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
@@ -1111,6 +1111,7 @@ class Folder {
     if (!this.#dotFiles && HIDDEN.test(segments.join("/"))) return undefined;
     const stats = this.#fs.lstatSync(real);
     return { root, real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+    if (!this.#fs.statSync(root + path, { throwIfNoEntry: false })) return undefined; // cheaper than an error of realpath
   }
 
   /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
@@ -1119,7 +1120,7 @@ class Folder {
     // Windows has only the first of these flags. Without the last one, Deno and Bun serve nothing any more while they
     // wait for somebody to write into a FIFO.
     const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
-    const handle = await orUndefined(promises.open(file.real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+    const handle = await orUndefined(() => promises.open(file.real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
     if (!handle) return undefined;
     const stats = fstatSync(handle.fd, { bigint: true });
     if (stats.isFile() && safely(() => this.#leadsTo(file, stats), false)) return { handle, stats };
@@ -1166,10 +1167,10 @@ function identify({ dev, ino }: BigIntStats): string {
   return `${dev}:${ino}`;
 }
 
-/** Waits for a promise; undefined where there is no file that can be read. */
-async function orUndefined<Value>(promise: Promise<Value>): Promise<Value | undefined> {
+/** Does some work with files; undefined where there is no file that can be read. */
+async function orUndefined<Value>(work: () => Value | Promise<Value>): Promise<Value | undefined> {
   try {
-    return await promise;
+    return await work();
   } catch (error) {
     const { code = "" } = error as { code?: string };
     if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test(code)) return undefined;
