@@ -715,7 +715,9 @@ function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[])
 /** Whether the client already has this response: RFC 9110, section 13.2.2. */
 function isFresh(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_NONE_MATCH: tags, HTTP_IF_MODIFIED_SINCE: since } = environ;
-  if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) <= parseHttpDate(since);
+  if (tags === undefined) {
+    return since !== undefined && parseHttpDate(getHeader(headers, "last-modified")) <= parseHttpDate(since);
+  }
   const opaque = (tag: string) => tag.replace(/^W\//, ""); // weak ones match, too
   const tag = getHeader(headers, "etag");
   return tags.trim() === "*" || tag !== undefined && parseTags(tags).map(opaque).includes(opaque(tag));
@@ -724,7 +726,9 @@ function isFresh(environ: Environ, headers: HeaderList): boolean {
 /** Whether the client asked for another version of this response: RFC 9110, sections 13.1.1 and 13.1.4. */
 function failsPrecondition(environ: Environ, headers: HeaderList): boolean {
   const { HTTP_IF_MATCH: tags, HTTP_IF_UNMODIFIED_SINCE: since } = environ;
-  if (tags === undefined) return parseHttpDate(getHeader(headers, "last-modified")) > parseHttpDate(since);
+  if (tags === undefined) {
+    return since !== undefined && parseHttpDate(getHeader(headers, "last-modified")) > parseHttpDate(since);
+  }
   const tag = getHeader(headers, "etag") ?? "";
   return tags.trim() !== "*" && (tag.startsWith("W/") || !parseTags(tags).includes(tag)); // weak ones never match
 }
