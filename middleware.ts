@@ -62,6 +62,7 @@ import {
   logError,
   matching,
   MAX_DELAY,
+  memoize,
   NULL_BODY_STATUSES,
   openBody,
   type OptionChecks,
@@ -674,11 +675,13 @@ function meetsHost(host: Host, listed: Host): boolean {
   return meetsName && (listed.port === undefined || listed.port === host.port);
 }
 
+const Q_VALUES_CACHE = new Map<string, Map<string, number>>();
+
 /**
  * Parses Accept or Accept-Encoding into weights, by name and parameters in lower case: RFC 9110, section 12.4.2. Of two
  * equal names the greater weight counts.
  */
-function parseQValues(accept = ""): Map<string, number> {
+function parseQValues(accept: string): Map<string, number> {
   const weights = new Map<string, number>();
   for (const item of parseList(accept.toLowerCase())) {
     const parts = parseList(item, ";").map((part) => part.replace(/="([^"\\]*)"$/, "=$1"));
@@ -694,7 +697,7 @@ function parseQValues(accept = ""): Map<string, number> {
  * range with other parameters is one of other types.
  */
 function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): string {
-  const weights = parseQValues(HTTP_ACCEPT);
+  const weights = memoize(Q_VALUES_CACHE, HTTP_ACCEPT, parseQValues);
   const weightOf = (type: string) =>
     [type, type.replace(/[^/]+$/, "*"), "*/*"]
       .flatMap((range) => [`${range};charset=utf-8`, range])
@@ -704,8 +707,8 @@ function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): str
 }
 
 /** The offered codings that the client accepts no less than plain content, best first: RFC 9110, section 12.5.3. */
-function acceptedEncodings({ HTTP_ACCEPT_ENCODING }: Environ, offered: string[]): string[] {
-  const weights = parseQValues(HTTP_ACCEPT_ENCODING);
+function acceptedEncodings({ HTTP_ACCEPT_ENCODING = "" }: Environ, offered: string[]): string[] {
+  const weights = memoize(Q_VALUES_CACHE, HTTP_ACCEPT_ENCODING, parseQValues);
   const weightOf = (coding: string) => weights.get(coding) ?? weights.get("*") ?? 0;
   const identity = weights.get("identity") ?? 0;
   const accepted = offered.filter((coding) => weightOf(coding) > 0 && weightOf(coding) >= identity);
@@ -1108,6 +1111,7 @@ class Folder {
 
   async #resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
     const { isAbsolute, relative, sep } = this.#path;
+    if (!this.#fs.statSync(root + path, { throwIfNoEntry: false })) return undefined; // cheaper than an error of realpath
     const real = await this.#fs.promises.realpath(root + path);
     const inside = relative(root, real);
     const segments = inside.split(sep);
@@ -1115,7 +1119,6 @@ class Folder {
     if (!this.#dotFiles && HIDDEN.test(segments.join("/"))) return undefined;
     const stats = this.#fs.lstatSync(real);
     return { root, real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
-    if (!this.#fs.statSync(root + path, { throwIfNoEntry: false })) return undefined; // cheaper than an error of realpath
   }
 
   /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
@@ -1885,11 +1888,12 @@ type TrustCheck = (address: string | undefined) => boolean;
 
 function trustCheck(list: string[]): TrustCheck {
   const networks = list.filter((entry) => entry !== "unix").map(parseNetwork);
-  return (address) => {
-    if (address === undefined) return list.includes("unix");
+  const cache = new Map<string, boolean>();
+  const check = (address: string) => {
     const bits = addressBits(address);
     return bits !== undefined && networks.some((contains) => contains(bits));
   };
+  return (address) => address === undefined ? list.includes("unix") : memoize(cache, address, check);
 }
 
 /** Makes a test of a network, for the bits of an address. */
@@ -2105,14 +2109,12 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
 /** Whether a response may be compressed, or that of which it is a part or a 304. The type of a 304 may be unknown. */
 function isCompressible(status: string, headers: HeaderList): boolean {
   const isNotModified = status.startsWith("304");
-  const isPart = status.startsWith("206");
   const type = getHeader(headers, "content-type")?.trimStart();
-  return (isNotModified || !hasNullBody(status)) && (isPart || getHeader(headers, "content-range") === undefined) &&
+  return (type === undefined ? isNotModified : COMPRESSIBLE.some((pattern) => pattern.test(type))) &&
+    (isNotModified || !hasNullBody(status)) &&
+    (status.startsWith("206") || getHeader(headers, "content-range") === undefined) &&
     parseList(getHeader(headers, "content-encoding") ?? "").every((coding) => coding.toLowerCase() === "identity") &&
-    !parseList(getHeader(headers, "cache-control") ?? "").some((directive) =>
-      /^no-transform(?:=|$)/i.test(directive)
-    ) &&
-    (type === undefined ? isNotModified : COMPRESSIBLE.some((pattern) => pattern.test(type)));
+    !parseList(getHeader(headers, "cache-control") ?? "").some((directive) => /^no-transform(?:=|$)/i.test(directive));
 }
 
 async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {

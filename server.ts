@@ -444,8 +444,10 @@ const STATUS_CACHE = new Map<string, number>();
  *
  * Clients and applications choose the keys, so that the cache needs a limit. A full cache is cleared: junk cannot fill it
  * for good, and the keys in use are back with the next request.
+ *
+ * @internal
  */
-function memoize<Value>(cache: Map<string, Value>, key: string, compute: (key: string) => Value): Value {
+export function memoize<Value>(cache: Map<string, Value>, key: string, compute: (key: string) => Value): Value {
   let value = cache.get(key);
   if (value === undefined) {
     value = compute(key);
