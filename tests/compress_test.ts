@@ -434,6 +434,12 @@ const SELECTED: [name: string, app: ApplicationLike, path?: string][] = [
   ["conditional, of what must not change", conditional(giving(() => [bytes(TEXT)], ...VALIDATORS, UNCHANGED))],
   ["conditional, of what is encoded", conditional(giving(() => [bytes(TEXT)], ...VALIDATORS, ENCODED))],
   ["conditional in a mount", mount({ "/": conditional(giving(() => [bytes(TEXT)], ...VALIDATORS)) })],
+  ["conditional with a copy of the environ, of an image", (environ, startResponse) => {
+    return conditional(responding("200 OK", [...PNG, ...VALIDATORS], () => [bytes(TEXT)]))(
+      { ...environ },
+      startResponse,
+    );
+  }],
   ["compress around conditional", compress(conditional(giving(() => [bytes("a")], ...VALIDATORS)))],
   ["files, of an image", files(FOLDER), "/image.png"],
   ["files, of text", files(FOLDER), "/long.txt"],

@@ -1003,7 +1003,7 @@ async function withCodedUpstream(
   const listener: RequestListener = ({ method, headers, url = "" }, response) => {
     const [contentEncoding, encode] = CODINGS[Number(url.slice(1))]!;
     const body = encode(bytes(PLAINTEXT));
-    const status = headers.range ? 206 : headers["if-none-match"] ? 304 : 200;
+    const status = Number(headers["x-status"] ?? (headers.range ? 206 : headers["if-none-match"] ? 304 : 200));
     response.writeHead(status, {
       "Content-Encoding": contentEncoding,
       "Content-Digest": "sha-256=:coded:",
@@ -1062,18 +1062,21 @@ test("HEAD and 304 keep each Content-Encoding that a response of fetch to GET ke
   });
 });
 
-test("a new Response of what fetch was told not to decode keeps Content-Encoding", async () => {
-  const asCoded = { headers: { "Accept-Encoding": "identity" }, decompress: false }; // for Deno, and for Bun
-  const handler = async (url: string) => {
-    const response = await fetch(url, asCoded);
-    return new Response(response.body, response);
-  };
-  await withCodedUpstream(handler, async (server) => {
-    const { headers, body } = await exchange(server, request("/0"));
-    assert.equal(new Map(headers).get("content-encoding"), "gzip");
-    assert.equal(String(gunzipSync(Buffer.from(body, "latin1"))), PLAINTEXT);
+for (const header of ["Accept-Encoding: identity", "Range: bytes=0-"]) {
+  test(`a new Response of what fetch was told not to decode by ${header} keeps Content-Encoding`, async () => {
+    const [name = "", value = ""] = header.split(": ");
+    const asCoded = { headers: { [name]: value, "X-Status": "200" }, decompress: false }; // for Deno, and for Bun
+    const handler = async (url: string) => {
+      const response = await fetch(url, asCoded);
+      return new Response(response.body, response);
+    };
+    await withCodedUpstream(handler, async (server) => {
+      const { status, headers, body } = await exchange(server, request("/0"));
+      assert.deepEqual([status, new Map(headers).get("content-encoding")], [200, "gzip"]);
+      assert.equal(String(gunzipSync(Buffer.from(body, "latin1"))), PLAINTEXT);
+    });
   });
-});
+}
 
 test("a request is passed on to upstream with its method, headers and body", async () => {
   await using upstream = start(async (environ, startResponse) => {
