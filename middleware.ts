@@ -45,6 +45,7 @@ import {
   checkOptions,
   type ChunkIterator,
   type ChunkResult,
+  CODED_HEADERS,
   EMPTY,
   escapeByte,
   FILE,
@@ -2006,8 +2007,6 @@ const COMPRESSIBLE = [
   /^font\/(?:ttf|otf)/i,
   /^application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|wasm|yaml|x-ndjson|graphql)\b/i,
 ];
-// Headers that no longer hold once a body is compressed.
-const STALE_HEADERS = ["content-length", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"];
 
 /**
  * Compresses responses with `br`, `gzip` or `deflate`, as the client accepts it.
@@ -2071,7 +2070,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       if (length !== undefined && hasSize && Number(length) !== size) return undefined;
       declared = Number(length ?? (hasSize ? size : Infinity));
       if (declared < threshold || declared === 0) return undefined;
-      head.headers = omitHeaders(head.headers, ...STALE_HEADERS);
+      head.headers = omitHeaders(head.headers, ...CODED_HEADERS);
       if (tag.startsWith('"')) head.headers = setHeader(head.headers, "ETag", `W/${tag}`);
       if (isNotModified) return undefined;
       head.headers = setHeader(head.headers, "Content-Encoding", coding);

@@ -1955,8 +1955,9 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * The handler gets the request of {@linkcode toRequest}, and, as its second argument, the client's address in the forms
  * of Deno and of Bun. Hop-by-hop headers of its response are dropped (RFC 9110, section 7.6.1).
  *
- * So are Content-Encoding, Content-Length and digests of a response of `fetch` whose body the runtime has decoded. Where the
- * handler has asked for a body as it is coded, it returns `new Response(response.body, response)`, which keeps them.
+ * So are Content-Encoding, Content-Length, Accept-Ranges and digests of a response of `fetch` whose body the runtime has
+ * decoded. Where the handler has asked for a body as it is coded, it returns `new Response(response.body, response)`, which
+ * keeps them.
  *
  * @param handler The Fetch handler.
  * @returns The application.
@@ -1994,8 +1995,16 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
   };
 }
 
-/** The headers that are true only of a body as it is coded. */
-const CODED_HEADERS = ["content-encoding", "content-length", "content-md5", "content-digest", "repr-digest", "digest"];
+/** The headers that no longer hold once a body is coded or decoded. @internal */
+export const CODED_HEADERS = [
+  "content-encoding",
+  "content-length",
+  "content-md5",
+  "digest",
+  "content-digest",
+  "repr-digest",
+  "accept-ranges",
+];
 
 /**
  * Whether `fetch` decodes the body of a response. No property tells, and the headers stay as they were sent.

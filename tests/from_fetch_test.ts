@@ -1007,6 +1007,7 @@ async function withCodedUpstream(
     response.writeHead(status, {
       "Content-Encoding": contentEncoding,
       "Content-Digest": "sha-256=:coded:",
+      "Accept-Ranges": "bytes",
       ...status === 304 ? {} : { "Content-Type": "text/plain", "Content-Length": body.length },
       ...status === 206 ? { "Content-Range": `bytes 0-${body.length - 1}/${body.length}` } : {},
     });
@@ -1040,6 +1041,7 @@ for (const [what, headers] of [["a ", []], ["a partial ", ["Range: bytes=0-"]]] 
         assert.equal(found.get("content-encoding"), isKept ? contentEncoding : undefined);
         assert.equal(found.get("content-length"), isKept ? String(coded.length) : undefined);
         assert.equal(found.has("content-digest"), isKept);
+        assert.equal(found.has("accept-ranges"), isKept);
       }
     });
   });
