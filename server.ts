@@ -367,12 +367,18 @@ export type ChunkIterator = Iterator<Uint8Array> | AsyncIterator<Uint8Array>;
 /** @internal */
 export type ChunkResult = IteratorResult<Uint8Array>;
 
+/** The reader of a stream, as far as it is used. The types of Deno, Bun, Node and the DOM differ. */
+interface StreamReader {
+  read(): Promise<{ done: boolean; value?: Uint8Array | undefined }>;
+  cancel(): Promise<void>;
+}
+
 /** Opens a body. The iterator of a stream would wait for a pending `read` before it cancels; a reader does not. @internal */
 export function openBody(body: ResponseBody): ChunkIterator {
   if (body instanceof ReadableStream) {
-    const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
+    const reader: StreamReader = body.getReader();
     return {
-      next: () => reader.read() as Promise<IteratorResult<Uint8Array>>,
+      next: () => reader.read() as Promise<ChunkResult>,
       return: () => reader.cancel().then(() => ({ done: true, value: undefined })),
     };
   }
@@ -641,7 +647,7 @@ const MAX_SMALL_PARTS = 1024;
 class Input implements InputStream {
   readonly #exchange: Exchange;
   readonly #limit: number;
-  #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  #reader: StreamReader | undefined;
   #chunk: Uint8Array = EMPTY;
   #received = 0;
   #length = Infinity;
@@ -704,8 +710,11 @@ class Input implements InputStream {
   }
 
   #cancelBody(): void {
-    // On Deno, reading the body of a request whose connection was closed throws.
-    Promise.try(() => (this.#reader ?? this.#exchange.request.body)?.cancel()).catch(() => {});
+    try {
+      (this.#reader ?? this.#exchange.request.body)?.cancel().catch(() => {});
+    } catch {
+      // On Deno, reading the body of a request whose connection was closed throws.
+    }
   }
 
   /** Makes concurrent reads follow each other. A failed read that nobody awaits is no unhandled rejection. */
@@ -743,7 +752,7 @@ class Input implements InputStream {
     return part;
   }
 
-  #openBody(): ReadableStreamDefaultReader<Uint8Array> | undefined {
+  #openBody(): StreamReader | undefined {
     const { request } = this.#exchange;
     let body: Request["body"];
     try {
@@ -769,7 +778,7 @@ class Input implements InputStream {
   async #fill(): Promise<boolean> {
     while (this.#chunk.length === 0 && !this.#hasEnded) {
       this.#reader ??= this.#openBody();
-      let result: ReadableStreamReadResult<Uint8Array> | undefined;
+      let result: Awaited<ReturnType<StreamReader["read"]>> | undefined;
       try {
         result = await this.#reader?.read();
       } catch (cause) {
@@ -1587,7 +1596,12 @@ function makeResponse(head: ResponseHead, body: Uint8Array | ReadableStream, len
   if (body instanceof ReadableStream) return new Response(body, init);
   if (body.length === 0) return new Response(null, init);
   // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
-  return new Response(BUN && !hasContentType ? ReadableStream.from([body]) : body as Uint8Array<ArrayBuffer>, init);
+  if (!BUN || hasContentType) return new Response(body as Uint8Array<ArrayBuffer>, init);
+  const start = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    controller.enqueue(body);
+    controller.close();
+  };
+  return new Response(new ReadableStream({ start }), init);
 }
 
 /** Makes a response without a body: to HEAD, or with a null body status. */
@@ -2083,7 +2097,7 @@ export function toRequest(environ: Environ): Request {
     delete headers["CONTENT-LENGTH"];
     delete headers["TRANSFER-ENCODING"];
   }
-  const init = { method, headers, body, duplex: "half" };
+  const init = { method, headers, body, duplex: "half" as const };
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
   const request = new Request(`${url}${query}`, init);
   const context = environ["fetch.context"];
@@ -2188,22 +2202,19 @@ function isStaleSocket(path: string): boolean {
   const stat = () => process.getBuiltinModule("node:fs").lstatSync(path, { throwIfNoEntry: false });
   const before = stat();
   if (!before?.isSocket()) return false;
+  const { Worker } = process.getBuiltinModule("node:worker_threads");
   const state = new Int32Array(new SharedArrayBuffer(4)).fill(unknown);
-  const source = `onmessage = ({ data: [path, state] }) => {
+  const source = `const { workerData: { path, state } } = require("node:worker_threads");
     const settle = (value) => {
       Atomics.store(state, 0, value);
       Atomics.notify(state, 0);
     };
-    const socket = process.getBuiltinModule("node:net").connect(path);
+    const socket = require("node:net").connect(path);
     socket.on("connect", () => settle(${alive}));
-    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? ${stale} : ${alive}));
-  };`;
-  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: "module" });
-  worker.postMessage([path, state]);
+    socket.on("error", ({ code }) => settle(code === "ECONNREFUSED" ? ${stale} : ${alive}));`;
+  const worker = new Worker(source, { eval: true, workerData: { path, state } });
   Atomics.wait(state, 0, unknown, CONNECT_TIMEOUT);
   worker.terminate();
-  URL.revokeObjectURL(url);
   return state[0] === stale && stat()?.ctimeMs === before.ctimeMs; // another server may have replaced it meanwhile
 }
 
