@@ -1593,9 +1593,8 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       // The server expects this error, and nobody would read the page.
       if (isDisconnect(thrown, environ["fetch.context"])) throw thrown;
       const error = thrown ?? new Error(`${thrown} was thrown`); // startResponse takes undefined for no error
-      const { STATUS_CODES } = process.getBuiltinModule("node:http");
       const code = errorStatus(error);
-      const status = `${code} ${REASONS[code] ?? STATUS_CODES[code] ?? "Unknown"}`;
+      const status = `${code} ${REASONS[code] ?? "Unknown"}`;
       const types = development ? ["text/html", "application/json", "text/plain"] : ["text/plain", "application/json"];
       const type = preferredType(environ, types);
       startResponse(status, [

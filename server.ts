@@ -81,16 +81,20 @@ export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
 // #region Errors and their text
 
-/** Reason phrases as RFC 9110 has them, where the runtimes have others, and those of the server's own responses. @internal */
-export const REASONS: Record<number, string> = {
-  400: "Bad Request",
-  404: "Not Found",
-  413: "Content Too Large",
-  422: "Unprocessable Content",
-  500: "Internal Server Error",
-  501: "Not Implemented",
-  503: "Service Unavailable",
-};
+/** The reason phrases of the IANA registry and of RFC 2324, by status. @internal */
+export const REASONS: Record<number, string> = Object.fromEntries(
+  `200 OK|201 Created|202 Accepted|203 Non-Authoritative Information|204 No Content|205 Reset Content|206 Partial Content|
+207 Multi-Status|208 Already Reported|226 IM Used|300 Multiple Choices|301 Moved Permanently|302 Found|303 See Other|
+304 Not Modified|305 Use Proxy|307 Temporary Redirect|308 Permanent Redirect|400 Bad Request|401 Unauthorized|
+402 Payment Required|403 Forbidden|404 Not Found|405 Method Not Allowed|406 Not Acceptable|
+407 Proxy Authentication Required|408 Request Timeout|409 Conflict|410 Gone|411 Length Required|412 Precondition Failed|
+413 Content Too Large|414 URI Too Long|415 Unsupported Media Type|416 Range Not Satisfiable|417 Expectation Failed|
+418 I'm a Teapot|421 Misdirected Request|422 Unprocessable Content|423 Locked|424 Failed Dependency|425 Too Early|
+426 Upgrade Required|428 Precondition Required|429 Too Many Requests|431 Request Header Fields Too Large|
+451 Unavailable For Legal Reasons|500 Internal Server Error|501 Not Implemented|502 Bad Gateway|503 Service Unavailable|
+504 Gateway Timeout|505 HTTP Version Not Supported|506 Variant Also Negotiates|507 Insufficient Storage|
+508 Loop Detected|511 Network Authentication Required`.split(/\|\n?/).map((line) => [line.slice(0, 3), line.slice(4)]),
+);
 // The errors of the server's own, which have a status. They are not logged.
 const HTTP_ERRORS = new WeakMap<object, number>();
 
@@ -1986,8 +1990,6 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
  * ```
  */
 export function fromFetch(handler: (request: Request, info: never) => Response | Promise<Response>): Application {
-  // As an import, node:http would double the time that Deno takes to start.
-  const { STATUS_CODES } = process.getBuiltinModule("node:http");
   return async (environ, startResponse) => {
     const response = await handler(toRequest(environ), handlerInfo(environ) as never);
     if (!(response instanceof Response)) {
@@ -1998,7 +2000,7 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
     const perHop = parseList(headers.get("Connection")?.toLowerCase() ?? "");
     const dropped = new Set(isDecoded(response) ? [...perHop, ...CODED_HEADERS] : perHop);
     try {
-      const reason = response.statusText || STATUS_CODES[response.status] || "Unknown";
+      const reason = response.statusText || REASONS[response.status] || "Unknown";
       const kept = [...headers].filter(([name]) => !HOP_BY_HOP.test(name) && !dropped.has(name));
       startResponse(`${response.status} ${reason}`, kept);
     } catch (error) {

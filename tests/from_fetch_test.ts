@@ -640,6 +640,22 @@ test("Response.redirect keeps its status and where it points to", async () => {
   }
 });
 
+test("a status without a text gets the reason phrase of RFC 9110, on every runtime", async () => {
+  const phrases = {
+    200: "OK",
+    226: "IM Used",
+    404: "Not Found",
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+  };
+  for (
+    const [status, phrase] of Object.entries({ ...phrases, 511: "Network Authentication Required", 599: "Unknown" })
+  ) {
+    const app = fromFetch(() => new Response(null, { status: Number(status) }));
+    assert.equal((await runApplication(app, environFor())).status, `${status} ${phrase}`);
+  }
+});
+
 test("a handler's cookies stay apart and in order", async () => {
   await using server = start(fromFetch(() => {
     const headers = new Headers(PLAIN);
