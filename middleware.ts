@@ -46,9 +46,11 @@ import {
   type ChunkIterator,
   type ChunkResult,
   CODED_HEADERS,
+  concat,
   EMPTY,
   escapeByte,
   FILE,
+  hasNodeModules,
   HEADER_VALUE,
   HOP_BY_HOP,
   HOST,
@@ -64,6 +66,7 @@ import {
   matching,
   MAX_DELAY,
   memoize,
+  nextTurn,
   NULL_BODY_STATUSES,
   openBody,
   type OptionChecks,
@@ -72,6 +75,7 @@ import {
   percentDecode,
   READ_CHUNK,
   REASONS,
+  requireNodeModule,
   startedTwice,
   STATUS_PATTERN,
   toEnviron,
@@ -347,8 +351,10 @@ function logFailure(environ: Environ, error: unknown, what = "Application"): voi
 /** Describes a value with its contents, and an error with its stack and its causes. `inspect` only names the class. */
 function inspectDeep(value: unknown, depth = 1): string {
   if (typeof value === "string") return JSON.stringify(value);
-  const { inspect } = process.getBuiltinModule("node:util");
-  return safely(() => inspect(value, { depth, breakLength: Infinity }), "a value that cannot be shown");
+  return safely(() => {
+    if (!hasNodeModules()) return value instanceof Error ? String(value.stack || value) : inspect(value);
+    return process.getBuiltinModule("node:util").inspect(value, { depth, breakLength: Infinity });
+  }, "a value that cannot be shown");
 }
 
 const ENCODER = new TextEncoder();
@@ -559,9 +565,9 @@ class DeferredStart {
     return cancelOnError(body, () => {
       if (this.#failure) throw this.#failure; // the application may have caught it and gone on
       if (!head) return body;
-      return mapMaybe(this.#change(head, body) ?? body, (changed) => {
+      return mapMaybe(this.#change(head, body), (changed) => {
         this.#passOn(head);
-        return changed;
+        return changed ?? body;
       });
     });
   }
@@ -593,7 +599,10 @@ class DeferredStart {
 }
 
 /** Changes status and headers in place. Returns the new body, or undefined to keep the body. */
-type ChangeResponse = (head: StartArguments, body?: ResponseBody) => ResponseBody | Promise<ResponseBody> | undefined;
+type ChangeResponse = (
+  head: StartArguments,
+  body?: ResponseBody,
+) => ResponseBody | undefined | Promise<ResponseBody | undefined>;
 
 /** Responds in place of the application, with the status as plain text. */
 function respondWith(
@@ -944,7 +953,7 @@ const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["
  *
  * Deno needs `--allow-read`.
  *
- * @throws {Error} When `root` is not a readable folder.
+ * @throws {Error} When `root` is not a readable folder, or the runtime has no `node:fs`.
  * @throws {TypeError} When an option is unknown or invalid.
  *
  * @param root The folder, as a path or a `file:` URL.
@@ -963,6 +972,7 @@ const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["
  */
 export function files(root: string | URL, options: FilesOptions = {}): Application {
   checkOptions(options, FILES_OPTIONS);
+  requireNodeModule("node:fs", "serve files");
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
   const folder = new Folder(root, dotFiles);
@@ -2015,6 +2025,7 @@ const COMPRESSIBLE = [
  * ETag becomes a weak one, and a 304 has the ETag and the Vary of its 200. RFC 9110, sections 8.4, 12.5.3 and 15.4.5.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
+ * @throws {Error} When the runtime has no `node:zlib`.
  *
  * @param app The application.
  * @param options The options.
@@ -2037,6 +2048,7 @@ const COMPRESSIBLE = [
  */
 export function compress(app: ApplicationLike, options: CompressOptions = {}): Application {
   checkOptions(options, COMPRESS_OPTIONS);
+  requireNodeModule("node:zlib", "compress");
   const { threshold = 1024 } = options;
   const inner = application(app);
   return (environ, startResponse) => {
@@ -2194,9 +2206,10 @@ export function conditional(app: ApplicationLike): Application {
       // A response to HEAD may have no body to hash.
       const hasContent = method === "GET" || body.some((chunk) => chunk.length > 0);
       if (hasContent && getHeader(head.headers, "etag") === undefined) {
-        const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
-        for (const chunk of body) hash.update(chunk);
-        head.headers = [...head.headers, ["ETag", `"${hash.digest("base64url")}"`]];
+        return mapMaybe(digest(body), (hash) => {
+          head.headers = [...head.headers, ["ETag", `"${hash}"`]];
+          return change(head, body);
+        });
       }
       if (!isFresh(environ, head.headers)) return undefined;
       const size = body.reduce((sum, { length }) => sum + length, 0);
@@ -2207,6 +2220,17 @@ export function conditional(app: ApplicationLike): Application {
     };
     return new DeferredStart(startResponse, change).run(inner, environ);
   };
+}
+
+/** The hash of a body, in base64: at once with Node's modules, else as a promise. */
+function digest(body: Uint8Array[]): string | Promise<string> {
+  if (!hasNodeModules()) {
+    return crypto.subtle.digest("SHA-1", concat(body) as Uint8Array<ArrayBuffer>)
+      .then((hash) => btoa(String.fromCharCode(...new Uint8Array(hash))));
+  }
+  const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
+  for (const chunk of body) hash.update(chunk);
+  return hash.digest("base64");
 }
 
 // #endregion
@@ -2834,6 +2858,7 @@ const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
  *
  * @throws {TypeError} When an option is unknown or invalid, when there is neither or both of `users` and `check`, or when
  * `app` is not an application.
+ * @throws {Error} When there are `users`, and the runtime has no `node:crypto`.
  *
  * @param app The application.
  * @param options The options.
@@ -2885,9 +2910,10 @@ function parseBasicAuth(authorization = ""): [user: string, password: string] | 
 
 /** Makes a check that takes as long for an unknown user as for a wrong password. */
 function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
-  const { createHash, randomBytes, timingSafeEqual } = process.getBuiltinModule("node:crypto");
+  requireNodeModule("node:crypto", 'check passwords by option "users"');
+  const { createHash, timingSafeEqual } = process.getBuiltinModule("node:crypto");
   const hash = (text: string) => createHash("sha256").update(text).digest();
-  const nobody = randomBytes(32);
+  const nobody = new Uint8Array(32); // the hash of no password
   const hashes = new Map(Object.entries(users).map(([user, password]) => [user, hash(password)]));
   return (user, password) => timingSafeEqual(hash(password), hashes.get(user) ?? nobody);
 }
@@ -3214,7 +3240,7 @@ class RequestCheck implements BodyHooks {
       this.fail("inside", "details", "close of the application inside was not called", "a call before this one ends");
     };
     // A generator outside calls return one microtask later, and close does not wait for that.
-    return mapMaybe(close(), () => isOpen() ? new Promise((resolve) => setImmediate(resolve)).then(check) : check());
+    return mapMaybe(close(), () => isOpen() ? nextTurn().then(check) : check());
   }
 
   #send(chunk: Uint8Array): Uint8Array {

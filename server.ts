@@ -77,6 +77,16 @@ export const FILE: unique symbol = Symbol.for("wsgi.file");
 /** The method of an input that reads the bytes at hand, up to a size. Middleware passes the method on. @internal */
 export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
+/** Tests for the modules of Node. On Deno the first look at `process` takes longer than the start of a server. @internal */
+export function hasNodeModules(): boolean {
+  return DENO !== undefined || typeof globalThis.process?.getBuiltinModule === "function";
+}
+
+/** Throws where a module of Node is missing. It does not load the module, which takes time on Deno. @internal */
+export function requireNodeModule(name: string, purpose: string): void {
+  if (!hasNodeModules()) throw new Error(`Cannot ${purpose}: this runtime has no module "${name}"`);
+}
+
 // #endregion
 
 // #region Errors and their text
@@ -410,7 +420,8 @@ function prefix(chunk: Uint8Array, size: number): Uint8Array {
   return size < chunk.length ? chunk.subarray(0, size) : chunk;
 }
 
-function concat(chunks: readonly Uint8Array[]): Uint8Array {
+/** @internal */
+export function concat(chunks: readonly Uint8Array[]): Uint8Array {
   let size = 0;
   for (const chunk of chunks) size += chunkLength(chunk);
   if (chunks.length === 1) return chunks[0]!;
@@ -428,10 +439,11 @@ export function isPromise<Value>(value: Value | PromiseLike<Value>): value is Pr
   return typeof (value as PromiseLike<Value> | undefined)?.then === "function";
 }
 
-/** Waits for the next turn of the event loop: the runtimes write to their sockets between two turns. */
-function nextTurn(): Promise<void> {
+/** Waits for the next turn of the event loop: the runtimes write to their sockets between two turns. @internal */
+export function nextTurn(): Promise<void> {
   return new Promise((resolve) => {
-    setImmediate(resolve);
+    if (typeof setImmediate === "function") setImmediate(resolve);
+    else setTimeout(resolve); // workerd, browsers
   });
 }
 
@@ -1691,6 +1703,9 @@ class Gateway {
     this.errors = options.errors;
     this.maxBodySize = options.maxBodySize ?? Infinity;
     this.environTemplate = makeEnvironTemplate(options);
+    if (options.concurrency !== undefined && globalThis.navigator?.userAgent === "Cloudflare-Workers") {
+      throw new TypeError('Cannot use option "concurrency": on Cloudflare no request can wait for another one');
+    }
     this.#slots = new Semaphore(options.concurrency ?? Infinity);
   }
 
@@ -2133,7 +2148,9 @@ interface Listener {
 function listen(options: ServeOptions, handler: FetchHandler): Listener {
   const { unix } = options;
   const adapter = DENO ? listenDeno : BUN ? listenBun : undefined;
-  if (!adapter) throw new Error("Cannot serve: this is neither Deno nor Bun, whose servers could take toFetch(app)");
+  if (!adapter) {
+    throw new Error("Cannot serve: this is neither Deno nor Bun, expected another server, with toFetch(app)");
+  }
   if (sharesPort(options)) requireUnstableNet("reusePort");
   try {
     if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
@@ -2817,7 +2834,7 @@ class WorkerPool implements ServerBackend {
     // The main module may export another application than it serves. A failure of the import is reported elsewhere: by
     // the main module itself, or by each worker.
     const { module, exportName } = this.#config;
-    const exported = exportedApplication(await import(module).catch(() => ({})), exportName);
+    const exported = exportedApplication(await importModule(module).catch(() => ({})), exportName);
     if (this.#isStopping || exported === undefined || exported === this.#app) return;
     onFailure(new TypeError(`Cannot serve with workers: ${module} serves something else than it exports`));
   }
@@ -2963,6 +2980,11 @@ function poolConfig(options: ServeOptions, { module, export: exportName, max }: 
   };
 }
 
+/** Imports a module by its URL. Miniflare refuses a program that has an `import()` of an expression. */
+function importModule(url: string): Promise<Record<string, unknown>> {
+  return new Function("url", "return import(url)")(url);
+}
+
 function exportedApplication(exports: Record<string, unknown>, name: string | undefined): unknown {
   return name === undefined ? exports.application ?? exports.default : exports[name];
 }
@@ -2995,7 +3017,7 @@ async function runWorker(
   { port, requestCount, module, exportName, options, forwardErrors, multiprocess }: WorkerConfig,
 ): Promise<void> {
   try {
-    const exports = await import(module).catch((cause) => {
+    const exports = await importModule(module).catch((cause) => {
       throw new Error(`${module} cannot be imported: ${formatError(cause)}`);
     });
     const exported = exportedApplication(exports, exportName) as ApplicationLike | undefined;
