@@ -69,6 +69,9 @@ interface BunRuntime {
 
 const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
 
+/** Whether the response is sent by a runtime for which this server is made, and not by Node, workerd or a browser. */
+const IS_NATIVE = DENO !== undefined || BUN !== undefined;
+
 const VERSION = "0.1.0";
 const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN ? ` Bun/${BUN.version}` : "");
 
@@ -722,7 +725,8 @@ class Input implements InputStream {
     if (input.#hasEnded) return;
     input.#isCancelled = true;
     input.#onArrived?.();
-    input.#cancelBody();
+    if (IS_NATIVE) input.#cancelBody();
+    else if (input.#reader) drain(input.#reader).catch(() => {});
   }
 
   #cancelBody(): void {
@@ -819,6 +823,14 @@ class Input implements InputStream {
     if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
     return this.#chunk.length > 0;
   }
+}
+
+/**
+ * Reads a body to its end. Node drops by itself a body that nobody has begun to read. It breaks the connection of one that
+ * is cancelled, and serves no other request on that of one that is read in part.
+ */
+async function drain(reader: StreamReader): Promise<void> {
+  while (!(await reader.read()).done);
 }
 
 /**
@@ -1054,10 +1066,12 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
 /** The arguments of `startResponse`, checked, in the form that a `Response` takes. @internal */
 export interface ResponseHead {
   status: number;
+  statusText: string;
   /** All but Content-Length. */
   headers: Record<string, string> | HeaderList;
   length: number | undefined;
   hasContentType: boolean;
+  isEncoded: boolean;
 }
 
 /** A status line without the version: RFC 9112, section 4, with a reason phrase and the numbers of a `Response`. @internal */
@@ -1103,6 +1117,7 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const pairs: HeaderList = [];
   let length: number | undefined;
   let hasContentType = false;
+  let isEncoded = false;
   let hasRepeated = false;
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
@@ -1121,11 +1136,13 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
       continue;
     }
     hasContentType ||= lower === "content-type" && value.trim() !== "";
+    isEncoded ||= lower === "content-encoding";
     hasRepeated ||= name in record; // also for "__proto__", which a record cannot hold
     record[name] = value;
     pairs.push([name, value]);
   }
-  return { status: code, headers: hasRepeated ? pairs : record, length, hasContentType };
+  const statusText = status.slice(4);
+  return { status: code, statusText, headers: hasRepeated ? pairs : record, length, hasContentType, isEncoded };
 }
 
 function startError(problem: string): TypeError {
@@ -1182,8 +1199,9 @@ export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
 
 /** The message for a late call of `write`: PEP 3333, "The write() Callable". @internal */
 export const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
-// The error that Deno prints when a stream fails. The report itself goes to wsgi.errors.
-const ABORTED = DENO ? "The response was aborted" : undefined;
+// The error of a stream that fails, which Deno prints. Servers on Node do not take undefined for a failure. The report itself
+// goes to wsgi.errors.
+const ABORTED = DENO ? "The response was aborted" : new Error("The response was aborted");
 
 /**
  * One request and its response, from the call of the application to the call of `close`.
@@ -1406,7 +1424,8 @@ class Exchange {
     this.#bytesSent = bytes.length;
     this.#length = head.length ?? (isAll ? bytes.length : Infinity);
     if (this.#bytesSent >= this.#length) {
-      this.#respond(makeResponse(head, prefix(bytes, this.#length), head.length));
+      // Deno and Bun declare the length themselves. Others see a stream in the response.
+      this.#respond(makeResponse(head, prefix(bytes, this.#length), IS_NATIVE ? head.length : this.#length));
       return this.#onAllSent(bytes.length);
     }
     if (isAll) throw this.#wrongLength();
@@ -1600,7 +1619,7 @@ class Context implements FetchContext {
 
 /** Makes a response of a stream, or of bytes that are all of its body. */
 function makeResponse(head: ResponseHead, body: Uint8Array | ReadableStream, length?: number): Response {
-  const { status, hasContentType } = head;
+  const { status, statusText, hasContentType, isEncoded } = head;
   let { headers } = head;
   if (length !== undefined) {
     const value = String(length);
@@ -1608,7 +1627,9 @@ function makeResponse(head: ResponseHead, body: Uint8Array | ReadableStream, len
       ? [...headers, ["Content-Length", value]]
       : { ...headers, "Content-Length": value };
   }
-  const init = status === 200 ? { headers } : { status, headers }; // Deno is faster without the status 200
+  let init: ResponseInit = status === 200 ? { headers } : { status, headers }; // Deno is faster without the status 200
+  if (!IS_NATIVE) init = { ...init, statusText };
+  if (isEncoded) init = Object.assign(init, { encodeBody: "manual" }); // or workerd would encode the body once more
   if (body instanceof ReadableStream) return new Response(body, init);
   if (body.length === 0) return new Response(null, init);
   // Bun declares bytes without a type to be "application/octet-stream", but not a stream.
@@ -1631,7 +1652,8 @@ function emptyResponse(head: ResponseHead, length: number | undefined): Response
 /** Makes the response to a request that the application does not answer. */
 function errorResponse(error: unknown): Response {
   const status = HTTP_ERRORS.get(error as object) ?? 500;
-  return new Response(`${REASONS[status]}\n`, { status, headers: { "Content-Type": "text/plain; charset=utf-8" } });
+  const headers = { "Content-Type": "text/plain; charset=utf-8" };
+  return new Response(`${REASONS[status]}\n`, { status, statusText: REASONS[status]!, headers });
 }
 
 /**
