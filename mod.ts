@@ -469,7 +469,8 @@ export interface FetchContext {
   /** True from the moment the server is told to stop. */
   readonly draining: boolean;
   /**
-   * Keeps a stopping server alive until the work has settled, and reports its failure.
+   * Keeps a stopping server alive until the work has settled, and reports its failure. A platform that has a `waitUntil` of
+   * its own is told of the work.
    *
    * @param work The work that goes on after the response.
    */
@@ -549,7 +550,8 @@ export type FileLike =
  * A Fetch handler, which `Deno.serve`, `Bun.serve` and every other Fetch runtime call for each request.
  *
  * @param request The request.
- * @param info The second argument of the runtime: `Deno.ServeHandlerInfo`, or Bun's `Server`.
+ * @param info The second argument of the runtime: `Deno.ServeHandlerInfo`, or Bun's `Server`. Any other server can hand over
+ * an object with `remoteAddr` (`hostname` and `port` of the client) and with `waitUntil`, a function that takes a promise.
  * @returns The response, or a promise of it.
  *
  * @example
@@ -575,7 +577,7 @@ export type FetchHandler = (request: Request, info?: unknown) => Response | Prom
  * ```
  */
 export interface ToEnvironOptions {
-  /** The second argument of a Fetch handler: `Deno.ServeHandlerInfo`, or Bun's `Server`. */
+  /** The second argument of a {@linkcode FetchHandler}. */
   info?: unknown;
   /**
    * The deployer's own pairs: they add to what the request says, and never replace it. PEP 3333, "Application

@@ -1232,6 +1232,7 @@ class Exchange {
   readonly input: Input;
   readonly errors: ErrorStream;
   readonly context: FetchContext;
+  readonly info: unknown;
   readonly #start = new ResponseStart();
   #responseState: "pending" | "streaming" | "complete" = "pending";
   #applicationState: "running" | "returned" | "closing" | "closed" = "running";
@@ -1254,9 +1255,10 @@ class Exchange {
   /** The last error that was reported; at first an object that nothing throws. */
   #reported: unknown = EMPTY;
 
-  constructor(gateway: Gateway, request: Request) {
+  constructor(gateway: Gateway, request: Request, info: unknown) {
     this.gateway = gateway;
     this.request = request;
+    this.info = info;
     this.method = request.method; // once: each read is a call of the runtime
     this.input = new Input(this);
     this.errors = gateway.errors ?? new StandardError();
@@ -1612,8 +1614,9 @@ class Context implements FetchContext {
   }
 
   waitUntil(work: Promise<unknown>): void {
-    const { gateway, errors } = this.#exchange;
-    gateway.pending.track(work, (error) => logError(errors, "Work after the response failed", error));
+    const { gateway, errors, info } = this.#exchange;
+    const settled = gateway.pending.track(work, (error) => logError(errors, "Work after the response failed", error));
+    (info as { waitUntil?(work: Promise<unknown>): void } | undefined)?.waitUntil?.(settled);
   }
 }
 
@@ -1732,7 +1735,7 @@ class Gateway {
   }
 
   handle(request: Request, info: unknown): Response | Promise<Response> {
-    const exchange = new Exchange(this, request);
+    const exchange = new Exchange(this, request, info);
     let environ: Environ;
     try {
       if (this.isRefusing) throw serverStopping();
@@ -1895,6 +1898,9 @@ export function application(like: ApplicationLike): Application {
  *
  * The handler never throws. It reports a failure of the application on `wsgi.errors`, and answers with a plain 500.
  *
+ * Its second argument is what the runtime gives beside the request. A server that gives nothing of the kind can hand over
+ * `{ remoteAddr: { hostname, port }, waitUntil }`, as {@linkcode FetchHandler} says.
+ *
  * @throws {TypeError} When an option does not exist or is not what it should be, or `app` is not an application.
  *
  * @param app The application.
@@ -1922,7 +1928,7 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
 /**
  * Makes an environ of a Fetch request.
  *
- * No server waits for the work that is given to `waitUntil` of its `fetch.context`.
+ * No server waits for the work that is given to `waitUntil` of its `fetch.context`, unless `info` has a `waitUntil`.
  *
  * @throws {TypeError} When an option does not exist or is not what it should be, when Host or Content-Length of the
  * request is invalid, or when the method is CONNECT.
@@ -1945,7 +1951,7 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
 export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
   checkOptions(options, TO_ENVIRON_OPTIONS);
   const gateway = new Gateway(() => [], options);
-  return buildEnviron(request, options.info, new Exchange(gateway, request));
+  return buildEnviron(request, options.info, new Exchange(gateway, request, options.info));
 }
 
 /**

@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type FetchHandler, toFetch } from "../mod.ts";
+import { type FetchHandler, toEnviron, toFetch } from "../mod.ts";
 import { asked, bytes, countingClose, ErrorLog, Event, ok, ORIGIN, readChunk, within } from "./support.ts";
 
 test("aborting the request before the first chunk aborts the signal and closes the body, once", async () => {
@@ -212,4 +212,32 @@ test("a variable that an application adds to its environ is not there in the nex
   await ask();
   await ask();
   assert.deepEqual(seen, ["given", "given"]);
+});
+
+test("the second argument's waitUntil is told of the work after the response, which never fails there", async () => {
+  const told: Promise<unknown>[] = [];
+  const platform = { told, waitUntil: (work: Promise<unknown>) => void told.push(work) };
+  const errors = new ErrorLog();
+  const handler = toFetch((environ, startResponse) => {
+    environ["fetch.context"]!.waitUntil(Promise.reject(new Error("This work fails")));
+    ok(startResponse);
+    return [];
+  }, { errors });
+  await handler(new Request(ORIGIN), platform);
+  assert.equal(told.length, 1);
+  await within(told[0]!, "the work");
+  assert.match(errors.text, /^Work after the response failed: Error: This work fails\n/);
+});
+
+test("a waitUntil in the second argument is called as a method", () => {
+  class Platform {
+    count = 0;
+    waitUntil() {
+      this.count++;
+    }
+  }
+  const platform = new Platform();
+  const environ = toEnviron(new Request(ORIGIN), { info: platform });
+  environ["fetch.context"]!.waitUntil(Promise.resolve());
+  assert.equal(platform.count, 1);
 });
