@@ -5,6 +5,9 @@
  * the project's list of the PEP's requirements, 1 to 105, in the order of the PEP. A number stands for one requirement,
  * and has one test if the server has to meet it, is free to, or checks at run time that the application does.
  *
+ * With another server (`WSGI_SERVER` in CONTRIBUTING.md) it is the conformance suite of the interface. What a server may
+ * decide by itself is then not asked for, and what needs Deno or Bun is skipped.
+ *
  * `NOT_THE_SERVERS` has the other numbers, each with the reason. `IMPOSSIBLE` has those that no server on these two
  * runtimes can meet to the letter: their tests show what holds instead. The last test sees to it that none is missing.
  *
@@ -44,6 +47,7 @@ import {
   HERE,
   MemoryFile,
   ok,
+  OTHER_SERVER,
   parse,
   PLAIN,
   post,
@@ -84,10 +88,13 @@ const IMPOSSIBLE: Record<number, string> = {
 };
 
 const TESTED: number[] = [];
+// The tests that start a program on the runtime that runs them.
+const OWN_PROGRAMS = new Set([26, 59]);
 
 function requirement(number: number, section: string, sentence: string, run: () => void | Promise<void>): void {
   TESTED.push(number);
-  test(`${number} (${section}): ${sentence}`, run);
+  const skip = OTHER_SERVER !== undefined && OWN_PROGRAMS.has(number) && "it runs a program on Deno or Bun";
+  test(`${number} (${section}): ${sentence}`, { skip }, run);
 }
 
 /** What an application sees of a request that came over a socket. */
@@ -128,7 +135,11 @@ function documentationOf(name: string): Map<string, string> {
 
 requirement(1, "The Application/Framework Side", "every kind of callable is an application", async () => {
   class Instances {
-    constructor(readonly _environ: Environ, readonly startResponse: StartResponse) {}
+    readonly startResponse: StartResponse;
+
+    constructor(_environ: Environ, startResponse: StartResponse) {
+      this.startResponse = startResponse;
+    }
     *[Symbol.iterator]() {
       ok(this.startResponse);
       yield bytes("called");
@@ -341,11 +352,9 @@ requirement(12, "environ Variables", "CONTENT_TYPE and CONTENT_LENGTH are those 
   assert.ok(!("HTTP_CONTENT_TYPE" in environ));
   assert.ok(!("HTTP_CONTENT_LENGTH" in environ));
 
-  const repeated = ["Content-Length: 3", "Content-Length: 3"];
-  assert.equal(
-    (await environOf(request("/", { method: "POST", headers: repeated, body: "abc" }))).CONTENT_LENGTH,
-    "3",
-  );
+  const repeated = request("/", { method: "POST", headers: ["Content-Length: 3", "Content-Length: 3"], body: "abc" });
+  // A server may refuse it: RFC 9110, section 8.6.
+  if (OTHER_SERVER === undefined) assert.equal((await environOf(repeated)).CONTENT_LENGTH, "3");
   const chunked = { method: "POST", headers: ["Transfer-Encoding: chunked"], body: "3\r\nabc\r\n0\r\n\r\n" };
   assert.ok(!("CONTENT_LENGTH" in await environOf(request("/", chunked))));
 });
@@ -359,8 +368,12 @@ requirement(13, "environ Variables", "SERVER_NAME and SERVER_PORT are there, and
   };
   await using server = start(app);
   await exchange(server, request("/"));
-  assert.equal(environ!.SERVER_NAME, "127.0.0.1");
-  assert.equal(environ!.SERVER_PORT, String(server.port));
+  assert.match(environ!.SERVER_NAME, /./);
+  assert.match(environ!.SERVER_PORT, /^\d+$/);
+  if (OTHER_SERVER === undefined) {
+    assert.equal(environ!.SERVER_NAME, "127.0.0.1");
+    assert.equal(environ!.SERVER_PORT, String(server.port));
+  }
   await answer(app, new Request("https://test.example/"));
   assert.equal(environ!.SERVER_NAME, "test.example");
   assert.equal(environ!.SERVER_PORT, "443");
@@ -393,7 +406,8 @@ requirement(16, "environ Variables", "the other CGI variables that apply are the
   const environ = await environOf(request("/a%20b?c"));
   assert.equal(environ.REMOTE_ADDR, "127.0.0.1");
   assert.match(environ.REMOTE_PORT!, /^\d+$/);
-  assert.match(environ.SERVER_SOFTWARE, new RegExp(`^WSGI/[\\d.]+ ${RUNTIME}/\\d`, "i"));
+  const software = OTHER_SERVER === undefined ? new RegExp(`^WSGI/[\\d.]+ ${RUNTIME}/\\d`, "i") : /./;
+  assert.match(environ.SERVER_SOFTWARE, software);
   assert.equal(environ.REQUEST_URI, "/a%20b?c");
   assert.ok(!("HTTPS" in environ));
   assert.equal(toEnviron(new Request("https://test.example/")).HTTPS, "on");
@@ -1333,7 +1347,9 @@ requirement(77, "Buffering and Streaming", "no chunk is held back while the next
 
 requirement(82, "Unicode Issues", "strings hold nothing beyond U+00FF, either way", async () => {
   const latin1 = (text: string) => [...bytes(text)].map((byte) => String.fromCharCode(byte)).join("");
-  const environ = await environOf(request(latin1("/你?你"), { headers: [latin1("X-Test: 你")] }));
+  const environ = await environOf(
+    request(`${encodeURI("/你")}?${encodeURI("你")}`, { headers: [latin1("X-Test: 你")] }),
+  );
   assert.equal(environ.HTTP_X_TEST, latin1("你"));
   assert.equal(environ.PATH_INFO, latin1("/你"));
   for (const [name, value] of Object.entries(environ)) {
@@ -1647,7 +1663,9 @@ requirement(99, "URL Reconstruction", "environ has what the URL of the request i
   await exchange(server, request("/a%20b?c"));
   assert.equal(reconstruct(environ!), "http://test.example/a%20b?c");
   await exchange(server, "GET /a HTTP/1.0\r\n\r\n");
-  assert.equal(reconstruct(environ!), `http://127.0.0.1:${server.port}/a`);
+  const { hostname, port, pathname } = new URL(reconstruct(environ!));
+  assert.deepEqual([port, pathname], [String(server.port), "/a"]);
+  if (OTHER_SERVER === undefined) assert.equal(hostname, "127.0.0.1");
 });
 
 requirement(100, "Optional Platform-Specific File Handling", "wsgi.file_wrapper makes a body of a file", async () => {

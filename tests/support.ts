@@ -24,7 +24,7 @@ import {
   type FetchContext,
   type HeaderList,
   type ResponseBody,
-  serve,
+  serve as serveHere,
   type ServeOptions,
   type Server,
   type StartResponse,
@@ -64,7 +64,7 @@ export const MIB = 1024 * KIB;
 
 // #region Waits
 
-/** The runtime that runs the tests. */
+/** The runtime that runs the tests. Those that run elsewhere, against another server, do not ask for it. */
 export const RUNTIME: "deno" | "bun" = "Deno" in globalThis ? "deno" : "bun";
 
 /** The time limit of every wait, in milliseconds. */
@@ -332,6 +332,13 @@ export function environWith(variables: Record<string, unknown>): Environ {
 // #endregion
 
 // #region Servers
+
+/** The module of another server, which exports `serve`. `tests/pep3333_test.ts` then tests that server. */
+export const OTHER_SERVER: string | undefined = process.env.WSGI_SERVER;
+
+const { serve }: { serve: typeof serveHere } = OTHER_SERVER === undefined
+  ? { serve: serveHere }
+  : await import(OTHER_SERVER);
 
 const UNCHECKED = new WeakSet<ApplicationLike>();
 
@@ -698,7 +705,11 @@ export class MemoryFile {
 
 /** A file whose methods are asynchronous. */
 export class SlowFile {
-  constructor(readonly file: MemoryFile) {}
+  readonly file: MemoryFile;
+
+  constructor(file: MemoryFile) {
+    this.file = file;
+  }
 
   async read(size: number): Promise<Uint8Array> {
     await settle();
