@@ -1,0 +1,171 @@
+/**
+ * In headless Chromium: the core in a service worker, without a server and without Node's modules.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import * as module from "node:module";
+import { test } from "node:test";
+import type { Application } from "../mod.ts";
+import { Browser, NO_BROWSER } from "./browser_support.ts";
+import { addressOf, bytes, ok, start } from "./support.ts";
+
+const SOURCES = ["mod.ts", "server.ts", "middleware.ts"];
+
+// The application in the service worker: every path below /app/ is its own.
+const WORKER = `
+import { accessLog, conditional, cors, errorPage, fromFetch, mount, pipeline, requestId, toFetch } from "./mod.ts";
+
+const encoder = new TextEncoder();
+let taken = 0;
+let wake = () => {};
+addEventListener("message", () => {
+  taken++;
+  wake();
+});
+/** Waits until the page has so many chunks. */
+const untilTaken = async (count) => {
+  while (taken < count) await new Promise((resolve) => wake = resolve);
+};
+const log = [];
+const plain = (startResponse, status = "200 OK") => startResponse(status, [["Content-Type", "text/plain"]]);
+const stream = async function* (environ, startResponse) {
+  plain(startResponse);
+  taken = 0;
+  for (const [index, chunk] of ["one ", "two ", "three"].entries()) {
+    yield encoder.encode(chunk);
+    await untilTaken(index + 1);
+  }
+};
+const failing = async function* (environ, startResponse) {
+  plain(startResponse);
+  taken = 0;
+  yield encoder.encode("one ");
+  await untilTaken(1);
+  throw new Error("This stream fails");
+};
+const echo = async (environ, startResponse) => {
+  plain(startResponse);
+  return [await environ["wsgi.input"].read()];
+};
+const page = (environ, startResponse) => (plain(startResponse), [encoder.encode("whole")]);
+const logs = (environ, startResponse) => (plain(startResponse), [encoder.encode(log.join("\\n"))]);
+const wrong = () => {
+  throw Object.assign(new Error("Gone"), { status: 410 });
+};
+const fetched = fromFetch((request) => new Response(new URL(request.url).pathname));
+
+const app = pipeline(
+  mount({ "/stream": stream, "/failing": failing, "/echo": echo, "/page": page, "/log": logs, "/wrong": wrong, "/fetched": fetched }),
+  (app) => accessLog(app, { write: (line) => log.push(line) }),
+  errorPage,
+  requestId,
+  cors,
+  conditional,
+);
+const handler = toFetch(app, { scriptName: "/app" });
+
+addEventListener("install", () => skipWaiting());
+addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+addEventListener("fetch", (event) => {
+  if (!new URL(event.request.url).pathname.startsWith("/app/")) return;
+  event.respondWith(handler(event.request, { waitUntil: (work) => event.waitUntil(work) }));
+});
+`;
+
+const PAGE = `<!doctype html><title>A page with a service worker</title><script>
+window.ready = navigator.serviceWorker.register("/worker.js", { type: "module" }).then(() => new Promise((resolve) => {
+  if (navigator.serviceWorker.controller) resolve();
+  else navigator.serviceWorker.oncontrollerchange = resolve;
+}));
+const decoder = new TextDecoder();
+async function ask(path, init) {
+  const response = await fetch("/app/" + path, init);
+  const chunks = [];
+  let failure = "";
+  try {
+    for await (const chunk of response.body ?? []) {
+      chunks.push(decoder.decode(chunk));
+      navigator.serviceWorker.controller.postMessage("taken");
+    }
+  } catch (error) {
+    failure = error.name;
+  }
+  return { status: response.status, chunks, failure, tag: response.headers.get("ETag") };
+}
+</script>`;
+
+/** Takes the types out of a source, by what the runtime has for it. */
+function stripTypes(source: string): string {
+  const { Bun } = globalThis as {
+    Bun?: { Transpiler: new (options: object) => { transformSync(code: string): string } };
+  };
+  if (Bun) return new Bun.Transpiler({ loader: "ts" }).transformSync(source);
+  return (module as { stripTypeScriptTypes?(code: string): string }).stripTypeScriptTypes!(source);
+}
+
+/** Serves the page, the service worker and the sources that it imports. */
+const site: Application = ({ PATH_INFO: path }, startResponse) => {
+  const name = path.slice(1);
+  if (path === "/") {
+    startResponse("200 OK", [["Content-Type", "text/html"]]);
+    return [bytes(PAGE)];
+  }
+  if (path !== "/worker.js" && !SOURCES.includes(name)) {
+    ok(startResponse);
+    return [bytes("from the server")];
+  }
+  startResponse("200 OK", [["Content-Type", "text/javascript"]]);
+  return [
+    bytes(path === "/worker.js" ? WORKER : stripTypes(readFileSync(new URL(`../${name}`, import.meta.url), "utf8"))),
+  ];
+};
+
+interface Asked {
+  status: number;
+  chunks: string[];
+  failure: string;
+  tag: string | null;
+}
+
+test("an application answers pages from a service worker", { skip: NO_BROWSER }, async (context) => {
+  await using server = start(site);
+  await using browser = new Browser();
+  const page = await browser.open(addressOf(server).replace("localhost", "127.0.0.1"));
+  const ask = (path: string, init = "{}") =>
+    page.evaluate<Asked>(`ready.then(() => ask(${JSON.stringify(path)}, ${init}))`);
+
+  await context.test("a stream arrives chunk by chunk", async () => {
+    const { status, chunks, failure } = await ask("stream");
+    assert.deepEqual({ status, chunks, failure }, { status: 200, chunks: ["one ", "two ", "three"], failure: "" });
+  });
+  await context.test("a stream that fails does not look complete", async () => {
+    const { chunks, failure } = await ask("failing");
+    assert.deepEqual(chunks, ["one "]);
+    assert.notEqual(failure, "");
+  });
+  await context.test("a body is read", async () => {
+    assert.deepEqual((await ask("echo", '{ method: "POST", body: "a form" }')).chunks, ["a form"]);
+  });
+  await context.test("a whole response has an ETag, which is answered with 304", async () => {
+    const { chunks, tag } = await ask("page");
+    assert.deepEqual(chunks, ["whole"]);
+    const init = JSON.stringify({ headers: { "If-None-Match": tag }, cache: "no-store" });
+    assert.equal((await ask("page", init)).status, 304);
+  });
+  await context.test("an error has its page", async () => {
+    const { status, chunks } = await ask("wrong");
+    assert.deepEqual({ status, chunks }, { status: 410, chunks: ["410 Gone\n"] });
+  });
+  await context.test("a Fetch handler is mounted", async () => {
+    assert.deepEqual((await ask("fetched/page")).chunks, ["/page"]);
+  });
+  await context.test("requests are logged", async () => {
+    assert.match((await ask("log")).chunks.join(""), /"GET \/app\/stream HTTP\/1\.1" 200 13 /);
+  });
+  await context.test("what is not the application's goes to the server", async () => {
+    assert.equal(await page.evaluate('fetch("/other").then((response) => response.text())'), "from the server");
+  });
+});
