@@ -1,16 +1,18 @@
 /**
- * What the benchmark compares has to do the same: the contenders answer each job alike.
+ * What the benchmark compares has to do the same: the contenders answer each job alike. What it publishes has to be what
+ * it measures.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import * as wsgi from "../mod.ts";
+import { JOBS, MARKED, reportsOf, type Run } from "./bench.ts";
 import { MIDDLEWARE } from "./contenders.ts";
 import { answer, Child, Client, parse, request, RUNTIME, workspace } from "./support.ts";
 
@@ -70,6 +72,24 @@ for (const [name, make] of Object.entries(MIDDLEWARE)) {
     assert.equal(await response.text(), "Hello, world!");
   });
 }
+
+/** The rows of all tables in a text, without what was measured: their first cells. */
+function rowsOf(text: string): string[] {
+  return [...text.matchAll(/^\| *([^|]*?) *\|/gm)].map(([, name]) => name!).filter((name) => !/^-+$/.test(name));
+}
+
+test("the figures in the documents are those of all jobs of the benchmark", () => {
+  const sample = { speed: 1, cost: 1, memory: 1 };
+  const run: Run = { machine: "", versions: [], pace: "", jobs: {} };
+  for (const [job, { contenders }] of Object.entries(JOBS)) {
+    const samples = Object.fromEntries(contenders.map((contender) => [contender, [sample]]));
+    run.jobs[job] = { deno: samples, bun: samples };
+  }
+  for (const [path, report] of Object.entries(reportsOf(run))) {
+    const [written = ""] = MARKED.exec(readFileSync(join(ROOT, path), "utf8")) ?? [];
+    assert.deepEqual([...new Set(rowsOf(written))], [...new Set(rowsOf(report))], path);
+  }
+});
 
 test("the benchmark says how to install what it misses, and goes on without that", async () => {
   const empty = join(FOLDER, "empty");
