@@ -517,9 +517,11 @@ interface StartArguments {
 }
 
 /** A `startResponse` that changes the headers. The server refuses what is not a list of pairs. */
-function mapStart(startResponse: StartResponse, change: (head: StartArguments) => HeaderList): StartResponse {
-  return (status, headers, error) =>
-    startResponse(status, isPairs(headers) ? change({ status, headers, error }) : headers, error);
+function mapStart(
+  startResponse: StartResponse,
+  change: (headers: HeaderList, status: string) => HeaderList,
+): StartResponse {
+  return (status, headers, error) => startResponse(status, isPairs(headers) ? change(headers, status) : headers, error);
 }
 
 /**
@@ -615,33 +617,51 @@ function respondWith(
   return [ENCODER.encode(`${status.slice(4)}\n`)];
 }
 
+function isPair(pair: unknown): boolean {
+  return Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
+}
+
 function isPairs(headers: unknown): headers is HeaderList {
-  const isPair = (pair: unknown) => Array.isArray(pair) && typeof pair[0] === "string" && typeof pair[1] === "string";
   return Array.isArray(headers) && headers.every(isPair);
 }
 
-/** The value of a header, whose name is given in lower case. Several values are joined. */
-function getHeader(headers: HeaderList, name: string): string | undefined {
-  const pairs = headers.filter((pair) => pair[0].toLowerCase() === name);
-  return pairs.length === 0 ? undefined : pairs.map(([, value]) => value).join(", ");
+/** Tests the name of a header, in any case. Names of another length, which are most, are not made lower case. */
+function isNamed(header: string, name: string): boolean {
+  return header.length === name.length && header.toLowerCase() === name.toLowerCase();
 }
 
-/** The headers without those whose names are given, in lower case. */
+/** The value of a header. Several values are joined. */
+function getHeader(headers: HeaderList, name: string): string | undefined {
+  let found: string | undefined;
+  for (const pair of headers) {
+    if (isNamed(pair[0], name)) found = found === undefined ? pair[1] : `${found}, ${pair[1]}`;
+  }
+  return found;
+}
+
+/** The headers without those of some names. */
 function omitHeaders(headers: HeaderList, ...names: string[]): HeaderList {
-  return headers.filter(([name]) => !names.includes(name.toLowerCase()));
+  return headers.filter((pair) => !names.some((name) => isNamed(pair[0], name)));
 }
 
 /** The headers with one that replaces all others of its name. */
 function setHeader(headers: HeaderList, name: string, value: string): HeaderList {
-  return [...omitHeaders(headers, name.toLowerCase()), [name, value]];
+  return [...headers.filter((pair) => !isNamed(pair[0], name)), [name, value]];
 }
 
-/** The headers with more names in Vary (RFC 9110, section 12.5.5). */
-function addVary(headers: HeaderList, ...names: string[]): HeaderList {
+/** The headers with one more name in Vary (RFC 9110, section 12.5.5). */
+function addVary(headers: HeaderList, name: string): HeaderList {
   const vary = getHeader(headers, "vary");
-  const known = parseList(vary?.toLowerCase() ?? "");
-  const added = names.filter((name) => !known.includes("*") && !known.includes(name.toLowerCase()));
-  return added.length === 0 ? headers : setHeader(headers, "Vary", (vary ? [vary, ...added] : added).join(", "));
+  if (!vary) return setHeader(headers, "Vary", name);
+  const known = parseList(vary.toLowerCase());
+  const isKnown = known.includes("*") || known.includes(name.toLowerCase());
+  return isKnown ? headers : setHeader(headers, "Vary", `${vary}, ${name}`);
+}
+
+/** The elements of a header that is a list. */
+function listHeader(headers: HeaderList, name: string): string[] {
+  const value = getHeader(headers, name);
+  return value === undefined ? [] : parseList(value.toLowerCase());
 }
 
 function hasNullBody(status: string): boolean {
@@ -2053,9 +2073,9 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
   const inner = application(app);
   return (environ, startResponse) => {
     const selected = selectedOf(environ);
-    const wholeOf = ({ status, headers }: StartArguments) => /^(?:206|304)/.test(status) && selected.headers || headers;
-    const vary = (head: StartArguments) =>
-      isCompressible(head.status, wholeOf(head)) ? addVary(head.headers, "Accept-Encoding") : head.headers;
+    const wholeOf = (headers: HeaderList, status: string) => /^(?:206|304)/.test(status) && selected.headers || headers;
+    const vary = (headers: HeaderList, status: string) =>
+      isCompressible(status, wholeOf(headers, status)) ? addVary(headers, "Accept-Encoding") : headers;
     const [coding] = acceptedEncodings(environ, ["br", "gzip", "deflate"]);
     if (!coding) return inner(environ, mapStart(startResponse, vary));
     let encoder: Encoder | undefined;
@@ -2064,7 +2084,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
     const change: ChangeResponse = (head, body) => {
       encoder?.close();
       encoder = undefined;
-      const whole = wholeOf(head);
+      const whole = wholeOf(head.headers, head.status);
       if (!isCompressible(head.status, whole)) return undefined;
       head.headers = addVary(head.headers, "Accept-Encoding");
       if (head.status.startsWith("206")) return undefined;
@@ -2123,8 +2143,8 @@ function isCompressible(status: string, headers: HeaderList): boolean {
   return (type === undefined ? isNotModified : COMPRESSIBLE.some((pattern) => pattern.test(type))) &&
     (isNotModified || !hasNullBody(status)) &&
     (status.startsWith("206") || getHeader(headers, "content-range") === undefined) &&
-    parseList(getHeader(headers, "content-encoding") ?? "").every((coding) => coding.toLowerCase() === "identity") &&
-    !parseList(getHeader(headers, "cache-control") ?? "").some((directive) => /^no-transform(?:=|$)/i.test(directive));
+    listHeader(headers, "content-encoding").every((coding) => coding === "identity") &&
+    !listHeader(headers, "cache-control").some((directive) => /^no-transform(?:=|$)/.test(directive));
 }
 
 async function compressAll(coding: string, body: Uint8Array[] & ResponseBody): Promise<ResponseBody> {
@@ -2598,7 +2618,7 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
     const id = isKept ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
-    return inner(environ, mapStart(startResponse, ({ headers }) => setHeader(headers, header, id)));
+    return inner(environ, mapStart(startResponse, (headers) => setHeader(headers, header, id)));
   };
 }
 
@@ -2709,7 +2729,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
       const exposed: HeaderList = isAllowed && exposeHeaders.length > 0
         ? [["Access-Control-Expose-Headers", exposeHeaders.join(", ")]]
         : [];
-      return inner(environ, mapStart(startResponse, ({ headers }) => [...addOrigin(headers), ...exposed]));
+      return inner(environ, mapStart(startResponse, (headers) => [...addOrigin(headers), ...exposed]));
     }
     const requested = parseList(environ.HTTP_ACCESS_CONTROL_REQUEST_HEADERS ?? "");
     const areNames = requested.every((name) => TOKEN.test(name));
@@ -2795,7 +2815,7 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   checkOptions(options, SECURE_HEADERS_OPTIONS);
   let secure = SECURE_HEADERS;
   for (const [name, value] of Object.entries(options.headers ?? {})) {
-    secure = value === false ? omitHeaders(secure, name.toLowerCase()) : setHeader(secure, name, value);
+    secure = value === false ? omitHeaders(secure, name) : setHeader(secure, name, value);
   }
   checkHead("200 OK", secure, (_section, found, expected) => {
     throw new TypeError(`Cannot use option "headers": ${found}, expected ${expected}`);
@@ -2804,9 +2824,9 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   const inner = application(app);
   return (environ, startResponse) => {
     const added = environ["wsgi.url_scheme"] === "https" ? secure : plain;
-    const addMissing = ({ headers }: StartArguments) => {
-      const given = headers.map(([name]) => name.toLowerCase());
-      return [...headers, ...omitHeaders(added, ...given)];
+    const addMissing = (headers: HeaderList) => {
+      const missing = added.filter(([name]) => getHeader(headers, name) === undefined);
+      return [...headers, ...missing];
     };
     return inner(environ, mapStart(startResponse, addMissing));
   };
