@@ -429,7 +429,7 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
   let hasRecovered = false;
   const closeInner = () => body.close?.();
   const close = () => hooks.close ? hooks.close(closeInner, () => isOpen) : closeInner();
-  if (Array.isArray(body)) return Object.assign([...body], { close });
+  if (Array.isArray(body)) return hooks.close ? Object.assign([...body], { close }) : body;
 
   const ask = async () => {
     if (hasEnded) return END;

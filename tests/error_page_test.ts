@@ -14,6 +14,7 @@ import {
   limitBody,
   type Middleware,
   runApplication,
+  testEnviron,
   type ToFetchOptions,
   validator,
 } from "../mod.ts";
@@ -613,4 +614,13 @@ test("errorPage: the environ of a request with a body can be shown, and the body
   assert.equal(reply.status, 500);
   assert.equal(reply.complete, true);
   assert.match(shown(reply.body), /Error: the message/);
+});
+
+test("errorPage passes an array on as it is, since nothing of it can fail any more", () => {
+  const body = [bytes("Hello")];
+  const app = errorPage((_environ, startResponse) => {
+    startResponse("200 OK", PLAIN);
+    return body;
+  });
+  assert.equal(app(testEnviron(), () => () => Promise.resolve()), body);
 });
