@@ -1536,16 +1536,31 @@ function formatCombined(
   { time, method, target, status, bytes, duration, aborted }: LogEntry,
 ): string {
   const { REMOTE_ADDR, REMOTE_USER, SERVER_PROTOCOL, HTTP_REFERER, HTTP_USER_AGENT, "request.id": id } = environ;
-  const [, day, month, year, clock] = time.toUTCString().split(" ");
-  const hex = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
   const escape = (value: unknown) =>
     // deno-lint-ignore no-control-regex
-    String(value || "-").replace(/["\\]/g, "\\$&").replace(/[\0-\x1f\x7f-\uffff]/g, hex);
+    value ? String(value).replace(/["\\\0-\x1f\x7f-\uffff]/g, escapeInLog) : "-";
   const bare = (value: unknown) => escape(value).replaceAll(" ", "\\x20");
-  return `${bare(REMOTE_ADDR)} - ${bare(REMOTE_USER)} [${day}/${month}/${year}:${clock} +0000] ` +
+  return `${bare(REMOTE_ADDR)} - ${bare(REMOTE_USER)} [${logDate(time)}] ` +
     `"${escape(method)} ${escape(target)} ${escape(SERVER_PROTOCOL)}" ${status} ${bytes || "-"} ` +
     `"${escape(HTTP_REFERER)}" "${escape(HTTP_USER_AGENT)}" ` +
     `${duration.toFixed(3)}ms${id ? ` ${bare(id)}` : ""}${aborted ? " aborted" : ""}`;
+}
+
+function escapeInLog(character: string): string {
+  if (/["\\]/.test(character)) return `\\${character}`;
+  return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
+}
+
+const LAST_DATE = { second: NaN, text: "" };
+
+/** A date as Apache has it, made once for all lines of a second. */
+function logDate(time: Date): string {
+  const second = Math.floor(time.getTime() / 1000);
+  if (second !== LAST_DATE.second) {
+    const [, day, month, year, clock] = time.toUTCString().split(" ");
+    Object.assign(LAST_DATE, { second, text: `${day}/${month}/${year}:${clock} +0000` });
+  }
+  return LAST_DATE.text;
 }
 
 function formatJson(environ: Environ, entry: LogEntry): string {

@@ -86,6 +86,29 @@ test("accessLog: a line of the combined format has exactly Apache's fields, then
   assert.ok(at >= before && at <= Date.now(), time);
 });
 
+test("accessLog: a line has the date of its own request, also where the second is another than that of the last line", async () => {
+  const log = new Log();
+  const app = log.around(whole("Hello"));
+  const RealDate = Date;
+  try {
+    for (const time of ["2026-01-31T23:59:59.999Z", "2026-02-01T00:00:00.000Z", "2026-01-31T23:59:59.000Z"]) {
+      globalThis.Date = class extends RealDate {
+        constructor() {
+          super(time);
+        }
+      } as DateConstructor;
+      await runApplication(app, testEnviron());
+    }
+  } finally {
+    globalThis.Date = RealDate;
+  }
+  assert.deepEqual(log.lines.map((line) => /\[.*?\]/.exec(line)![0]), [
+    "[31/Jan/2026:23:59:59 +0000]",
+    "[01/Feb/2026:00:00:00 +0000]",
+    "[31/Jan/2026:23:59:59 +0000]",
+  ]);
+});
+
 test("accessLog: an unknown field is a dash", async () => {
   const log = new Log();
   await runApplication(log.around(whole()), testEnviron());
