@@ -361,13 +361,17 @@ const ENCODER = new TextEncoder();
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
+const NON_ASCII = /[\x80-\uffff]/;
+
 /** Encodes text as a native string: one character for each byte of its UTF-8. PEP 3333, "Unicode Issues". */
 function toNative(text: string): string {
+  if (!NON_ASCII.test(text)) return text;
   return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
 }
 
 /** Decodes a native string to text; undefined if its bytes are not UTF-8. */
 function fromNative(bytes: string): string | undefined {
+  if (!NON_ASCII.test(bytes)) return bytes;
   return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
 }
 
@@ -2263,9 +2267,7 @@ function digest(body: Uint8Array[]): string | Promise<string> {
     return crypto.subtle.digest("SHA-1", concat(body) as Uint8Array<ArrayBuffer>)
       .then((hash) => btoa(String.fromCharCode(...new Uint8Array(hash))));
   }
-  const hash = process.getBuiltinModule("node:crypto").createHash("sha1");
-  for (const chunk of body) hash.update(chunk);
-  return hash.digest("base64");
+  return process.getBuiltinModule("node:crypto").hash("sha1", concat(body), "base64");
 }
 
 // #endregion
@@ -2946,11 +2948,11 @@ function parseBasicAuth(authorization = ""): [user: string, password: string] | 
 /** Makes a check that takes as long for an unknown user as for a wrong password. */
 function passwordCheck(users: Record<string, string>): NonNullable<BasicAuthOptions["check"]> {
   requireNodeModule("node:crypto", 'check passwords by option "users"');
-  const { createHash, timingSafeEqual } = process.getBuiltinModule("node:crypto");
-  const hash = (text: string) => createHash("sha256").update(text).digest();
+  const { hash, timingSafeEqual } = process.getBuiltinModule("node:crypto");
+  const digest = (text: string) => hash("sha256", text, "buffer");
   const nobody = new Uint8Array(32); // the hash of no password
-  const hashes = new Map(Object.entries(users).map(([user, password]) => [user, hash(password)]));
-  return (user, password) => timingSafeEqual(hash(password), hashes.get(user) ?? nobody);
+  const digests = new Map(Object.entries(users).map(([user, password]) => [user, digest(password)]));
+  return (user, password) => timingSafeEqual(digest(password), digests.get(user) ?? nobody);
 }
 
 // #endregion
