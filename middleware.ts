@@ -696,10 +696,12 @@ function normalizeHost(text: string): Host | undefined {
   return /(?:^|\.)(?:\.|$)|\*|%[0-7]/.test(name) ? undefined : { name, port };
 }
 
+const HOSTS_CACHE = new Map<string, Host | undefined>();
+
 /** The host that a request is for, with its port in any case. */
 function requestedHost(environ: Environ): Host | undefined {
   const { HTTP_HOST, SERVER_NAME, SERVER_PORT, "wsgi.url_scheme": scheme } = environ;
-  const host = normalizeHost(HTTP_HOST || SERVER_NAME);
+  const host = memoize(HOSTS_CACHE, HTTP_HOST || SERVER_NAME, normalizeHost);
   return host && { ...host, port: host.port ?? (HTTP_HOST ? defaultPort(scheme) : SERVER_PORT) };
 }
 
@@ -1738,7 +1740,12 @@ const PROXY_FIX_OPTIONS: OptionChecks<ProxyFixOptions> = {
 };
 
 const LOOPBACK = ["127.0.0.0/8", "::1"];
-const REWRITTEN = /^(?:REMOTE_ADDR|REMOTE_PORT|HTTPS|HTTP_HOST|SCRIPT_NAME|SERVER_NAME|SERVER_PORT|wsgi\.url_scheme)$/;
+// deno-fmt-ignore
+const REWRITTEN = [
+  "REMOTE_ADDR", "REMOTE_PORT", "HTTPS", "HTTP_HOST", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "wsgi.url_scheme",
+];
+const X_FORWARDED = ["for", "proto", "host", "port", "prefix"]
+  .map((name) => [name, `HTTP_X_FORWARDED_${name.toUpperCase()}`] as const);
 
 // A pair of Forwarded: RFC 7239, section 4. A quote that is left open does not match: it must not swallow what the next
 // proxy adds.
@@ -1835,14 +1842,14 @@ type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
 
 /** Changes the environ to what the client sent, and keeps the variables as they were. */
 function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
-  const original = Object.entries(environ).filter(([variable]) => REWRITTEN.test(variable));
-  environ["proxy_fix.original"] = Object.fromEntries(original);
+  const known = REWRITTEN.filter((variable) => variable in environ);
+  environ["proxy_fix.original"] = Object.fromEntries(known.map((variable) => [variable, environ[variable]]));
   if (client !== undefined) {
     const peer = parseAddress(client);
-    delete environ.REMOTE_ADDR;
-    delete environ.REMOTE_PORT;
     if (peer) environ.REMOTE_ADDR = peer.address;
+    else delete environ.REMOTE_ADDR;
     if (peer?.port) environ.REMOTE_PORT = peer.port;
+    else delete environ.REMOTE_PORT;
   }
   if (scheme) {
     environ["wsgi.url_scheme"] = scheme;
@@ -1866,8 +1873,8 @@ type ForwardedLists = Partial<Record<string, ForwardedList>>;
 /** Reads the headers of one kind, by the names of RFC 7239; undefined if they cannot be read. */
 function parseForwarded(environ: Environ, header: ProxyFixOptions["header"]): ForwardedLists | undefined {
   const lists: ForwardedLists = {};
-  for (const name of ["for", "proto", "host", "port", "prefix"]) {
-    const value = environ[`HTTP_X_FORWARDED_${name.toUpperCase()}`];
+  for (const [name, variable] of X_FORWARDED) {
+    const value = environ[variable];
     // These have no quotes. One that is left open must not swallow what the next proxy adds.
     if (typeof value === "string") {
       lists[name] = value.split(",").map((part) => part.trim()).filter((part) => part !== "");
@@ -1911,8 +1918,14 @@ const MAPPED = "0".repeat(80) + "1".repeat(16);
 const OCTET = String.raw`(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)`;
 const OCTETS = new RegExp(`^(.*:)?${Array(4).fill(OCTET).join("\\.")}$`);
 
+const BITS_CACHE = new Map<string, string | undefined>();
+
 /** The bits of an address as text, 32 for IPv4, mapped or not, and 128 for IPv6; undefined for none. A zone is ignored. */
 function addressBits(text: string): string | undefined {
+  return memoize(BITS_CACHE, text, parseBits);
+}
+
+function parseBits(text: string): string | undefined {
   const address = text.includes(":") ? text.replace(/%[\w.~-]+$/, "") : text;
   const toBits = (numbers: string[], radix: number, size: number) =>
     numbers.map((number) => parseInt(number, radix).toString(2).padStart(size, "0")).join("");
@@ -1937,12 +1950,11 @@ type TrustCheck = (address: string | undefined) => boolean;
 
 function trustCheck(list: string[]): TrustCheck {
   const networks = list.filter((entry) => entry !== "unix").map(parseNetwork);
-  const cache = new Map<string, boolean>();
-  const check = (address: string) => {
+  return (address) => {
+    if (address === undefined) return list.includes("unix");
     const bits = addressBits(address);
     return bits !== undefined && networks.some((contains) => contains(bits));
   };
-  return (address) => address === undefined ? list.includes("unix") : memoize(cache, address, check);
 }
 
 /** Makes a test of a network, for the bits of an address. */
