@@ -2476,9 +2476,13 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
 class Deadline implements BodyHooks {
   readonly #environ: Environ;
   readonly #startResponse: StartResponse;
-  readonly #controller = new AbortController();
-  readonly #expired = Promise.withResolvers<never>();
+  /** Rejects when the time is up. It is made when the application has not started the response at once. */
+  #expired: Promise<never> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Made when the application reads its signal. */
+  #controller: AbortController | undefined;
+  /** The error that the time is up. */
+  #error: DOMException | undefined;
   #isStarted = false;
   #cancel: (() => Promise<void>) | undefined;
   #hasClose = false;
@@ -2488,9 +2492,8 @@ class Deadline implements BodyHooks {
   constructor(environ: Environ, startResponse: StartResponse) {
     this.#environ = environ;
     this.#startResponse = startResponse;
-    handled(this.#expired.promise);
     const { "fetch.context": context } = environ;
-    if (context) environ["fetch.context"] = withSignal(context, this.#controller.signal);
+    if (context) environ["fetch.context"] = new DeadlineContext(context, () => this.#signal());
   }
 
   run(app: Application, milliseconds: number): ResponseBody | Promise<ResponseBody> {
@@ -2501,7 +2504,7 @@ class Deadline implements BodyHooks {
   }
 
   readonly #start: StartResponse = (status, headers, error) => {
-    this.#controller.signal.throwIfAborted();
+    if (this.#error) throw this.#error;
     const write = this.#startResponse(status, headers, error);
     this.#isStarted = true;
     clearTimeout(this.#timer);
@@ -2511,10 +2514,14 @@ class Deadline implements BodyHooks {
   /** Waits for the body, and for its chunks, until the response is started or the time is up. */
   #onReturn(result: ResponseBody | Promise<ResponseBody>, milliseconds: number): ResponseBody | Promise<ResponseBody> {
     if (this.#isStarted || Array.isArray(result)) return result;
-    this.#timer = setTimeout(() => this.#expire(milliseconds), Math.min(milliseconds, MAX_DELAY));
+    this.#expired = handled(
+      new Promise((_resolve, reject) => {
+        this.#timer = setTimeout(() => this.#expire(milliseconds, reject), Math.min(milliseconds, MAX_DELAY));
+      }),
+    );
     const returned = Promise.resolve(result);
     returned.then((body) => {
-      if (this.#controller.signal.aborted) cancelBody(body).catch(this.#onLateError);
+      if (this.#error) cancelBody(body).catch(this.#onLateError);
     }, () => {});
     return this.#orTimeout(returned).then((body) => {
       if (this.#isStarted) return body;
@@ -2532,8 +2539,7 @@ class Deadline implements BodyHooks {
 
   recover(error: unknown): ResponseBody {
     clearTimeout(this.#timer);
-    const { signal } = this.#controller;
-    if (!signal.aborted || error !== signal.reason) throw error;
+    if (!this.#error || error !== this.#error) throw error;
     this.#isStarted = true;
     return respondWith(this.#startResponse, "504 Gateway Timeout", [], error);
   }
@@ -2546,35 +2552,52 @@ class Deadline implements BodyHooks {
 
   async #orTimeout<Value>(value: Promise<Value>): Promise<Value> {
     value.catch(this.#onLateError);
-    return await Promise.race([value, this.#expired.promise]);
+    return await Promise.race([value, this.#expired!]);
   }
 
-  #expire(milliseconds: number): void {
-    const error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
-    this.#expired.reject(error); // first, so that a response to the signal comes too late
-    this.#controller.abort(error);
+  #expire(milliseconds: number, reject: (error: unknown) => void): void {
+    this.#error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
+    reject(this.#error); // first, so that a response to the signal comes too late
+    this.#controller?.abort(this.#error);
     this.#cancel?.().catch(this.#onLateError);
   }
 
   readonly #onLateError = (error: unknown): void => {
-    const { signal } = this.#controller;
-    const isOwn = error === signal.reason || isAbortError(error);
-    if (signal.aborted && !isOwn && !this.#isClosed) logFailure(this.#environ, error);
+    const isOwn = error === this.#error || isAbortError(error);
+    if (this.#error && !isOwn && !this.#isClosed) logFailure(this.#environ, error);
   };
+
+  #signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.#error) this.#controller.abort(this.#error);
+    return this.#controller.signal;
+  }
 }
 
-function withSignal(context: FetchContext, other: AbortSignal): FetchContext {
-  let signal: AbortSignal | undefined;
-  return {
-    request: context.request,
-    get signal() {
-      return signal ??= AbortSignal.any([context.signal, other]);
-    },
-    get draining() {
-      return context.draining;
-    },
-    waitUntil: (work) => context.waitUntil(work),
-  };
+/** `fetch.context`, whose signal aborts also when the time is up. */
+class DeadlineContext implements FetchContext {
+  readonly request: Request;
+  readonly #context: FetchContext;
+  readonly #deadline: () => AbortSignal;
+  #signal: AbortSignal | undefined;
+
+  constructor(context: FetchContext, deadline: () => AbortSignal) {
+    this.request = context.request;
+    this.#context = context;
+    this.#deadline = deadline;
+  }
+
+  get signal(): AbortSignal {
+    return this.#signal ??= AbortSignal.any([this.#context.signal, this.#deadline()]);
+  }
+
+  get draining(): boolean {
+    return this.#context.draining;
+  }
+
+  waitUntil(work: Promise<unknown>): void {
+    this.#context.waitUntil(work);
+  }
 }
 
 // #endregion

@@ -164,6 +164,22 @@ test("timeout aborts the signal with a TimeoutError, also for an application tha
   assert.equal(reasons[1], reasons[0]);
 });
 
+test("timeout gives an aborted signal to an application that reads it only after its time is up", async () => {
+  const over = new Event("the answer");
+  const read = new Event("the reading");
+  let signal: AbortSignal | undefined;
+  const app: Application = async (environ) => {
+    await over.wait();
+    ({ signal } = environ["fetch.context"]!);
+    read.happen();
+    return [];
+  };
+  assert.equal((await answer(timed(app))).response.status, 504);
+  over.happen();
+  await read.wait();
+  assert.equal(signal?.reason.name, "TimeoutError");
+});
+
 test("timeout aborts the signal of a mounted Fetch handler", async () => {
   const reason = new Event<unknown>("the signal of the request");
   const app = fromFetch((request) => {
@@ -650,4 +666,31 @@ test("timeout leaves no timer when the client leaves before the response has beg
 test("timeout leaves a synchronous array what it was: no promise", () => {
   const body = timeout(giving(() => [bytes("one")]))(testEnviron(), () => () => Promise.resolve());
   assert(Array.isArray(body));
+});
+
+test("timeout makes neither a timer nor a controller for an application that starts its response at once", async () => {
+  const { AbortController: Controller, setTimeout: later } = globalThis;
+  const environ = testEnviron();
+  const made: string[] = [];
+  try {
+    globalThis.AbortController = class extends Controller {
+      constructor() {
+        super();
+        made.push("a controller");
+      }
+    };
+    globalThis.setTimeout = ((...call: Parameters<typeof later>) => {
+      made.push("a timer");
+      return later(...call);
+    }) as typeof later;
+    const app = timeout(async (_environ, startResponse) => {
+      startResponse("200 OK", PLAIN);
+      await Promise.resolve();
+      return [];
+    });
+    await app(environ, () => () => Promise.resolve());
+  } finally {
+    Object.assign(globalThis, { AbortController: Controller, setTimeout: later });
+  }
+  assert.deepEqual(made, []);
 });
