@@ -3368,6 +3368,8 @@ const OPTIONAL: typeof VARIABLES = {
   HTTP_CONTENT_TYPE: [() => false, "CONTENT_TYPE alone"],
 };
 
+const ALL_VARIABLES = Object.entries({ ...VARIABLES, ...OPTIONAL });
+
 function hasMethods(...members: PropertyKey[]): (value: unknown) => boolean {
   return (value) => members.every((member) => typeof Object(value)[member] === "function");
 }
@@ -3380,7 +3382,7 @@ function checkEnviron(environ: Environ, report: ReportViolation): void {
   if (!Object.isExtensible(environ)) {
     report("environ", `environ is closed to changes`, "one for the application to change");
   }
-  for (const [name, [test, expected]] of Object.entries({ ...VARIABLES, ...OPTIONAL })) {
+  for (const [name, [test, expected]] of ALL_VARIABLES) {
     if (!(name in environ)) {
       if (name in VARIABLES) report("environ", `${name} is absent`, expected);
       continue;
@@ -3392,7 +3394,8 @@ function checkEnviron(environ: Environ, report: ReportViolation): void {
   if (environ.PATH_INFO === "" && !environ.SCRIPT_NAME) {
     report("environ", 'PATH_INFO is "" where SCRIPT_NAME is "", too', '"/" for the root');
   }
-  for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(environ))) {
+  for (const name of Object.getOwnPropertyNames(environ)) {
+    const { value, get } = Object.getOwnPropertyDescriptor(environ, name)!;
     if (get) report("environ", `${name} is computed when it is read`, "a value");
     if (value === undefined) report("environ", `${name} is undefined`, "what is not known to be absent");
     if (name.includes(".")) continue;
@@ -3412,16 +3415,18 @@ function checkHead(status: string, headers: HeaderList, report: ReportViolation)
     if (!isPairs([pair]) || pair.length !== 2) report("start", `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
     const [name, value] = pair;
     const lower = name.toLowerCase();
-    const shown = `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
+    const shown = () => `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
     if (!TOKEN.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, "a token");
     if (/[_-]$/.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, 'no "-" or "_" at its end');
-    if (lower === "status") report("start", shown, "the status as the first argument");
-    if (HOP_BY_HOP.test(lower)) report("http", shown, "what is hop-by-hop to be left to the server");
-    if (/[^\0-\xff]/.test(value)) report("strings", shown, "one character for each byte");
-    if (!HEADER_VALUE.test(value)) report("start", shown, "no control characters");
+    if (lower === "status") report("start", shown(), "the status as the first argument");
+    if (HOP_BY_HOP.test(lower)) report("http", shown(), "what is hop-by-hop to be left to the server");
+    if (/[^\0-\xff]/.test(value)) report("strings", shown(), "one character for each byte");
+    if (!HEADER_VALUE.test(value)) report("start", shown(), "no control characters");
     if (lower === "content-length") {
-      if (!/^\d+$/.test(value) || names.includes(lower)) report("length", shown, "one number of bytes");
-      if (status.startsWith("204")) report("length", `${inspectDeep(status)} came with ${shown}`, "no Content-Length");
+      if (!/^\d+$/.test(value) || names.includes(lower)) report("length", shown(), "one number of bytes");
+      if (status.startsWith("204")) {
+        report("length", `${inspectDeep(status)} came with ${shown()}`, "no Content-Length");
+      }
     }
     names.push(lower);
   }
