@@ -73,7 +73,7 @@ import {
   parseHead,
   parseList,
   percentDecode,
-  READ_CHUNK,
+  readAtHand,
   REASONS,
   requireNodeModule,
   startedTwice,
@@ -2351,19 +2351,11 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
   };
 }
 
-/** An input that may be able to read what is at hand. */
-type ChunkedInput = InputStream & { [READ_CHUNK]?(most: number): Promise<Uint8Array> };
-
-/** Reads the bytes that are at hand, where the input can do so. */
-function readChunk(input: ChunkedInput, most: number): Promise<Uint8Array> {
-  return input[READ_CHUNK]?.(most) ?? input.read(Math.min(most, 65_536));
-}
-
 /** `wsgi.input` with a limit. */
 class LimitedInput implements InputStream {
   /** The error that was thrown because the body is too large. */
   error: Error | undefined;
-  readonly #input: ChunkedInput;
+  readonly #input: InputStream;
   readonly #maxBodySize: number;
   /** The bytes that may still be read, plus one. At 0 the body is too large. */
   #remaining: number;
@@ -2378,12 +2370,12 @@ class LimitedInput implements InputStream {
     return this.#count(this.#input.read(this.#atMost(size)));
   }
 
-  readline(size = -1): Promise<Uint8Array> {
-    return this.#count(this.#input.readline(this.#atMost(size)));
+  read1(size = -1): Promise<Uint8Array> {
+    return this.#count(readAtHand(this.#input, this.#atMost(size)));
   }
 
-  [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return this.#count(readChunk(this.#input, Math.min(most, this.#remaining)));
+  readline(size = -1): Promise<Uint8Array> {
+    return this.#count(this.#input.readline(this.#atMost(size)));
   }
 
   readlines(hint?: number): Promise<Uint8Array[]> {
@@ -3434,7 +3426,7 @@ function checkHead(status: string, headers: HeaderList, report: ReportViolation)
 
 /** `wsgi.input`, with checks of both sides. */
 class CheckedInput implements InputStream {
-  readonly #input: ChunkedInput;
+  readonly #input: InputStream;
   readonly #fail: Fail;
 
   constructor(input: InputStream, fail: Fail) {
@@ -3446,16 +3438,16 @@ class CheckedInput implements InputStream {
     return handled(this.#checkBytes(this.#input.read(...this.#checkSizes("read", sizes)), sizes[0]));
   }
 
+  read1(...sizes: [size?: number]): Promise<Uint8Array> {
+    return handled(this.#checkBytes(readAtHand(this.#input, ...this.#checkSizes("read1", sizes)), sizes[0]));
+  }
+
   readline(...sizes: [size?: number]): Promise<Uint8Array> {
     return handled(this.#checkBytes(this.#input.readline(...this.#checkSizes("readline", sizes)), sizes[0]));
   }
 
   readlines(...hints: [hint?: number]): Promise<Uint8Array[]> {
     return handled(this.#checkLines(this.#input.readlines(...this.#checkSizes("readlines", hints))));
-  }
-
-  [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return handled(this.#checkBytes(readChunk(this.#input, most), most));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {

@@ -380,6 +380,18 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
    */
   read(size?: number): Promise<Uint8Array>;
   /**
+   * Reads the bytes at hand, as Python's `io.BufferedReader` does: it waits only where there are none, for one chunk.
+   *
+   * It is the fastest way to read a body of any size, because it copies nothing and joins nothing.
+   *
+   * @throws {DOMException} An `"AbortError"` when the client left before the end of the body, or the response ended.
+   * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
+   *
+   * @param size How many bytes at the most; without it, or below zero, all that are at hand.
+   * @returns The bytes; an empty array at the end.
+   */
+  read1(size?: number): Promise<Uint8Array>;
+  /**
    * Reads one line, its `\n` included.
    *
    * @throws {DOMException} An `"AbortError"` when the client left before the end of the body, or the response ended.

@@ -77,8 +77,6 @@ const SOFTWARE = `WSGI/${VERSION}` + (DENO ? ` Deno/${DENO.version.deno}` : BUN 
 
 /** The mark of a body that is a file, which may be longer than declared. Middleware passes the mark on. @internal */
 export const FILE: unique symbol = Symbol.for("wsgi.file");
-/** The method of an input that reads the bytes at hand, up to a size. Middleware passes the method on. @internal */
-export const READ_CHUNK: unique symbol = Symbol.for("wsgi.readChunk");
 
 /** Tests for the modules of Node. On Deno the first look at `process` takes longer than the start of a server. @internal */
 export function hasNodeModules(): boolean {
@@ -687,6 +685,13 @@ class Input implements InputStream {
     return this.#serialize(() => this.#read(size, false));
   }
 
+  read1(size?: number): Promise<Uint8Array> {
+    return this.#serialize(async () => {
+      const most = parseSize(size);
+      return most > 0 && await this.#fill() ? this.#consume(most) : EMPTY;
+    });
+  }
+
   readline(size?: number): Promise<Uint8Array> {
     return this.#serialize(() => this.#read(size, true));
   }
@@ -705,10 +710,6 @@ class Input implements InputStream {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
     for (let line = await this.readline(); line.length > 0; line = await this.readline()) yield line;
-  }
-
-  [READ_CHUNK](most: number): Promise<Uint8Array> {
-    return this.#serialize(async () => await this.#fill() ? this.#consume(most) : EMPTY);
   }
 
   /** Fulfilled when the whole body has arrived, or nobody wants the rest. */
@@ -840,6 +841,11 @@ async function drain(reader: StreamReader): Promise<void> {
  */
 function needsSignal({ headers }: Request): boolean {
   return DENO !== undefined && !headers.has("Host") && !headers.has("Transfer-Encoding");
+}
+
+/** Calls `read1`, or reads a block of an input that has none: PEP 3333 does not know the method. @internal */
+export function readAtHand(input: InputStream, size = -1): Promise<Uint8Array> {
+  return input.read1?.(size) ?? input.read(size < 0 ? 65_536 : Math.min(size, 65_536));
 }
 
 /** Reads a size as Python does: undefined, or a number below zero, means all. */
@@ -2149,10 +2155,10 @@ export function toRequest(environ: Environ): Request {
   return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
 }
 
-function inputToStream(input: InputStream & { [READ_CHUNK]?: InputStream["read"] }): ReadableStream<Uint8Array> {
+function inputToStream(input: InputStream): ReadableStream<Uint8Array> {
   return new ReadableStream({
     async pull(controller) {
-      const chunk = await (input[READ_CHUNK]?.(Infinity) ?? input.read(65_536));
+      const chunk = await readAtHand(input);
       if (chunk.length > 0) controller.enqueue(chunk);
       else controller.close();
     },

@@ -62,7 +62,7 @@ export function cgi(command: readonly string[]): Application {
     createInterface(program.stderr).on("line", (line) => errors.write(`${line}\n`));
     const pieces = async function* () {
       try {
-        for (let piece; (piece = await input.read(65_536)).length > 0;) yield piece;
+        for (let piece; (piece = await input.read1()).length > 0;) yield piece;
       } catch (error) {
         close(error); // before the program finds an end of its input, which would look complete
       }

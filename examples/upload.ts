@@ -15,7 +15,7 @@ export const application: Application = async (environ, startResponse) => {
   const input = environ["wsgi.input"];
   const hash = createHash("sha256");
   let size = 0;
-  for (let piece = await input.read(65_536); piece.length > 0; piece = await input.read(65_536)) {
+  for (let piece = await input.read1(); piece.length > 0; piece = await input.read1()) {
     hash.update(piece);
     size += piece.length;
   }

@@ -82,7 +82,7 @@ test("the variables of WSGI have the values of one thread in one process", async
 test("wsgi.input and wsgi.errors have their methods, with or without a body", async () => {
   for (const raw of [request("/"), request("/", { method: "POST", headers: ["Content-Length: 1"], body: "a" })]) {
     const environ = await environOf(raw);
-    for (const name of ["read", "readline", "readlines", Symbol.asyncIterator] as const) {
+    for (const name of ["read", "read1", "readline", "readlines", Symbol.asyncIterator] as const) {
       assert.equal(typeof environ["wsgi.input"][name], "function");
     }
     for (const name of ["write", "writelines", "flush"] as const) {

@@ -383,6 +383,9 @@ function reading(
 const READS: Record<string, (input: InputStream) => Promise<unknown>> = {
   "read()": (input) => input.read(),
   "read(100)": (input) => input.read(100),
+  "read1(), again and again": async (input) => {
+    while ((await input.read1()).length > 0);
+  },
   "readline()": (input) => input.readline(),
   "readlines()": (input) => input.readlines(),
   "async iteration": async (input) => {

@@ -71,6 +71,50 @@ test("read(0) and readline(0) give nothing and read nothing", async () => {
   assert.equal(text(await input.read()), "body");
 });
 
+test("read1 gives what is at hand, and no more than its size", async () => {
+  const input = inputOf("abc", "defgh", "i", "jk");
+  const sizes = [undefined, 2, 2, 100, 1, -1, Infinity, undefined, 5];
+  const texts: string[] = [];
+  for (const size of sizes) texts.push(text(await input.read1(size)));
+  assert.deepEqual(texts, ["abc", "de", "fg", "h", "i", "jk", "", "", ""]);
+});
+
+test("read1 reads at most once underneath, and only where no bytes are at hand", async () => {
+  const given = [bytes("abc"), bytes("def"), bytes("ghi")];
+  let pulled = 0;
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      controller.enqueue(given[pulled++]!);
+    },
+  }, { highWaterMark: 0 });
+  const input = toEnviron(new Request(HERE, { method: "POST", body, duplex: "half" } as RequestInit))["wsgi.input"];
+  const reads: [size: number | undefined, pulled: number][] = [[0, 0], [2, 1], [0, 1], [2, 1], [undefined, 2], [9, 3]];
+  for (const [size, expected] of reads) {
+    await input.read1(size);
+    assert.equal(pulled, expected, `read1(${size})`);
+  }
+});
+
+test("read1 copies nothing, whether it gives a chunk or a part of one", async () => {
+  const chunk = new Uint8Array(65_536);
+  const body = new ReadableStream<Uint8Array>({ start: (controller) => controller.enqueue(chunk) });
+  const input = toEnviron(new Request(HERE, { method: "POST", body, duplex: "half" } as RequestInit))["wsgi.input"];
+  for (const size of [10, 100, undefined]) assert.equal((await input.read1(size)).buffer, chunk.buffer);
+});
+
+test("read1 of a server gives the bytes of a client before its body is complete", async () => {
+  await using server = start(async function* (environ, startResponse) {
+    ok(startResponse);
+    for (let part; (part = await environ["wsgi.input"].read1()).length > 0;) yield bytes(`<${text(part)}>`);
+    yield bytes("<end>");
+  });
+  const client = await Client.connect(server);
+  await client.send(request("/", { method: "POST", headers: ["Content-Length: 6"], body: "abc" }));
+  await client.until(/<abc>/);
+  await client.send("def");
+  await client.until(/<def>[^]*<end>/);
+});
+
 async function textsOf(reads: AsyncIterable<Uint8Array> | Iterable<Promise<Uint8Array>>): Promise<string[]> {
   const texts: string[] = [];
   for await (const chunk of reads) texts.push(text(chunk));
@@ -83,6 +127,7 @@ test("the end of the body is empty, for ever", async () => {
   for (let time = 0; time < 3; time++) {
     assert.deepEqual(await input.read(), EMPTY);
     assert.deepEqual(await input.read(10), EMPTY);
+    assert.deepEqual(await input.read1(), EMPTY);
     assert.deepEqual(await input.readline(), EMPTY);
     assert.deepEqual(await input.readlines(), []);
     assert.deepEqual(await textsOf(input), []);
@@ -159,13 +204,15 @@ test("all ways of reading can be mixed", async () => {
   assert.equal(text(await input.readline()), "345\n");
   assert.equal(text(await input.readline(2)), "li");
   assert.deepEqual((await input.readlines(1)).map(text), ["ne\n"]);
-  assert.equal(text(await input.read(4)), "left");
+  assert.equal(text(await input.read(2)), "le");
+  assert.equal(text(await input.read1(1)), "f");
+  assert.equal(text(await input.read1()), "t");
   assert.deepEqual(await textsOf(input), [" over\n", "end"]);
 });
 
 test("reads that are not waited for follow each other", async () => {
   const input = inputOf("ab", "cd", "ef\ng", "h\nij");
-  const reads = [input.read(3), input.read(1), input.readline(), input.readline(), input.read()];
+  const reads = [input.read(3), input.read1(), input.readline(), input.readline(), input.read()];
   assert.deepEqual(await textsOf(reads), ["abc", "d", "ef\n", "gh\n", "ij"]);
 });
 
@@ -173,6 +220,7 @@ test("a size that is not an integer is a RangeError, which reads nothing", async
   const input = inputOf("one\ntwo\n");
   for (const size of [1.5, NaN, "1" as never]) {
     await assert.rejects(input.read(size), { name: "RangeError" });
+    await assert.rejects(input.read1(size), { name: "RangeError" });
     await assert.rejects(input.readline(size), { name: "RangeError" });
     await assert.rejects(input.readlines(size), { name: "RangeError" });
   }
@@ -241,7 +289,13 @@ test("a body that fails makes every read reject with an AbortError", async () =>
   });
   const input = toEnviron(new Request(HERE, { method: "POST", body, duplex: "half" } as RequestInit))["wsgi.input"];
   assert.equal(text(await input.read(3)), "abc");
-  const reads = [() => input.read(), () => input.readline(), () => input.readlines(), () => textsOf(input)];
+  const reads = [
+    () => input.read(),
+    () => input.read1(),
+    () => input.readline(),
+    () => input.readlines(),
+    () => textsOf(input),
+  ];
   for (const read of reads) {
     await assert.rejects(read(), (error) => {
       assert.ok(error instanceof DOMException);
@@ -291,6 +345,9 @@ test("a read after the response gives nothing, or an AbortError", async () => {
 /** What an application does with a body whose rest never comes. */
 const CUT_OFF: Record<string, (input: InputStream) => unknown> = {
   "waits for": (input) => input.read(),
+  "reads with read1": async (input) => {
+    while ((await input.read1()).length > 0);
+  },
   "iterates over": async (input) => {
     for await (const line of input) assert.ok(line);
   },

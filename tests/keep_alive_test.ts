@@ -78,6 +78,11 @@ test("a large body that was read to its end leaves the connection as the client 
       for (let piece = await input.read(KIB); piece.length > 0; piece = await input.read(KIB)) size += piece.length;
       return size;
     },
+    async atHand(input) {
+      let size = 0;
+      for (let piece = await input.read1(); piece.length > 0; piece = await input.read1()) size += piece.length;
+      return size;
+    },
     async notAtAll() {
       return await 256 * KIB;
     },

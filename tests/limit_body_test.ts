@@ -19,6 +19,7 @@ import {
   toRequest,
 } from "../mod.ts";
 import { between, giving } from "./middleware_support.ts";
+import { inputOf } from "./validator_support.ts";
 import {
   answer,
   bytes,
@@ -62,6 +63,8 @@ const READERS: [name: string, read: Read][] = [
   ["read()", reading((input) => until(() => input.read()))],
   ["read(5)", reading((input) => until(() => input.read(5)))],
   ["read(1000)", reading((input) => until(() => input.read(1000)))],
+  ["read1()", reading((input) => until(() => input.read1()))],
+  ["read1(5)", reading((input) => until(() => input.read1(5)))],
   ["readline()", reading((input) => until(() => input.readline()))],
   ["readline(2)", reading((input) => until(() => input.readline(2)))],
   ["readlines()", async (environ) => (await environ["wsgi.input"].readlines()).map(text).join("")],
@@ -126,14 +129,14 @@ test("limitBody goes on failing once the limit was passed", async () => {
   const failures: string[] = [];
   const app: Application = async (environ, startResponse) => {
     const input = environ["wsgi.input"];
-    const reads = [() => input.read(), () => input.read(1), () => input.readline(), () => input.readlines()];
-    for (const read of reads) await read().catch((error) => failures.push(error.status));
+    const reads = [() => input.read(), () => input.read(1), () => input.read1(), () => input.readline()];
+    for (const read of [...reads, () => input.readlines()]) await read().catch((error) => failures.push(error.status));
     ok(startResponse);
     return [];
   };
   const { response } = await answer(limited(app, { maxBodySize: 3 }), post(LINES));
   assert.equal(response.status, 200);
-  assert.deepEqual(failures, [413, 413, 413, 413]);
+  assert.deepEqual(failures, [413, 413, 413, 413, 413]);
 });
 
 test("limitBody answers 413 in place of a generator that has begun, but sent nothing", async () => {
@@ -277,6 +280,11 @@ class AskedInput implements InputStream {
     return this.#input.read(size);
   }
 
+  read1(size = Infinity): Promise<Uint8Array> {
+    this.asked.push(size < 0 ? Infinity : size);
+    return this.#input.read1(size);
+  }
+
   readline(size = Infinity): Promise<Uint8Array> {
     this.asked.push(size < 0 ? Infinity : size);
     return this.#input.readline(size);
@@ -303,6 +311,22 @@ for (const [name, read] of READERS) {
     assert(input.asked.every((size) => size <= 21), String(input.asked));
   });
 }
+
+test("limitBody and validator give a block for read1 where the input of another server has none", async () => {
+  const asked: number[] = [];
+  const given = [bytes("abc"), bytes("def")];
+  const plain = inputOf(EMPTY);
+  const read = (size: number) => {
+    asked.push(size);
+    return Promise.resolve(given.shift() ?? EMPTY);
+  };
+  const input = { ...plain, read, read1: undefined } as unknown as InputStream;
+  const app = echo(reading((input) => until(() => input.read1(asked.length === 0 ? 5 : undefined))));
+  const environ = { ...toEnviron(post("")), "wsgi.input": input };
+  const { body } = await runApplication(limited(app), environ);
+  assert.equal(text(body), "abcdef");
+  assert.deepEqual(asked, [5, 65_536, 65_536]);
+});
 
 /** Sends without end until there is an answer, or nobody to take it. */
 async function flood(client: Client, block: string): Promise<void> {

@@ -80,6 +80,7 @@ for (const [name, transfer] of [["a response", download], ["a request", upload]]
 const TINY_READS: { code: string; chunk?: string; most?: number }[] = [
   { code: "input.read()" },
   { code: "input.read(1e9)" },
+  { code: "all(() => input.read1())", most: 600 },
   { code: "input.readline()" },
   { code: "input.readlines().then(([line]) => line)" },
   { code: "input.readlines()", chunk: "\n", most: 600 },
@@ -103,6 +104,11 @@ async function peakOf(code: string, chunk: string): Promise<number> {
     import { toRequest } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
     let peak = 0; // not maxRSS, which is the parent's where that has had more
     setInterval(() => peak = Math.max(peak, process.memoryUsage().rss), 5);
+    const all = async (read) => {
+      const parts = [];
+      for (let part = await read(); part.length > 0; part = await read()) parts.push(part);
+      return { parts, length: parts.reduce((sum, { length }) => sum + length, 0) };
+    };
     serve(async (environ, startResponse) => {
       const input = environ["wsgi.input"];
       const { length } = await ${code};

@@ -210,6 +210,13 @@ test("toRequest reads a wsgi.input that a middleware has put there", async () =>
   assert.equal(await toRequest(environ).text(), "replaced");
 });
 
+test("toRequest reads what is at hand where the input has read1", async () => {
+  const environ = environFor("/", { method: "POST", body: "a body" });
+  const input = environ["wsgi.input"];
+  environ["wsgi.input"] = { read1: (size?: number) => input.read1(size) } as unknown as InputStream;
+  assert.equal(await toRequest(environ).text(), "a body");
+});
+
 test("a wsgi.input of a middleware that fails makes the body of the request fail", async () => {
   const environ = environFor("/", { method: "POST" });
   const failure = new Error("This input fails");

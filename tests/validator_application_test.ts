@@ -488,6 +488,7 @@ const READING_RULES: Rule<Case>[] = [
       ["a fraction", "read was called with (1.5)", post(reading((input) => input.read(1.5)))],
       ["no number", "read was called with (NaN)", post(reading((input) => input.read(NaN)))],
       ["two sizes", "read was called with (1, 2)", post(reading((input) => Reflect.apply(input.read, input, [1, 2])))],
+      ["a fraction", "read1 was called with (0.5)", post(reading((input) => input.read1(0.5)))],
       ["a fraction", "readline was called with (0.5)", post(reading((input) => input.readline(0.5)))],
       ["two sizes", "readline was called with (1, undefined)", {
         app: reading((input) => Reflect.apply(input.readline, input, [1, undefined])),
@@ -503,6 +504,8 @@ const READING_RULES: Rule<Case>[] = [
       ["read(0)", post(reading((input) => input.read(0)))],
       ["read(-1)", post(reading((input) => input.read(-1)))],
       ["read(Infinity)", post(reading((input) => input.read(Infinity)))],
+      ["read1()", post(reading((input) => input.read1()))],
+      ["read1(5)", post(reading((input) => input.read1(5)))],
       ["readline(5)", post(reading((input) => input.readline(5)))],
       ["readlines()", post(reading((input) => input.readlines()))],
       ["readlines(1)", post(reading((input) => input.readlines(1)))],

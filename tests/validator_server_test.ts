@@ -477,6 +477,7 @@ const INPUT_RULES: Rule<Reading>[] = [
     broken: [
       ["read", 'wsgi.input gave "text"', ["text", (input) => input.read()]],
       ["read at its end", "wsgi.input gave null", [null, (input) => input.read(1)]],
+      ["read1", 'wsgi.input gave "text"', ["text", (input) => input.read1()]],
       ["readline", "wsgi.input gave undefined", [undefined, (input) => input.readline()]],
       ["readlines", 'wsgi.input gave "line"', [["line"], (input) => input.readlines()]],
       ["iteration", 'wsgi.input gave "line"', ["line", iterate]],
@@ -500,11 +501,13 @@ const INPUT_RULES: Rule<Reading>[] = [
     expected: "2 at the most",
     broken: [
       ["read(2)", "wsgi.input gave 3 bytes", [bytes("abc"), (input) => input.read(2)]],
+      ["read1(2)", "wsgi.input gave 3 bytes", [bytes("abc"), (input) => input.read1(2)]],
       ["readline(2)", "wsgi.input gave 3 bytes", [bytes("abc"), (input) => input.readline(2)]],
     ],
     legal: [
       ["exactly two bytes", [bytes("ab"), (input) => input.read(2)]],
       ["fewer", [bytes("a"), (input) => input.readline(2)]],
+      ["fewer than read1 may give", [bytes("a"), (input) => input.read1(2)]],
       ["all, for a size below zero", [bytes("abc"), (input) => input.read(-1)]],
       ["lines longer than the hint", [[bytes("abc")], (input) => input.readlines(2)]],
     ],

@@ -217,6 +217,7 @@ export function inputOf(given: unknown): InputStream {
   const give = () => Promise.resolve(wrong<never>(given));
   return {
     read: give,
+    read1: give,
     readline: give,
     readlines: give,
     async *[Symbol.asyncIterator]() {

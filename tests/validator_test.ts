@@ -205,6 +205,7 @@ test("input and errors work through validators as they do without", async () => 
   const app: Application = async (environ, startResponse) => {
     const input = environ["wsgi.input"];
     lines.push(text(await input.read(1)), text(await input.readline()), text(await input.readline(2)));
+    lines.push(text(await input.read1(1)));
     lines.push(...(await input.readlines(1)).map(text));
     for await (const line of input) lines.push(text(line));
     lines.push(text(await input.read()));
@@ -215,7 +216,7 @@ test("input and errors work through validators as they do without", async () => 
   };
   const request = new Request(HERE, { method: "POST", body: "first\nsecond\nthird\nfourth\n" });
   const { errors } = await runApplication(validator(THROUGH(validator(app))), toEnviron(request));
-  assert.deepEqual(lines, ["f", "irst\n", "se", "cond\n", "third\n", "fourth\n", ""]);
+  assert.deepEqual(lines, ["f", "irst\n", "se", "c", "ond\n", "third\n", "fourth\n", ""]);
   assert.equal(errors, "one\ntwo\nthree\n");
 });
 
