@@ -24,8 +24,6 @@
  * @module
  */
 
-import type { BigIntStats } from "node:fs";
-import type { FileHandle } from "node:fs/promises";
 import type {
   Application,
   ApplicationLike,
@@ -47,6 +45,7 @@ import {
   type ChunkResult,
   CODED_HEADERS,
   concat,
+  DENO,
   EMPTY,
   escapeByte,
   FILE,
@@ -1002,57 +1001,67 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
   const folder = new Folder(root, dotFiles);
+  const found = new Map<string, FoundFile & { until: number }>();
 
-  const select = async (path: string, environ: Environ): Promise<Selection | "folder" | undefined> => {
-    const root = await folder.root();
+  /** Finds the file of a path, and its compressed variants. */
+  const find = (pathInfo: string): FoundFile | "folder" | undefined => {
+    const now = performance.now();
+    const root = folder.root(now);
     if (root === undefined) return undefined;
-    let file = await folder.resolve(root, path);
+    const known = found.get(pathInfo);
+    if (known && known.file.folders[0] === root && now < known.until) return known;
+    const path = safePath(pathInfo, dotFiles);
+    if (path === undefined) return undefined;
+    let name = path;
+    let file = folder.resolve(root, name);
     if (file?.isFolder) {
       if (!path.endsWith("/")) return "folder";
-      path += index;
-      file = await folder.resolve(root, path);
+      name += index;
+      file = folder.resolve(root, name);
     }
     if (!file?.isFile) return undefined;
     const variants = new Map<string, ResolvedPath>();
     for (const [coding, suffix] of precompressed ? VARIANTS : []) {
-      const variant = await folder.resolve(root, path + suffix);
+      const variant = folder.resolve(root, name + suffix);
       if (variant?.isFile) variants.set(coding, variant);
     }
-    const [coding = ""] = acceptedEncodings(environ, [...variants.keys()]);
-    return { path, file: variants.get(coding) ?? file, coding, hasVariants: variants.size > 0 };
+    if (found.size === 256) found.clear();
+    // A link may be switched to another release, which holds at once.
+    if (file.real === root + name) found.set(pathInfo, { name, file, variants, until: now + 1000 });
+    return { name, file, variants };
   };
 
   /**
    * Opens the file for a request. A file that is replaced meanwhile is looked up again, ten times at most. What is missing
    * is looked up twice, since its release may have been replaced.
    */
-  const open = async (environ: Environ): Promise<Selection & OpenFile | "folder" | undefined> => {
-    const path = safePath(environ.PATH_INFO ?? "", dotFiles);
-    if (path === undefined) return undefined;
+  const open = (environ: Environ): Selection | "folder" | undefined => {
+    const { PATH_INFO: pathInfo = "" } = environ;
     let misses = 0;
     for (let attempt = 0; attempt < 10 && misses < 2; attempt++) {
-      const selection = await select(path, environ);
-      if (selection === "folder") return selection;
-      const opened = selection && await folder.open(selection.file);
-      if (opened) return { ...selection, ...opened };
-      if (!selection) misses++;
+      const file = find(pathInfo);
+      if (file === "folder") return file;
+      const [coding = ""] = file ? acceptedEncodings(environ, [...file.variants.keys()]) : [];
+      const opened = file && folder.open(file.variants.get(coding) ?? file.file);
+      if (opened) return { ...opened, name: file.name, coding, hasVariants: file.variants.size > 0 };
+      found.delete(pathInfo);
+      if (!file) misses++;
     }
     return undefined;
   };
 
-  const headersOf = ({ path, coding, hasVariants, stats }: Selection & OpenFile): HeaderList => {
-    const { size, mtime } = stats; // of what is open now, whatever was there before
+  const headersOf = ({ name, coding, hasVariants, size, modified }: Selection): HeaderList => {
     const now = Date.now();
-    const tag = `${mtime.getTime().toString(16)}-${size.toString(16)}${coding && `-${coding}`}`;
+    const tag = `${modified.toString(16)}-${size.toString(16)}${coding && `-${coding}`}`;
     // A file that was changed within the last second may change again and keep its time (RFC 9110, section 8.8.1). Its tag
     // is not that of later, with which it would match in If-None-Match.
-    const isYoung = now - mtime.getTime() < 1000;
-    const type = types.get(/\.([^./]+)$/.exec(path)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
+    const isYoung = now - modified < 1000;
+    const type = types.get(/\.([^./]+)$/.exec(name)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
     const headers: HeaderList = [
       ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
       ["Cache-Control", cacheControl],
       ["Accept-Ranges", "bytes"],
-      ["Last-Modified", new Date(Math.min(mtime.getTime(), now)).toUTCString()],
+      ["Last-Modified", new Date(Math.min(modified, now)).toUTCString()],
       ["ETag", isYoung ? `W/"young-${tag}"` : `"${tag}"`],
     ];
     if (coding) headers.push(["Content-Encoding", coding]);
@@ -1060,35 +1069,46 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     return headers;
   };
 
-  return async (environ, startResponse) => {
+  return (environ, startResponse) => {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") {
       return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
     }
-    const opened = await open(environ);
+    const opened = open(environ);
     if (!opened) return notFound(environ, startResponse);
     if (opened === "folder") {
       return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
     }
-    const { handle, stats } = opened;
+    const { fd, size } = opened;
+    let isWrapped = false;
     try {
-      const parts = startFileResponse(environ, startResponse, headersOf(opened), Number(stats.size));
+      const parts = startFileResponse(environ, startResponse, headersOf(opened), size);
       const body = method === "GET" ? parts : [];
-      if (!isChunkArray(body)) return (environ["wsgi.file_wrapper"] ?? wrapFile)(partsReader(handle, body));
-      await handle.close();
-      return body;
-    } catch (error) {
-      await handle.close();
-      throw error;
+      if (lengthOf(body) <= MAX_WHOLE_SIZE) return body.map((part) => folder.read(fd, part));
+      const wrapped = (environ["wsgi.file_wrapper"] ?? wrapFile)(folder.reader(fd, body));
+      isWrapped = true;
+      return wrapped;
+    } finally {
+      if (!isWrapped) folder.close(fd);
     }
   };
 }
 
-interface Selection {
+// What is not larger is read at once, and is in the hands of the runtime before anything else happens.
+const MAX_WHOLE_SIZE = 65_536;
+
+/** A file and its compressed variants, as they were found. */
+interface FoundFile {
   /** The requested path; for a folder, that of its index file. */
-  path: string;
-  /** The file itself, or a compressed variant of it. */
+  name: string;
   file: ResolvedPath;
+  /** By content coding. */
+  variants: Map<string, ResolvedPath>;
+}
+
+/** The file for a request, or a compressed variant of it, open. */
+interface Selection extends OpenFile {
+  name: string;
   /** The content coding of the variant, or empty. */
   coding: string;
   hasVariants: boolean;
@@ -1096,17 +1116,33 @@ interface Selection {
 
 /** A path below the root, resolved. */
 interface ResolvedPath {
-  /** The root at that time, without links. */
-  root: string;
   /** The path in the file system, without links. */
   real: string;
+  /** The folders on the way to it, from the root on. */
+  folders: string[];
   isFolder: boolean;
   isFile: boolean;
+  /** The trail with which it was opened last. */
+  trail?: string;
 }
 
-interface OpenFile {
-  handle: FileHandle;
-  stats: BigIntStats;
+/** What is at a path. */
+interface PathState {
+  /** Device and inode. */
+  identity: string;
+  isFile: boolean;
+  isFolder: boolean;
+  size: number;
+  /** When its content was changed, in milliseconds. */
+  modified: number;
+  /** When anything of it was changed, in milliseconds. */
+  changed: number;
+  /** Both times, as exact as the system has them. */
+  marks: string;
+}
+
+interface OpenFile extends PathState {
+  fd: number;
 }
 
 /**
@@ -1115,19 +1151,22 @@ interface OpenFile {
  * Somebody who may write inside the folder can replace a file or a folder by a link at any moment, and take the link away
  * again. So a look at a path does not tell where it led when the file was opened. The file is opened first. Then its path
  * is traced: the file is sent if it is at that path, and no folder on the way is a link. The path may change during a
- * trace, but every change marks the folder in which it was made. So two traces with the same marks have seen one state.
+ * trace, but every change marks the folder in which it was made. So two traces with the same marks have seen one state,
+ * also where the first of them was that of an earlier request.
  */
 class Folder {
   readonly #fs = process.getBuiltinModule("node:fs");
   readonly #path = process.getBuiltinModule("node:path");
   readonly #root: string;
+  #rootUntil = 0;
   readonly #dotFiles: boolean;
 
   constructor(root: string | URL, dotFiles: boolean) {
     try {
       if (root === "") throw new TypeError("The path is empty"); // Bun takes it for the working folder
       const path = root instanceof URL ? process.getBuiltinModule("node:url").fileURLToPath(root) : root;
-      this.#root = this.#path.isAbsolute(path) ? path : `${process.cwd()}/${path}`;
+      const absolute = this.#path.isAbsolute(path) ? path : `${process.cwd()}/${path}`;
+      this.#root = absolute.replace(/(?<=[^/\\:])[/\\]+$/, "");
       this.#fs.readdirSync(this.#root);
     } catch (cause) {
       const message = `Cannot serve files from ${inspect(String(root))}: expected a folder that can be read`;
@@ -1136,85 +1175,143 @@ class Folder {
     this.#dotFiles = dotFiles;
   }
 
-  /** Finds out where the root is now. It may be a link, which is switched from one release to the next. */
-  root(): Promise<string | undefined> {
-    return orUndefined(() => this.#fs.realpathSync(this.#root));
+  /**
+   * Finds out where the root is now. It may be a link, which is switched from one release to the next. Where no link leads
+   * to it, that is true for a second.
+   */
+  root(now: number): string | undefined {
+    if (now < this.#rootUntil) return this.#root;
+    const real = orUndefined(() => this.#fs.realpathSync(this.#root));
+    if (real === this.#root) this.#rootUntil = now + 1000;
+    return real;
   }
 
   /** Finds out what a path stands for, if that is inside the root. */
-  resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
+  resolve(root: string, path: string): ResolvedPath | undefined {
+    if (!this.#fs.existsSync(root + path)) return undefined; // cheaper than an error of realpath
     return orUndefined(() => this.#resolve(root, path));
   }
 
-  async #resolve(root: string, path: string): Promise<ResolvedPath | undefined> {
-    const { isAbsolute, relative, sep } = this.#path;
-    if (!this.#fs.statSync(root + path, { throwIfNoEntry: false })) return undefined; // cheaper than an error of realpath
-    const real = await this.#fs.promises.realpath(root + path);
+  #resolve(root: string, path: string): ResolvedPath | undefined {
+    const { isAbsolute, join, relative, sep } = this.#path;
+    const real = this.#fs.realpathSync(root + path);
     const inside = relative(root, real);
     const segments = inside.split(sep);
     if (isAbsolute(inside) || segments[0] === "..") return undefined;
     if (!this.#dotFiles && HIDDEN.test(segments.join("/"))) return undefined;
-    const stats = this.#fs.lstatSync(real);
-    return { root, real, isFolder: stats.isDirectory(), isFile: stats.isFile() && !path.endsWith("/") };
+    const { isFile, isFolder } = this.#look(real);
+    const folders = [root];
+    for (const segment of segments.slice(0, -1)) folders.push(join(folders.at(-1)!, segment));
+    return { real, folders, isFolder, isFile: isFile && !path.endsWith("/") };
   }
 
   /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
-  async open(file: ResolvedPath): Promise<OpenFile | undefined> {
-    const { constants, fstatSync, promises } = this.#fs;
+  open(file: ResolvedPath): OpenFile | undefined {
+    const { constants, openSync } = this.#fs;
     // Windows has only the first of these flags. Without the last one, Deno and Bun serve nothing any more while they
     // wait for somebody to write into a FIFO.
     const { O_RDONLY = 0, O_NOFOLLOW = 0, O_NONBLOCK = 0 }: Partial<typeof constants> = constants;
-    const handle = await orUndefined(() => promises.open(file.real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
-    if (!handle) return undefined;
-    const stats = fstatSync(handle.fd, { bigint: true });
-    if (stats.isFile() && safely(() => this.#leadsTo(file, stats), false)) return { handle, stats };
-    await handle.close();
+    const fd = orUndefined(() => openSync(file.real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+    if (fd === undefined) return undefined;
+    const state = safely(() => this.#stateOf(file, fd), undefined);
+    if (state?.isFile) return { ...state, fd };
+    this.close(fd);
     return undefined;
   }
 
-  /** Whether a path leads to a file without links. Throws if it leads nowhere. */
-  #leadsTo(file: ResolvedPath, stats: BigIntStats): boolean {
+  close(fd: number): void {
+    this.#fs.closeSync(fd);
+  }
+
+  /** Reads a part of a body at once. */
+  read(fd: number, part: BodyPart): Uint8Array {
+    if (part instanceof Uint8Array) return part;
+    const bytes = new Uint8Array(part.end - part.start);
+    return bytes.subarray(0, this.#fs.readSync(fd, bytes, 0, bytes.length, part.start));
+  }
+
+  /** A file for `wsgi.file_wrapper`, which gives the parts of a body. */
+  reader(fd: number, parts: BodyPart[]) {
+    let reading = Promise.resolve(0);
+    const read = async (size: number): Promise<Uint8Array> => {
+      const [part] = parts;
+      if (!part) return EMPTY;
+      if (part instanceof Uint8Array) {
+        parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
+        return part.subarray(0, size);
+      }
+      const block = new Uint8Array(Math.min(size, part.end - part.start));
+      reading = new Promise((resolve, reject) => {
+        const onRead = (error: Error | null, bytesRead: number) => error ? reject(error) : resolve(bytesRead);
+        this.#fs.read(fd, block, 0, block.length, part.start, onRead);
+      });
+      const bytesRead = await reading;
+      part.start += bytesRead;
+      if (part.start === part.end) parts.shift();
+      return block.subarray(0, bytesRead);
+    };
+    // The number of a file that is closed is soon that of another, which must not be read.
+    return { read, close: () => reading.catch(() => {}).then(() => this.close(fd)) };
+  }
+
+  /** The state of an open file; undefined if its path does not lead there without links. Throws if it leads nowhere. */
+  #stateOf(file: ResolvedPath, fd: number): PathState | undefined {
     const first = this.#trace(file);
-    if (!first?.trail.endsWith(` ${identify(stats)}`)) return false;
+    if (!first || first.trail === file.trail) return first?.state;
+    const { dev, ino } = this.#fs.fstatSync(fd, { bigint: true });
+    if (first.state.identity !== `${dev}:${ino}`) return undefined;
     // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
     // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
     const looks = first.isFresh ? 16 : 1;
     for (let look = 0; look < looks; look++) {
-      if (this.#trace(file)?.trail !== first.trail) return false;
+      if (this.#trace(file)?.trail !== first.trail) return undefined;
     }
-    return true;
+    if (!first.isFresh) file.trail = first.trail;
+    return first.state;
   }
 
   /**
-   * Follows a path without links; undefined if one of its folders is a link by now. The trail lists the folders, each with
-   * its identity and the times of its last change, and then the identity of the file. `isFresh` says that one of the
+   * Follows a path without links; undefined if one of its folders is a link by now. The trail lists the identity of the
+   * file, and then the folders, each with its identity and the times of its last change. `isFresh` says that one of the
    * folders was changed in the last second.
    */
-  #trace({ root, real }: ResolvedPath): { trail: string; isFresh: boolean } | undefined {
-    const { join, relative, sep } = this.#path;
+  #trace({ real, folders }: ResolvedPath): { trail: string; isFresh: boolean; state: PathState } | undefined {
     const now = Date.now();
-    let path = root;
-    let trail = "";
+    const state = this.#look(real);
+    let trail = state.identity;
     let isFresh = false;
-    for (const segment of relative(path, real).split(sep).filter((segment) => segment !== "")) {
-      const folder = this.#fs.lstatSync(path, { bigint: true });
-      if (!folder.isDirectory()) return undefined;
-      trail += ` ${identify(folder)}:${folder.mtimeNs}:${folder.ctimeNs}`;
-      isFresh ||= Math.abs(now - Number(folder.ctimeMs)) < 1100;
-      path = join(path, segment);
+    for (const path of folders) {
+      const { identity, isFolder, changed, marks } = this.#look(path);
+      if (!isFolder) return undefined;
+      trail += ` ${identity}:${marks}`;
+      isFresh ||= Math.abs(now - changed) < 1100;
     }
-    return { trail: `${trail} ${identify(this.#fs.lstatSync(path, { bigint: true }))}`, isFresh };
+    return { trail, isFresh, state };
+  }
+
+  #look(path: string): PathState {
+    if (DENO) { // node:fs takes five times as long on Deno 2.9.6
+      const { dev, ino, isFile, isDirectory: isFolder, size, mtime, ctime } = DENO.lstatSync(path);
+      const [modified, changed] = [mtime.getTime(), ctime.getTime()];
+      return { identity: `${dev}:${ino}`, isFile, isFolder, size, modified, changed, marks: `${modified}:${changed}` };
+    }
+    const stats = this.#fs.lstatSync(path, { bigint: true });
+    return {
+      identity: `${stats.dev}:${stats.ino}`,
+      isFile: stats.isFile(),
+      isFolder: stats.isDirectory(),
+      size: Number(stats.size),
+      modified: Number(stats.mtimeMs),
+      changed: Number(stats.ctimeMs),
+      marks: `${stats.mtimeNs}:${stats.ctimeNs}`,
+    };
   }
 }
 
-function identify({ dev, ino }: BigIntStats): string {
-  return `${dev}:${ino}`;
-}
-
 /** Does some work with files; undefined where there is no file that can be read. */
-async function orUndefined<Value>(work: () => Value | Promise<Value>): Promise<Value | undefined> {
+function orUndefined<Value>(work: () => Value): Value | undefined {
   try {
-    return await work();
+    return work();
   } catch (error) {
     const { code = "" } = error as { code?: string };
     if (/^(?:ENOENT|ENOTDIR|ENAMETOOLONG|ELOOP|EACCES|ENXIO)$/.test(code)) return undefined;
@@ -1251,6 +1348,10 @@ interface ByteRange {
 /** A part of a body: bytes as they are, or a range of the file. */
 type BodyPart = Uint8Array | ByteRange;
 
+function lengthOf(parts: BodyPart[]): number {
+  return parts.reduce((sum, part) => sum + (part instanceof Uint8Array ? part.length : part.end - part.start), 0);
+}
+
 /** Starts the response for a file: all of it, some ranges, or none of it. */
 function startFileResponse(
   environ: Environ,
@@ -1259,9 +1360,7 @@ function startFileResponse(
   size: number,
 ): BodyPart[] {
   const send = (status: string, headers: HeaderList, parts: BodyPart[]) => {
-    let length = 0;
-    for (const part of parts) length += part instanceof Uint8Array ? part.length : part.end - part.start;
-    startResponse(status, [...headers, ["Content-Length", String(length)]]);
+    startResponse(status, [...headers, ["Content-Length", String(lengthOf(parts))]]);
     return parts;
   };
   selectedOf(environ).headers = [...headers, ["Content-Length", String(size)]];
@@ -1313,24 +1412,6 @@ function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRa
     sum += Math.max(end - start, 0);
   }
   return sum > size ? undefined : ranges;
-}
-
-/** A file for `wsgi.file_wrapper`, which gives the parts of a body. */
-function partsReader(handle: FileHandle, parts: BodyPart[]) {
-  const read = async (size: number): Promise<Uint8Array> => {
-    const [part] = parts;
-    if (!part) return EMPTY;
-    if (part instanceof Uint8Array) {
-      parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
-      return part.subarray(0, size);
-    }
-    const block = new Uint8Array(Math.min(size, part.end - part.start));
-    const { bytesRead } = await handle.read(block, 0, block.length, part.start);
-    part.start += bytesRead;
-    if (part.start === part.end) parts.shift();
-    return block.subarray(0, bytesRead);
-  };
-  return { read, close: () => handle.close() };
 }
 
 // #endregion

@@ -39,6 +39,15 @@ interface DenoRuntime {
   removeSignalListener(name: string, listener: () => void): void;
   serve(options: object, handler: FetchHandler): DenoServer;
   FsFile: new () => DenoFile;
+  lstatSync(path: string): {
+    dev: number;
+    ino: number;
+    isFile: boolean;
+    isDirectory: boolean;
+    size: number;
+    mtime: Date;
+    ctime: Date;
+  };
 }
 
 /** The part of `Deno.HttpServer` that the server uses. */
@@ -67,7 +76,9 @@ interface BunRuntime {
   };
 }
 
-const { Deno: DENO, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
+const { Deno: DENO_RUNTIME, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
+/** @internal */
+export const DENO: DenoRuntime | undefined = DENO_RUNTIME;
 
 /** Whether the response is sent by a runtime for which this server is made, and not by Node, workerd or a browser. */
 const IS_NATIVE = DENO !== undefined || BUN !== undefined;
