@@ -903,24 +903,40 @@ function errorStream(write: (text: string) => void): ErrorStream {
 
 // #region wsgi.file_wrapper
 
-// The largest block, in bytes. Each slow client keeps one in memory.
-const MAX_BLOCK_SIZE = 131_072;
+const BLOCK_SIZE = 65_536;
+const MAX_BLOCK_SIZE = 262_144;
+
+/**
+ * Tells the size of each block of a file in turn. Large blocks cost less, but every slow client keeps one in memory: they
+ * are for a client that has taken 8 MiB, more than the buffers of a socket hold, at 8 MiB a second.
+ */
+function blockSizes(blockSize: number | undefined): () => number {
+  if (blockSize !== undefined) return () => Math.min(blockSize, MAX_BLOCK_SIZE);
+  const start = performance.now();
+  let given = 0;
+  return () => {
+    const isFast = given >= 2 ** 23 && given > (performance.now() - start) * 2 ** 13;
+    const size = isFast ? MAX_BLOCK_SIZE : BLOCK_SIZE;
+    given += size;
+    return size;
+  };
+}
 
 /** `wsgi.file_wrapper`. A file with a stream of its own closes itself, at its end or when it is cancelled. @internal */
-export function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_BLOCK_SIZE : 65_536): ResponseBody {
-  if (!Number.isInteger(blockSize) || blockSize < 1) {
+export function wrapFile(file: FileLike, blockSize?: number): ResponseBody {
+  if (blockSize !== undefined && (!Number.isInteger(blockSize) || blockSize < 1)) {
     throw new RangeError(`Cannot wrap the file: block size ${inspect(blockSize)} is not a positive integer`);
   }
-  const size = Math.min(blockSize, MAX_BLOCK_SIZE);
+  const nextSize = blockSizes(blockSize);
   const wrap = (chunks: ChunkIterator, close: () => void | Promise<void>) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
   const wrapOwn = (chunks: FileBlocks | StreamChunks) => wrap(chunks, async () => void await chunks.return());
-  if (DENO && file instanceof DENO.FsFile) return wrapOwn(new FileBlocks(file, Math.min(size, 65_536)));
+  if (DENO && file instanceof DENO.FsFile) return wrapOwn(new FileBlocks(file, nextSize));
   if (isNodeStream(file)) return wrapOwn(new StreamChunks(file));
   if (isFileHandle(file)) {
     const read = async (block: Uint8Array) => (await file.read(block, 0, block.length, null)).bytesRead;
-    return wrapOwn(new FileBlocks({ read, close: () => file.close() }, size));
+    return wrapOwn(new FileBlocks({ read, close: () => file.close() }, nextSize));
   }
   const { read, readable, close } = Object(file) as {
     read?(size: number): Uint8Array | Promise<Uint8Array>;
@@ -929,12 +945,12 @@ export function wrapFile(file: FileLike, blockSize = file instanceof Blob ? MAX_
   };
   const stream = file instanceof ReadableStream ? file : readable;
   if (file instanceof Blob || stream instanceof ReadableStream) {
-    const chunks = file instanceof Blob ? blobBlocks(file, size) : openBody(stream as ReadableStream);
+    const chunks = file instanceof Blob ? blobBlocks(file, nextSize) : openBody(stream as ReadableStream);
     return wrap(chunks, async () => void await chunks.return!());
   }
   if (typeof read !== "function") throw new TypeError(`Cannot wrap ${inspect(file)}: it has no method "read"`);
   const next = async (): Promise<ChunkResult> => {
-    const value = await read.call(file, size);
+    const value = await read.call(file, nextSize());
     return chunkLength(value) > 0 ? { done: false, value } : { done: true, value: undefined };
   };
   return wrap({ next }, () => close?.call(file));
@@ -952,7 +968,7 @@ interface BunStats {
  * The stream of the whole blob has chunks of 512 KiB in Bun 1.4.5, and one chunk in Deno 2.9.6. `bytes()` of a slice of
  * `Bun.file(descriptor)` ignores where the slice begins.
  */
-function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): ChunkIterator {
+function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, nextSize: () => number): ChunkIterator {
   let position = 0;
   let isLast = false; // no slice follows
   let left = 0;
@@ -972,8 +988,8 @@ function blobBlocks(file: Blob & { stat?(): Promise<BunStats> }, size: number): 
     for (;;) {
       if (!block) {
         if (isLast) return { done: true, value: undefined };
-        block = openBody(file.slice(position, position += size).stream());
-        left = size;
+        left = nextSize();
+        block = openBody(file.slice(position, position += left).stream());
       }
       const result = await block.next();
       if (!result.done) {
@@ -1039,16 +1055,16 @@ class StreamChunks implements AsyncIterator<Uint8Array> {
 /** Reads a file in blocks, and closes it once: a `Deno.FsFile`, whose own stream is slower, or a `FileHandle`. */
 class FileBlocks implements AsyncIterator<Uint8Array> {
   readonly #file: DenoFile;
-  readonly #size: number;
+  readonly #nextSize: () => number;
   #isClosed = false;
 
-  constructor(file: DenoFile, size: number) {
+  constructor(file: DenoFile, nextSize: () => number) {
     this.#file = file;
-    this.#size = size;
+    this.#nextSize = nextSize;
   }
 
   async next(): Promise<ChunkResult> {
-    const block = new Uint8Array(this.#size);
+    const block = new Uint8Array(this.#nextSize());
     let length: number | null = null;
     try {
       if (!this.#isClosed) length = await this.#file.read(block);

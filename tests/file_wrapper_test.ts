@@ -61,6 +61,25 @@ test("a file wrapper reads in blocks of the size that it is given, and of 65,536
   }
 });
 
+for (
+  const [speed, milliseconds, last] of [["a client that keeps up", 0, 262_144], ["a slow client", 16, 65_536]] as const
+) {
+  test(`of a file without a block size, ${speed} is sent blocks of ${last} bytes after 8 MiB`, async () => {
+    const block = new Uint8Array(262_144);
+    const sizes: number[] = [];
+    const read = (size: number) => sizes.push(size) > 200 ? EMPTY : block.subarray(0, size);
+    const { now } = performance;
+    performance.now = () => sizes.length * milliseconds;
+    try {
+      await taken({ read });
+    } finally {
+      performance.now = now;
+    }
+    assert.deepEqual(new Set(sizes.slice(0, 128)), new Set([65_536])); // 8 MiB
+    assert.deepEqual(new Set(sizes.slice(128)), new Set([last]));
+  });
+}
+
 test("a file wrapper refuses a block size that is not a positive integer", () => {
   const wrap = toEnviron(new Request(HERE))["wsgi.file_wrapper"];
   for (const blockSize of [0, -1, 1.5, NaN, Infinity, "1", null]) {
@@ -302,7 +321,7 @@ async function taken(file: FileLike, blockSize?: number): Promise<{ body: Buffer
 /** Some content, in which no two neighbouring stretches look alike. */
 const CONTENT = Buffer.from(Uint32Array.from({ length: 250_000 }, (_, at) => Math.imul(at, 2_654_435_761)).buffer);
 
-test("no block of a file is larger than 128 KiB, whatever is asked for", async () => {
+test("no block of a file is larger than 256 KiB, whatever is asked for", async () => {
   const readable = () => {
     let at = 0;
     return { read: (size: number) => CONTENT.subarray(at, at += size) };
@@ -313,7 +332,7 @@ test("no block of a file is larger than 128 KiB, whatever is asked for", async (
     ) {
       const { body, largest } = await taken(file, blockSize);
       assert.ok(body.equals(CONTENT));
-      assert.ok(largest <= 131_072, String(largest));
+      assert.ok(largest <= 262_144, String(largest));
     }
   }
 });
@@ -333,7 +352,7 @@ test("a blob is left alone when the client leaves", async () => {
 });
 
 test(
-  "a Bun.file is read in blocks of at most 128 KiB, from the start of what it is",
+  "a Bun.file is read in blocks of at most 256 KiB, from the start of what it is",
   { skip: RUNTIME === "deno" && "Deno has no Bun.file" },
   async () => {
     const { Bun } = globalThis as unknown as { Bun: { file(path: string | number): Blob } };
@@ -349,7 +368,7 @@ test(
       for (const [file, expected] of files) {
         const { body, largest } = await taken(file);
         assert.ok(body.equals(expected));
-        assert.ok(largest <= 131_072, String(largest));
+        assert.ok(largest <= 262_144, String(largest));
       }
       closeSync(descriptor);
     });
@@ -454,7 +473,7 @@ test("files of node:fs and node:fs/promises are sent from where they stand, in b
     for (const [file, expected] of files) {
       const { body, largest } = await taken(file);
       assert.ok(body.equals(expected));
-      assert.ok(largest <= 131_072, String(largest));
+      assert.ok(largest <= 262_144, String(largest));
     }
     assert.equal((await taken(await open(path), 100)).largest, 100);
   });
