@@ -2668,6 +2668,10 @@ class DeadlineContext implements FetchContext {
     return this.#context.draining;
   }
 
+  get stopping(): AbortSignal {
+    return this.#context.stopping;
+  }
+
   waitUntil(work: Promise<unknown>): void {
     this.#context.waitUntil(work);
   }

@@ -453,7 +453,31 @@ export interface ErrorStream {
 /**
  * The facts of a Fetch runtime beyond the interface: `fetch.context`.
  *
- * @example
+ * @example A stream without an end, which ends when its client has left, and when the server stops
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { setTimeout } from "node:timers/promises";
+ * import { type Application, toFetch } from "./mod.ts";
+ *
+ * const clock: Application = async function* (environ, startResponse) {
+ *   startResponse("200 OK", [["Content-Type", "text/event-stream"]]);
+ *   yield new TextEncoder().encode(": begins\n\n");
+ *   const { signal, stopping } = environ["fetch.context"]!;
+ *   const end = AbortSignal.any([signal, stopping]);
+ *   while (!end.aborted) {
+ *     yield new TextEncoder().encode(`data: ${new Date().toISOString()}\n\n`);
+ *     await setTimeout(1000, undefined, { signal: end }).catch(() => {});
+ *   }
+ * };
+ *
+ * const response = await toFetch(clock)(new Request("http://localhost/"));
+ * for await (const chunk of response.body!) {
+ *   assert.equal(new TextDecoder().decode(chunk), ": begins\n\n");
+ *   break;
+ * }
+ * ```
+ *
+ * @example An application that sends clients elsewhere while the server stops
  * ```ts
  * import assert from "node:assert/strict";
  * import { type Application, toFetch } from "./mod.ts";
@@ -475,11 +499,17 @@ export interface FetchContext {
    * Aborts when the client disconnects early or a stopping server gives up; never otherwise.
    *
    * Reading it before the first chunk costs time on Deno, which also prints a warning, once. After the first chunk it is
-   * free.
+   * free. A generator that waits for something else than its client reads it then and waits for it, too: `return` ends a
+   * generator only at a `yield`, so that nothing else tells it that the client has left.
    */
   readonly signal: AbortSignal;
   /** True from the moment the server is told to stop. */
   readonly draining: boolean;
+  /**
+   * Aborts when the server is told to stop. A stream without an end waits for it and ends, or the server waits for the
+   * stream until its `shutdownTimeout`.
+   */
+  readonly stopping: AbortSignal;
   /**
    * Keeps a stopping server alive until the work has settled, and reports its failure. A platform that has a `waitUntil` of
    * its own is told of the work.

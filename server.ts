@@ -126,8 +126,9 @@ function httpError<Fault extends Error>(status: number, error: Fault): Fault {
   return Object.assign(error, { status });
 }
 
-function serverStopping(): Error {
-  return httpError(503, new Error("Cannot serve the request: the server is stopping"));
+/** The error for a request that a stopping server refuses, and the reason with which `stopping` aborts. */
+function serverStopping(): DOMException {
+  return httpError(503, new DOMException("The server is stopping", "AbortError"));
 }
 
 /** The error for a request body above a limit, in bytes. @internal */
@@ -1643,7 +1644,11 @@ class Context implements FetchContext {
   }
 
   get draining(): boolean {
-    return this.#exchange.gateway.isDraining;
+    return this.stopping.aborted;
+  }
+
+  get stopping(): AbortSignal {
+    return this.#exchange.gateway.stopping.signal;
   }
 
   waitUntil(work: Promise<unknown>): void {
@@ -1746,8 +1751,6 @@ class Gateway {
   readonly pending = new PendingWork();
   /** The authority that Deno puts in the URL of a request that names none. */
   defaultAuthority: string | undefined;
-  /** True from the moment the server is told to stop. */
-  isDraining = false;
   /** True from the moment the server closes its port. A request that still arrives is refused. */
   isRefusing = false;
   /** The time until which each response closes its connection, by `performance.now()`. */
@@ -1755,6 +1758,7 @@ class Gateway {
   /** Undefined where the runtime has no idle timeout, or the deployer has set one. */
   setIdleTimeout: SetIdleTimeout | undefined;
   readonly #slots: Semaphore;
+  #stopping: AbortController | undefined;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
     this.app = application(app);
@@ -1784,6 +1788,11 @@ class Gateway {
     return this.#slots.acquire().then((isAcquired) =>
       isAcquired ? exchange.run(environ, { wasPromised: true }) : exchange.refuse(serverStopping())
     );
+  }
+
+  /** Aborts when the server is told to stop. It is made when it is first asked for. */
+  get stopping(): AbortController {
+    return this.#stopping ??= new AbortController();
   }
 
   /**
@@ -2539,8 +2548,8 @@ class LocalServer implements ServerBackend {
 
   async drain(delay: number): Promise<boolean> {
     const { gateway } = this;
-    gateway.isDraining = true;
     gateway.closeConnectionsUntil = Infinity; // so that clients send their next request elsewhere
+    gateway.stopping.abort(serverStopping());
     if (delay > 0) await new Promise((resolve) => setTimeout(resolve, Math.min(delay, MAX_DELAY)));
     gateway.isRefusing = true;
     await this.#close();

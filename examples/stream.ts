@@ -1,8 +1,9 @@
 /**
- * Sends an event a second, until the client leaves.
+ * Sends an event a second, until the client leaves or the server stops.
  *
  * Run it with `deno run --allow-net examples/stream.ts` or `bun run examples/stream.ts`, listen with
- * `curl -N http://localhost:8000/`, leave with Ctrl-C, and see in the terminal of the server what happens.
+ * `curl -N http://localhost:8000/`, leave with Ctrl-C, and see in the terminal of the server what happens. Ctrl-C there
+ * stops the server, which ends the streams that are open.
  *
  * @module
  */
@@ -16,13 +17,15 @@ export const application: Application = async function* (environ, startResponse)
   startResponse("200 OK", [["Content-Type", "text/event-stream"], ["Cache-Control", "no-cache"]]);
   console.log(`${client} listens`);
   let count = 0;
+  const event = () => new TextEncoder().encode(`id: ${++count}\ndata: ${new Date().toISOString()}\n\n`);
   try {
-    while (true) {
-      yield new TextEncoder().encode(`id: ${++count}\ndata: ${new Date().toISOString()}\n\n`);
-      await setTimeout(1000, undefined, { signal: environ["fetch.context"]?.signal });
-    }
+    yield event();
+    // After the first chunk: before it, Deno prints a warning when the signal of a client is read.
+    const { signal, stopping } = environ["fetch.context"]!;
+    const end = AbortSignal.any([signal, stopping]);
+    while (await setTimeout(1000, true, { signal: end }).catch(() => false)) yield event();
   } finally {
-    console.log(`${client} has left after ${count} events`);
+    console.log(`${client} is gone after ${count} events`);
   }
 };
 

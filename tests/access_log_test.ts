@@ -758,6 +758,7 @@ for (
     const context: FetchContext = {
       request: new Request(HERE),
       draining: false,
+      stopping: new AbortController().signal,
       waitUntil: () => {},
       get signal() {
         reads++;

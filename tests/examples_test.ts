@@ -21,7 +21,7 @@ import { application as hello } from "../examples/hello.ts";
 import { application as reversedEnviron, Reverseware } from "../examples/reverse.ts";
 import { application as stream } from "../examples/stream.ts";
 import { application as upload } from "../examples/upload.ts";
-import { bytes, Client, Event, HERE, request, RUNTIME, start, text } from "./support.ts";
+import { bytes, Client, Event, HERE, parse, request, RUNTIME, start, startPatient, text } from "./support.ts";
 
 const TEXT: HeaderList = [["Content-Type", "text/plain; charset=utf-8"]];
 
@@ -142,6 +142,18 @@ test("stream.ts sends its first event at once, and the next ones later", async (
   client.leave();
 });
 
+test("stream.ts ends its streams when the server stops", async () => {
+  const server = startPatient(stream);
+  const clients = await Promise.all([1, 2].map(() => Client.connect(server)));
+  for (const client of clients) {
+    await client.send(request("/"));
+    await client.until(/id: 1\ndata: \S+\n\n/);
+  }
+  await server.shutdown();
+  for (const client of clients) assert.ok(parse(await client.end()).complete);
+  assert.equal(server.errors.text, "");
+});
+
 test("files.ts serves a folder, compressed and logged", async () => {
   const lines: unknown[] = [];
   const { log } = console;
@@ -195,7 +207,7 @@ test("framework.ts has fewer than 120 lines", () => {
   assert.ok(program.trimEnd().split("\n").length < 120);
 });
 
-test("stream.ts shows in the terminal who listens, and who has left", async () => {
+test("stream.ts shows in the terminal who listens, and who is gone", async () => {
   const program = fileURLToPath(new URL("../examples/stream.ts", import.meta.url));
   const args = RUNTIME === "deno" ? ["run", "--allow-net", program] : ["run", program];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
@@ -204,7 +216,7 @@ test("stream.ts shows in the terminal who listens, and who has left", async () =
     const waiting: [pattern: RegExp, found: Event][] = [
       [/^Serving on http:\/\/localhost:8000\/ with /, new Event("a server")],
       [/^127\.0\.0\.1:\d+ listens$/m, new Event("a client that listens")],
-      [/^127\.0\.0\.1:\d+ has left after 1 events$/m, new Event("a client that has left")],
+      [/^127\.0\.0\.1:\d+ is gone after 1 events$/m, new Event("a client that is gone")],
     ];
     for (const readable of [child.stdout, child.stderr]) {
       readable.on("data", (data: Uint8Array) => {

@@ -1,13 +1,23 @@
 /**
- * `fetch.context`: the signal, draining and waitUntil.
+ * `fetch.context`: the signal, draining, stopping and waitUntil.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type FetchContext, type HeaderList, type ResponseBody, toEnviron, toFetch } from "../mod.ts";
 import {
+  type Application,
+  type FetchContext,
+  type HeaderList,
+  type ResponseBody,
+  type Server,
+  testEnviron,
+  toEnviron,
+  toFetch,
+} from "../mod.ts";
+import {
+  answer,
   bytes,
   Client,
   contextOf,
@@ -16,7 +26,11 @@ import {
   exchange,
   generated,
   generatedAsync,
+  hello,
+  HERE,
   ok,
+  parse,
+  pingable,
   PLAIN,
   recorder,
   request,
@@ -182,7 +196,7 @@ test("the signal does not abort when it is the application that fails", async ()
   assert.deepEqual(signals.map((signal) => signal.aborted), [false, false]);
 });
 
-// draining
+// draining and stopping
 
 test("draining is false until the server is told to stop, and then true", async () => {
   const contexts: FetchContext[] = [];
@@ -201,6 +215,93 @@ test("draining is false until the server is told to stop, and then true", async 
   assert.equal(contexts[0]?.draining, true);
   go.happen();
   await stopped;
+});
+
+/** A stream without an end, which waits for its client to leave and for the server to stop. */
+const events: Application = async function* (environ, startResponse) {
+  ok(startResponse);
+  yield bytes("first");
+  const { signal, stopping } = contextOf(environ);
+  const end = AbortSignal.any([signal, stopping]);
+  if (!end.aborted) await new Promise((resolve) => end.addEventListener("abort", resolve));
+  yield bytes(stopping.aborted ? " stopping" : " left");
+};
+
+/** Opens streams, each up to its first chunk. */
+function openStreams(server: Server, count: number): Promise<Client[]> {
+  return Promise.all(Array.from({ length: count }, async () => {
+    const client = await Client.connect(server);
+    await client.send(request("/"));
+    await client.until(/first/);
+    return client;
+  }));
+}
+
+test("a server with open streams stops when these end by stopping, and tells each of them", async () => {
+  const server = startPatient(events);
+  const clients = await openStreams(server, 20);
+  await server.shutdown();
+  for (const client of clients) assert.equal(parse(await client.end()).body, "first stopping");
+  assert.equal(server.errors.text, "");
+});
+
+test("stopping aborts at the beginning of shutdownDelay, in which the server goes on", async () => {
+  const server = startPatient(pingable(events), { shutdownDelay: 500 });
+  const [client] = await openStreams(server, 1);
+  const stopped = server.shutdown();
+  assert.equal(parse(await client!.end()).body, "first stopping");
+  assert.equal((await exchange(server, request("/ping"))).body, "pong");
+  await stopped;
+});
+
+test("stopping is one signal for all requests, aborted with an AbortError of status 503 and not by a client", async () => {
+  const contexts: FetchContext[] = [];
+  const server = startPatient((environ, startResponse) => {
+    contexts.push(contextOf(environ));
+    return events(environ, startResponse);
+  });
+  const [first] = await openStreams(server, 2);
+  const [{ stopping, signal }, other] = contexts as [FetchContext, FetchContext];
+  assert.equal(other.stopping, stopping);
+  const left = new Event("the client leaving");
+  signal.addEventListener("abort", () => left.happen());
+  first!.leave();
+  await left.wait();
+  assert.equal(stopping.aborted, false);
+  await server.shutdown();
+  assert.equal(stopping.aborted, true);
+  assert.equal(stopping.reason.name, "AbortError");
+  assert.equal(stopping.reason.status, 503);
+});
+
+test("an application that throws the reason of stopping before its first chunk answers with 503, which is not logged", async () => {
+  const called = new Event<AbortSignal>("the call");
+  const server = startPatient(async (environ) => {
+    const { stopping } = contextOf(environ);
+    called.happen(stopping);
+    await new Promise((resolve) => stopping.addEventListener("abort", resolve));
+    throw stopping.reason;
+  });
+  const client = await Client.connect(server);
+  await client.send(request("/"));
+  await called.wait();
+  await server.shutdown();
+  assert.equal(parse(await client.end()).status, 503);
+  assert.equal(server.errors.text, "");
+});
+
+test("toEnviron, testEnviron and toFetch have a stopping that has not aborted, and draining is false", async () => {
+  const contexts = [contextOf(toEnviron(new Request(HERE))), contextOf(testEnviron())];
+  await answer((environ, startResponse) => {
+    contexts.push(contextOf(environ));
+    return hello(environ, startResponse);
+  });
+  assert.equal(contexts.length, 3);
+  for (const { stopping, draining } of contexts) {
+    assert.ok(stopping instanceof AbortSignal);
+    assert.equal(stopping.aborted, false);
+    assert.equal(draining, false);
+  }
 });
 
 // waitUntil

@@ -254,7 +254,7 @@ test("timeout gives the application a signal that still aborts when the client l
   assert.equal(reason.name, "AbortError");
 });
 
-test("timeout passes on request, draining and waitUntil of the server", async () => {
+test("timeout passes on request, draining, stopping and waitUntil of the server", async () => {
   const called = new Event<FetchContext>("the call");
   const gate = new Event("the test to look");
   const app: Application = async (environ, startResponse) => {
@@ -271,8 +271,10 @@ test("timeout passes on request, draining and waitUntil of the server", async ()
   const context = await called.wait();
   assert.equal(new URL(context.request.url).pathname, "/page");
   assert.equal(context.draining, false);
+  assert.equal(context.stopping.aborted, false);
   const stopped = server.shutdown();
   assert.equal(context.draining, true);
+  assert.equal(context.stopping.aborted, true);
   gate.happen();
   assert.equal(parse(await client.end()).body, "draining");
   await within(stopped, "the end of the server");

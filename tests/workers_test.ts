@@ -44,9 +44,11 @@ const APPLICATION = `
     const text = (value) => new TextEncoder().encode(String(value));
     const argument = process.argv[2];
     const { "wsgi.multiprocess": multiprocess, "fetch.context": { draining } } = environ;
-    if (path !== "/stream") return [text(JSON.stringify({ id, multiprocess, argument, draining }))];
+    if (path !== "/stream" && path !== "/events") return [text(JSON.stringify({ id, multiprocess, argument, draining }))];
     return (async function* () {
       yield text(id);
+      const { stopping } = environ["fetch.context"];
+      if (path === "/events" && !stopping.aborted) await new Promise((resolve) => stopping.addEventListener("abort", resolve));
       writeSync(1, "streams\\n");
       await environ["wsgi.input"].read();
       yield text("two");
@@ -155,6 +157,21 @@ test("SIGTERM lets workers finish what is under way", async () => {
   assert.match(body, /^[\w-]{36}two$/);
   assert.ok(complete);
   assert.equal((await child.ended()).code, 0);
+});
+
+test("workers with open streams end when these end by stopping", async () => {
+  await using child = serving(2);
+  const { port } = await child.listening();
+  const clients = await Promise.all(Array.from({ length: 10 }, async () => {
+    const client = await Client.connect({ port, hostname: "127.0.0.1" });
+    await client.send(request("/events"));
+    await client.until(/\r\n\r\n24\r\n/);
+    return client;
+  }));
+  child.kill("SIGTERM");
+  for (const client of clients) assert.match(parse(await client.end()).body, /^[\w-]{36}two$/);
+  const { code, errors } = await child.ended();
+  assert.equal(code, 0, errors);
 });
 
 test("a server that is stopped before its workers have begun ends", async () => {
