@@ -2679,6 +2679,197 @@ class DeadlineContext implements FetchContext {
 
 // #endregion
 
+// #region limitConcurrency
+
+/**
+ * Options for {@linkcode limitConcurrency}.
+ *
+ * @example
+ * ```ts
+ * import type { LimitConcurrencyOptions } from "./mod.ts";
+ *
+ * const options: LimitConcurrencyOptions = { max: 100, queue: 1000 };
+ * ```
+ */
+export interface LimitConcurrencyOptions {
+  /** How many requests may be inside the application at once. PEP 3333's serial mode is 1. */
+  max: number;
+  /**
+   * How many more may wait for a place.
+   *
+   * @default {Infinity}
+   */
+  queue?: number | undefined;
+}
+
+const LIMIT_CONCURRENCY_OPTIONS: OptionChecks<LimitConcurrencyOptions> = {
+  max: [integerFrom(1), "an integer of at least 1"],
+  queue: [integerFrom(0), "an integer of at least 0"],
+};
+
+// How long a cleanup may keep a place, in milliseconds. Otherwise clients that leave could take all places with cleanups
+// that never end.
+const CLEANUP_TIMEOUT = 5000;
+
+/**
+ * Limits how many requests are inside the application at once. The others wait, and enter in the order of their arrival.
+ *
+ * A request is inside until its generator and its `close` have ended, but at most until 5 seconds after `close` was
+ * called. The application is not called for a client that leaves while it waits. Responds with 503 and Retry-After to
+ * requests for which the queue is full, and, when the server stops, to those that wait. In each worker thread the limit
+ * holds by itself.
+ *
+ * It belongs inside {@linkcode health}, and around the routes that need it: an open stream keeps its place. On Cloudflare
+ * no request can wait for another one, so that `queue` has to be 0. PEP 3333, "Thread Support"; RFC 9110, section 15.6.4.
+ *
+ * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
+ *
+ * @param app The application.
+ * @param options The limits.
+ * @returns The application, with so many requests inside at the most.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { limitConcurrency, toFetch } from "./mod.ts";
+ *
+ * const handler = toFetch(limitConcurrency(() => new Promise(() => {}), { max: 1, queue: 0 }));
+ * handler(new Request("http://localhost/"));
+ * const response = await handler(new Request("http://localhost/"));
+ * assert.equal(response.status, 503);
+ * assert.equal(response.headers.get("Retry-After"), "1");
+ * ```
+ */
+export function limitConcurrency(app: ApplicationLike, options: LimitConcurrencyOptions): Application {
+  checkOptions(options, LIMIT_CONCURRENCY_OPTIONS);
+  const { max, queue = Infinity } = options;
+  if (max === undefined) throw optionError("max", max, "an integer of at least 1");
+  if (queue > 0 && globalThis.navigator?.userAgent === "Cloudflare-Workers") {
+    throw new TypeError('Cannot use option "queue" above 0: on Cloudflare no request can wait for another one');
+  }
+  const inner = application(app);
+  const places = new Places(max, queue);
+  return (environ, startResponse) =>
+    mapMaybe(
+      places.take(environ["fetch.context"]),
+      (isTaken) =>
+        isTaken
+          ? places.hold(() => inner(environ, startResponse))
+          : respondWith(startResponse, "503 Service Unavailable", [["Retry-After", "1"]]),
+    );
+}
+
+/** A request that waits for a place. */
+interface Waiter {
+  readonly stopping: AbortSignal | undefined;
+  resolve(isTaken: boolean): void;
+}
+
+/** The places inside an application, and the requests that wait for one. */
+class Places {
+  readonly #max: number;
+  readonly #maxWaiting: number;
+  readonly #waiting = new Set<Waiter>();
+  /** Goes through the waiting ones, each once: a look from the beginning passes by all that are gone. */
+  #queue = this.#waiting.values();
+  #taken = 0;
+
+  constructor(max: number, maxWaiting: number) {
+    this.#max = max;
+    this.#maxWaiting = maxWaiting;
+  }
+
+  /** Takes a place, now or later. False for a request to refuse; the promise rejects when the client leaves. */
+  take(context: FetchContext | undefined): boolean | Promise<boolean> {
+    if (this.#taken < this.#max) {
+      this.#taken++;
+      return true;
+    }
+    if (this.#waiting.size >= this.#maxWaiting || context?.draining) return false;
+    return new Promise((resolve, reject) => {
+      const { signal, stopping } = context ?? {};
+      signal?.throwIfAborted();
+      const waiter = { stopping, resolve };
+      this.#waiting.add(waiter);
+      signal?.addEventListener("abort", () => {
+        this.#waiting.delete(waiter);
+        reject(signal.reason);
+      });
+      stopping?.addEventListener("abort", this.#onStopping); // again and again, which adds it once
+    });
+  }
+
+  /** Calls the application, which has its place until its body and `close` have ended. */
+  hold(call: () => ResponseBody | Promise<ResponseBody>): ResponseBody | Promise<ResponseBody> {
+    return catching(() => mapMaybe(call(), (body) => this.#watch(body)), (error) => {
+      this.#release();
+      throw error;
+    });
+  }
+
+  /** Passes a body on, and releases the place at its end. `withHooks` would not tell when a generator has returned. */
+  #watch(body: ResponseBody): ResponseBody {
+    if (!isIterableBody(body)) {
+      this.#release();
+      return body; // the server refuses it
+    }
+    const cleanups: unknown[] = [];
+    const track = <Result>(result: Result): Result => {
+      if (isPromise(result)) cleanups.push(result);
+      return result;
+    };
+    let isOpen = true;
+    const close = () => {
+      try {
+        return track(body.close?.());
+      } finally {
+        if (isOpen) this.#releaseAfter(cleanups);
+        isOpen = false;
+      }
+    };
+    if (Array.isArray(body)) return Object.assign([...body], { close });
+    const open = () => {
+      const chunks = openBody(body);
+      return { next: () => chunks.next(), return: () => track(chunks.return?.() ?? END) };
+    };
+    const kind = Symbol.asyncIterator in body ? Symbol.asyncIterator : Symbol.iterator;
+    const watched = { [kind]: open, close } as unknown as ResponseBody;
+    return FILE in body ? Object.assign(watched, { [FILE]: true }) : watched;
+  }
+
+  #releaseAfter(cleanups: unknown[]): void {
+    if (cleanups.length === 0) return this.#release();
+    const expired = Promise.withResolvers<void>();
+    const timer = setTimeout(expired.resolve, CLEANUP_TIMEOUT);
+    timer.unref?.(); // it must not keep the process alive; some runtimes have plain numbers as timers
+    Promise.race([Promise.allSettled(cleanups), expired.promise]).then(() => {
+      clearTimeout(timer);
+      this.#release();
+    });
+  }
+
+  /** Gives a place to the next request, if one waits. */
+  #release(): void {
+    const { value: next } = this.#queue.next();
+    if (next) {
+      this.#waiting.delete(next);
+      return next.resolve(true);
+    }
+    this.#queue = this.#waiting.values(); // an iterator that has ended stays at its end
+    this.#taken--;
+  }
+
+  readonly #onStopping = (): void => {
+    for (const waiter of this.#waiting) {
+      if (!waiter.stopping?.aborted) continue; // of another server, which goes on
+      this.#waiting.delete(waiter);
+      waiter.resolve(false);
+    }
+  };
+}
+
+// #endregion
+
 // #region requestId
 
 /**
@@ -3111,8 +3302,8 @@ const HEALTH_OPTIONS: OptionChecks<HealthOptions> = {
 /**
  * Responds to liveness and readiness checks, without calling the application.
  *
- * The process is not ready while the server is stopping, and when `check` returns false or fails, which is logged. If the
- * server has the option `concurrency`, these checks wait like all other requests.
+ * The process is not ready while the server is stopping, and when `check` returns false or fails, which is logged. It
+ * belongs outside {@linkcode limitConcurrency}, where these checks would wait like all other requests.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *

@@ -643,7 +643,7 @@ export interface ToEnvironOptions {
  * ```ts
  * import type { ToFetchOptions } from "./mod.ts";
  *
- * const options: ToFetchOptions = { maxBodySize: 1024 * 1024, concurrency: 1 };
+ * const options: ToFetchOptions = { maxBodySize: 1024 * 1024, scriptName: "/app" };
  * ```
  */
 export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
@@ -653,14 +653,6 @@ export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
    * @default {Infinity}
    */
   maxBodySize?: number | undefined;
-  /**
-   * How many requests may be inside the application at once; the others wait. PEP 3333's serial mode is 1.
-   *
-   * A request is inside until its generator and its `close` have ended, but at most until 5 seconds after its response.
-   *
-   * @default {Infinity}
-   */
-  concurrency?: number | undefined;
 }
 
 /**
@@ -749,8 +741,8 @@ export interface ServeOptions extends ToFetchOptions {
    *
    * Each worker imports the program's main module and serves the application that it exports, as `application` or as the
    * default export. The program calls `serve` only `if (import.meta.main)`. The main thread supervises the workers, and
-   * calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. Limits such as `concurrency`
-   * hold for each worker.
+   * calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. What an
+   * application counts, as {@linkcode limitConcurrency} does, it counts in each worker.
    */
   workers?: number | WorkersOptions | undefined;
   /** Options of `Deno.serve`, for what only Deno has. They win over the options above. */
@@ -856,6 +848,8 @@ export {
   type HealthOptions,
   limitBody,
   type LimitBodyOptions,
+  limitConcurrency,
+  type LimitConcurrencyOptions,
   mount,
   pipeline,
   proxyFix,

@@ -229,7 +229,6 @@ const TO_ENVIRON_OPTIONS: OptionChecks<ToEnvironOptions> = { ...ENVIRON_OPTIONS,
 const FETCH_OPTIONS: OptionChecks<ToFetchOptions> = {
   ...ENVIRON_OPTIONS,
   maxBodySize: [integerFrom(0), "an integer of at least 0"],
-  concurrency: [integerFrom(1), "an integer of at least 1"],
 };
 
 const SERVE_OPTIONS: OptionChecks<ServeOptions> = {
@@ -1283,8 +1282,6 @@ class Exchange {
   /** The number of bytes that the body must have, if it is known. */
   #length = Infinity;
   #bytesSent = 0;
-  /** Fulfilled when the iterator's `return` and `close` have settled. */
-  #cleanup: Promise<unknown> | undefined;
   #abortController: AbortController | undefined;
   /** The last error that was reported; at first an object that nothing throws. */
   #reported: unknown = EMPTY;
@@ -1303,16 +1300,13 @@ class Exchange {
   refuse(error: unknown): Response {
     this.#report(error);
     Input.cancel(this.input);
-    this.gateway.pending.delete(this);
     return this.#respond(this.method === "CONNECT" ? closingErrorResponse(error) : errorResponse(error));
   }
 
   /** Calls the application. The response is there at once if its first chunk is. */
-  run(environ: Environ, { wasPromised = false } = {}): Response | Promise<Response> {
+  run(environ: Environ): Response | Promise<Response> {
     const { gateway } = this;
-    this.#wasPromised = wasPromised;
     try {
-      if (this.#disconnected) throw clientDisconnected(); // while it waited for a slot
       const result = gateway.app(environ, this.#startResponse);
       if (isPromise(result)) {
         Promise.resolve(result).then((body) => this.#onReturn(body), (error) => this.#onThrow(error));
@@ -1546,7 +1540,7 @@ class Exchange {
     this.#close();
   }
 
-  /** Ends the iterator. When the application has returned, calls `close`, and lets go of the input and the slot. */
+  /** Ends the iterator. When the application has returned, calls `close`, and lets go of the input. */
   #close(): void {
     const iterator = this.#iterator;
     this.#iterator = undefined;
@@ -1557,7 +1551,7 @@ class Exchange {
     if (iterator) Promise.resolve(closed).then(nextTurn).then(() => this.#applicationState = "closed");
     this.#runCleanup(() => this.errors.flush());
     Input.cancel(this.input);
-    this.gateway.onClosed(this, this.#cleanup);
+    this.gateway.pending.delete(this);
   }
 
   /** Calls a function that cleans up. A stopping server waits for its promise. */
@@ -1565,9 +1559,7 @@ class Exchange {
     try {
       const result = action();
       if (!isPromise(result)) return;
-      const settled = this.gateway.pending.track(result, (error) => this.#report(error));
-      this.#cleanup = Promise.all([this.#cleanup, settled]);
-      return settled;
+      return this.gateway.pending.track(result, (error) => this.#report(error));
     } catch (error) {
       this.#report(error);
     }
@@ -1727,9 +1719,6 @@ function closingErrorResponse(error: unknown): Response {
 const IDLE_TIMEOUT = 10;
 const LARGE_IDLE_TIMEOUT = 240;
 const LARGE_CHUNK = 65_536;
-// How long a cleanup may keep a slot, in milliseconds. Otherwise clients that leave could take all slots with cleanups that
-// never end.
-const CLEANUP_TIMEOUT = 5000;
 
 /** Sets the idle timeout of a request's connection, in seconds; 0 disables it. */
 type SetIdleTimeout = (request: Request, seconds: number) => void;
@@ -1757,7 +1746,6 @@ class Gateway {
   closeConnectionsUntil = 0;
   /** Undefined where the runtime has no idle timeout, or the deployer has set one. */
   setIdleTimeout: SetIdleTimeout | undefined;
-  readonly #slots: Semaphore;
   #stopping: AbortController | undefined;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
@@ -1765,10 +1753,6 @@ class Gateway {
     this.errors = options.errors;
     this.maxBodySize = options.maxBodySize ?? Infinity;
     this.environTemplate = makeEnvironTemplate(options);
-    if (options.concurrency !== undefined && globalThis.navigator?.userAgent === "Cloudflare-Workers") {
-      throw new TypeError('Cannot use option "concurrency": on Cloudflare no request can wait for another one');
-    }
-    this.#slots = new Semaphore(options.concurrency ?? Infinity);
   }
 
   handle(request: Request, info: unknown): Response | Promise<Response> {
@@ -1781,13 +1765,7 @@ class Gateway {
     } catch (error) {
       return exchange.refuse(error);
     }
-    if (this.#slots.tryAcquire()) return exchange.run(environ);
-    this.pending.add(exchange);
-    this.setIdleTimeout?.(request, 0);
-    if (!DENO) exchange.observeSignal(); // so that the application is not called for a client that has left
-    return this.#slots.acquire().then((isAcquired) =>
-      isAcquired ? exchange.run(environ, { wasPromised: true }) : exchange.refuse(serverStopping())
-    );
+    return exchange.run(environ);
   }
 
   /** Aborts when the server is told to stop. It is made when it is first asked for. */
@@ -1804,22 +1782,8 @@ class Gateway {
     else if (this.pending.has(exchange)) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
   }
 
-  /** Frees the slot of an exchange when its cleanup has settled, or takes too long. */
-  onClosed(exchange: Exchange, cleanup: Promise<unknown> | undefined): void {
-    const release = () => {
-      this.#slots.release();
-      this.pending.delete(exchange);
-    };
-    if (!cleanup) return release();
-    const expired = Promise.withResolvers<void>();
-    const timer = setTimeout(expired.resolve, CLEANUP_TIMEOUT);
-    timer.unref?.(); // it must not keep the process alive; some runtimes have plain numbers as timers
-    Promise.race([cleanup, expired.promise]).finally(() => clearTimeout(timer)).then(release);
-  }
-
-  /** Aborts the exchanges under way, and refuses those that wait for a slot. */
+  /** Aborts the exchanges under way. */
   abort(): void {
-    this.#slots.cancel();
     for (const item of this.pending) if (item instanceof Exchange) item.abort();
   }
 }
@@ -1871,40 +1835,6 @@ class PendingWork extends Set<Exchange | Promise<unknown>> {
   /** Fulfilled when nothing is pending. One caller at a time can wait. */
   whenIdle(): Promise<void> {
     return this.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#onIdle = resolve);
-  }
-}
-
-/** A semaphore: up to `max` requests hold a slot, the others wait in a queue. */
-class Semaphore {
-  readonly #max: number;
-  readonly #queue: ((isAcquired: boolean) => void)[] = [];
-  #active = 0;
-
-  constructor(max: number) {
-    this.#max = max;
-  }
-
-  /** Takes a slot that is free. */
-  tryAcquire(): boolean {
-    if (this.#active >= this.#max) return false;
-    this.#active++;
-    return true;
-  }
-
-  /** Waits for a slot. The promise is fulfilled with false when the wait is cancelled. */
-  acquire(): Promise<boolean> {
-    return new Promise((resolve) => this.#queue.push(resolve));
-  }
-
-  /** Frees a slot for the next in the queue. */
-  release(): void {
-    const next = this.#queue.shift();
-    if (next) next(true);
-    else this.#active--;
-  }
-
-  cancel(): void {
-    for (const resolve of this.#queue.splice(0)) resolve(false);
   }
 }
 

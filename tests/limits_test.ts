@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { type Application, limitBody } from "../mod.ts";
+import { type Application, limitBody, limitConcurrency } from "../mod.ts";
 import {
   answer,
   assertServes,
@@ -217,7 +217,7 @@ test("Bun cuts half-sent heads and idle connections, but no request under way, h
     })();
   };
   await using server = start(app);
-  await using serial = start(app, { concurrency: 1 });
+  await using serial = start(limitConcurrency(app, { max: 1 }));
   const open = async (data: string, to = server) => {
     const client = await Client.connect(to);
     await client.send(data);

@@ -20,6 +20,7 @@ import {
   type HeaderList,
   health,
   limitBody,
+  limitConcurrency,
   type Middleware,
   mount,
   pipeline,
@@ -93,6 +94,7 @@ const MIDDLEWARE: Record<string, { middleware: Middleware; headers?: string[] }>
   errorPage: { middleware: errorPage },
   health: { middleware: health },
   limitBody: { middleware: limitBody },
+  limitConcurrency: { middleware: (app) => limitConcurrency(app, { max: 1 }) },
   mount: { middleware: (app) => mount({ "/": app }) },
   pipeline: { middleware: (app) => pipeline(app, requestId, conditional, errorPage) },
   proxyFix: { middleware: proxyFix, headers: ["X-Forwarded-For: 203.0.113.7", "X-Forwarded-Proto: https"] },
@@ -333,6 +335,7 @@ const OBSERVING: Record<string, Middleware> = {
   errorPage: (app) => errorPage(app),
   requestId: (app) => requestId(app),
   health: (app) => health(app),
+  limitConcurrency: (app) => limitConcurrency(app, { max: 1 }),
 };
 
 for (const [name, wrap] of Object.entries(OBSERVING)) {
@@ -463,6 +466,7 @@ for (const [name, wrap] of Object.entries(OBSERVING)) {
     const body = app(testEnviron(), () => () => Promise.resolve());
     assert.ok(Array.isArray(body));
     assert.deepEqual(body.map(text), ["one", "two"]);
+    (body as ResponseBody).close?.();
     await using server = start(app);
     const { headers } = await exchange(server, request("/"));
     assert.equal(new Map(headers).get("content-length"), "6");
@@ -701,6 +705,7 @@ const TRANSFORMS: [name: string, middleware: Middleware, headers: string[]][] = 
   ["compress without a client that wants it", COMPRESS, []],
   ["conditional", conditional, ['If-None-Match: "none"']],
   ["limitBody", LIMIT_BODY, []],
+  ["limitConcurrency", (app) => limitConcurrency(app, { max: 1 }), []],
   ["timeout", TIMEOUT, []],
   ["a stack of middleware", STACK, ["Accept-Encoding: br"]],
 ];

@@ -17,6 +17,7 @@ import {
   files,
   health,
   limitBody,
+  limitConcurrency,
   mount,
   proxyFix,
   requestId,
@@ -64,6 +65,7 @@ const CALLS: Record<string, (options: never) => unknown> = {
   trustedHosts: (options) => trustedHosts(IDLE, options),
   compress: (options) => compress(IDLE, options),
   limitBody: (options) => limitBody(IDLE, options),
+  limitConcurrency: (options) => limitConcurrency(IDLE, options),
   timeout: (options) => timeout(IDLE, options),
   requestId: (options) => requestId(IDLE, options),
   cors: (options) => cors(IDLE, options),
@@ -116,11 +118,11 @@ for (
     ["serve", "Port", "port"],
     ["serve", "onlisten", "onListen"],
     ["serve", "maxBody", "maxBodySize"],
-    ["serve", "concurency", "concurrency"],
     ["serve", "unixPath", "unix"],
     ["serve", "timeout", "shutdownTimeout"],
     ["toFetch", "script_name", "scriptName"],
     ["limitBody", "bytes", "maxBodySize"],
+    ["limitConcurrency", "maxConcurrency", "max"],
     ["timeout", "ms", "milliseconds"],
     ["cors", "origins", "origin"],
     ["files", "dotfiles", "dotFiles"],
@@ -227,7 +229,24 @@ for (
   });
 }
 
-test("trustedHosts and basicAuth name the options that they need", () => {
+test("limitConcurrency says what is wrong with its limits", () => {
+  const cases: [name: string, expected: string, values: [value: unknown, shown: string][]][] = [
+    ["max", "an integer of at least 1", [...NOT_NUMBER, [0, "0"]]],
+    ["queue", "an integer of at least 0", NOT_NUMBER],
+  ];
+  for (const [name, expected, values] of cases) {
+    for (const [value, shown] of values) {
+      assert.throws(() => call("limitConcurrency", { max: 1, [name]: value }), {
+        name: "TypeError",
+        message: `Cannot use option "${name}": found ${shown}, expected ${expected}`,
+      });
+    }
+  }
+  call("limitConcurrency", { max: Infinity, queue: undefined });
+});
+
+test("limitConcurrency, trustedHosts and basicAuth name the options that they need", () => {
+  assert.throws(() => call("limitConcurrency", {}), { name: "TypeError", message: /option "max": found undefined/ });
   assert.throws(() => call("trustedHosts", {}), { name: "TypeError", message: /option "hosts": found undefined/ });
   assert.throws(() => call("basicAuth", {}), { name: "TypeError", message: /either "users" or "check"/ });
 });
@@ -241,10 +260,6 @@ test("unixMode without unix is refused", () => {
 
 test("a bad option is refused at once, with its value", () => {
   const options: [name: string, value: unknown][] = [
-    ["concurrency", 0],
-    ["concurrency", -1],
-    ["concurrency", NaN],
-    ["concurrency", "1"],
     ["maxBodySize", -1],
     ["maxBodySize", NaN],
     ["maxBodySize", "1"],
@@ -293,7 +308,6 @@ const SHARED_OPTIONS: Record<string, [expected: string, values: [value: unknown,
     [null, "null"],
   ]],
   maxBodySize: ["an integer of at least 0", NOT_NUMBER],
-  concurrency: ["an integer of at least 1", [...NOT_NUMBER, [0, "0"]]],
 };
 
 const NOT_BOOLEAN: [unknown, string][] = [["yes", '"yes"'], [1, "1"], [null, "null"]];
@@ -372,9 +386,6 @@ const WRONG: [options: Record<string, unknown>, names: RegExp][] = [
   [{ scriptName: "/" }, /scriptName.*"\/"/],
   [{ scriptName: "/a?b" }, /scriptName/],
   [{ scriptName: 5 }, /scriptName.*5/],
-  [{ concurrency: 0 }, /concurrency.*0/],
-  [{ concurrency: NaN }, /concurrency.*NaN/],
-  [{ concurrency: "1" }, /concurrency.*"1"/],
   [{ maxBodySize: -1 }, /maxBodySize.*-1/],
   [{ maxBodySize: "1M" }, /maxBodySize.*"1M"/],
   [{ environ: { "example.absent": undefined } }, /environ.*example\.absent.*undefined/],
@@ -396,7 +407,6 @@ test("options that are undefined are options that are not given", async () => {
     scriptName: undefined,
     errors: undefined,
     maxBodySize: undefined,
-    concurrency: undefined,
   };
   const handler = toFetch(echo, options);
   assert.equal((await handler(new Request(ORIGIN))).status, 200);
@@ -439,7 +449,7 @@ test("serve takes the options of toFetch", async () => {
     ok(startResponse);
     const { length } = await environ["wsgi.input"].read();
     return [bytes(`${environ.SCRIPT_NAME} ${environ["example.pair"]} ${length}`)];
-  }, { environ: { "example.pair": "given" }, scriptName: "/app", maxBodySize: 4, concurrency: 1 });
+  }, { environ: { "example.pair": "given" }, scriptName: "/app", maxBodySize: 4 });
   const post = (path: string, body: string) =>
     exchange(server, request(path, { method: "POST", headers: [`Content-Length: ${body.length}`], body }));
   assert.equal((await post("/app/", "four")).body, "/app given 4");

@@ -16,6 +16,7 @@ import {
   fromFetch,
   health,
   limitBody,
+  limitConcurrency,
   type Middleware,
   mount,
   pipeline,
@@ -24,7 +25,6 @@ import {
   secureHeaders,
   serve,
   timeout,
-  toFetch,
   trustedHosts,
   validator,
 } from "../mod.ts";
@@ -123,7 +123,7 @@ const APPS: Record<string, Application> = {
   "/compress": made(() => compress(says("made"), { threshold: 0 })),
   "/files": made(() => files("/") && says("made")),
   "/users": made(() => basicAuth(says("made"), { users: { a: "a" } })),
-  "/concurrency": made(() => toFetch(says(""), { concurrency: 1 }) && says("made")),
+  "/concurrency": made(() => limitConcurrency(says("made"), { max: 1 })),
   "/serve": made(() => serve(says("")) && says("made")),
 };
 
@@ -135,6 +135,7 @@ const MIDDLEWARE: Middleware[] = [
   (app) => trustedHosts(app, { hosts: ["test.example"] }),
   (app) => cors(app),
   health,
+  (app) => limitConcurrency(app, { max: 1000, queue: 0 }),
 ];
 
 /** All of it. What fails on purpose breaks no rule of the interface, so that a validator is around each. */

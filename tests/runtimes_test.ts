@@ -320,7 +320,8 @@ for (const [name, { start, isWorkerd, isBare }] of Object.entries(PLACES)) {
         "/files": 'Error: Cannot serve files: this runtime has no module "node:fs"',
         "/users": 'Error: Cannot check passwords by option "users": this runtime has no module "node:crypto"',
         "/serve": "Error: Cannot serve: this is neither Deno nor Bun, expected another server, with toFetch(app)",
-        "/concurrency": 'TypeError: Cannot use option "concurrency": on Cloudflare no request can wait for another one',
+        "/concurrency":
+          'TypeError: Cannot use option "queue" above 0: on Cloudflare no request can wait for another one',
       };
       const headers = ["Authorization: Basic YTph"];
       for (const [path, refusal] of Object.entries(refusals)) {

@@ -22,8 +22,8 @@ const srvx: Srvx = await import(PACKAGE);
 
 /** Serves an application. Node listens at once where it is given a port alone. */
 export function serve(app: ApplicationLike, options: ServeOptions = {}): Server {
-  const { port = 8000, environ, errors, maxBodySize, concurrency, scriptName } = options;
-  const handler = toFetch(app, { environ, errors, maxBodySize, concurrency, scriptName });
+  const { port = 8000, environ, errors, maxBodySize, scriptName } = options;
+  const handler = toFetch(app, { environ, errors, maxBodySize, scriptName });
   const server = srvx.serve({
     port,
     silent: true,

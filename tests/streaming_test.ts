@@ -7,7 +7,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Worker } from "node:worker_threads";
-import { type Application, type Environ, type ResponseBody, type Server, type StartResponse, toFetch } from "../mod.ts";
+import {
+  type Application,
+  type Environ,
+  limitConcurrency,
+  type ResponseBody,
+  type Server,
+  type StartResponse,
+  toFetch,
+} from "../mod.ts";
 import {
   bytes,
   Client,
@@ -347,7 +355,7 @@ test("the first chunk of a request that waited for a slot has two turns before t
       yield bytes("<>");
     }
   }
-  const handler = toFetch(app, { concurrency: 1 });
+  const handler = toFetch(limitConcurrency(app, { max: 1 }));
   const [first, second] = ["first", "second"].map((path) => handler(new Request(`${HERE}${path}`)));
   go.happen();
   await first;

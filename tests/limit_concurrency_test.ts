@@ -1,12 +1,22 @@
 /**
- * The option `concurrency`: how many requests are inside the application at once.
+ * `limitConcurrency`: how many requests are inside the application at once, and how many wait.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Application, toFetch } from "../mod.ts";
+import {
+  type Application,
+  health,
+  limitConcurrency,
+  type Middleware,
+  runApplication,
+  testEnviron,
+  timeout,
+  toFetch,
+} from "../mod.ts";
+import { between } from "./middleware_support.ts";
 import {
   asked,
   bytes,
@@ -24,19 +34,29 @@ import {
   PLAIN,
   readChunk,
   request,
-  RUNTIME,
   settle,
   start,
   startPatient,
+  text,
   within,
 } from "./support.ts";
+
+/** An application with one request inside at a time. */
+function alone(app: Application): Application {
+  return limitConcurrency(app, { max: 1 });
+}
+
+/** A middleware that lets so many requests inside. */
+function limitTo(max: number, queue?: number): Middleware {
+  return (app) => limitConcurrency(app, { max, queue });
+}
 
 // In the order of their arrival
 
 /** What happens inside an application that several clients ask at once. */
-async function interleaving(concurrency: number | undefined, paths: string[]): Promise<string[]> {
+async function interleaving(max: number, paths: string[]): Promise<string[]> {
   const events: string[] = [];
-  const handler = toFetch(async function* (environ, startResponse) {
+  const app: Application = async function* (environ, startResponse) {
     const name = environ.PATH_INFO.slice(1);
     events.push(`${name} enters`);
     try {
@@ -49,7 +69,8 @@ async function interleaving(concurrency: number | undefined, paths: string[]): P
     } finally {
       events.push(`${name} leaves`);
     }
-  }, { concurrency, errors: new ErrorLog() });
+  };
+  const handler = toFetch(between(limitTo(max), app), { errors: new ErrorLog() });
   const texts = await within(
     Promise.all(paths.map(async (path) => (await handler(new Request(HERE + path))).text())),
     "all answers",
@@ -58,7 +79,7 @@ async function interleaving(concurrency: number | undefined, paths: string[]): P
   return events;
 }
 
-test("with concurrency 1 one request is done before the next comes in, in the order of their arrival", async () => {
+test("limitConcurrency: with max 1 one request is done before the next comes in, in the order of their arrival", async () => {
   assert.deepEqual(await interleaving(1, ["a", "fails", "b", "c"]), [
     "a enters",
     "a leaves",
@@ -71,22 +92,22 @@ test("with concurrency 1 one request is done before the next comes in, in the or
   ]);
 });
 
-test("with concurrency 2 two requests are inside at once, and without it all are", async () => {
-  for (const [concurrency, expected] of [[2, 2], [3, 3], [undefined, 5]] as const) {
+test("limitConcurrency: with max 2 two requests are inside at once, and with max Infinity all are", async () => {
+  for (const [max, expected] of [[2, 2], [3, 3], [Infinity, 5]] as const) {
     let inside = 0;
     let most = 0;
-    for (const event of await interleaving(concurrency, ["a", "b", "c", "d", "e"])) {
+    for (const event of await interleaving(max, ["a", "b", "c", "d", "e"])) {
       inside += event.endsWith("enters") ? 1 : -1;
       most = Math.max(most, inside);
     }
     assert.equal(inside, 0);
-    assert.equal(most, expected, `concurrency ${concurrency}`);
+    assert.equal(most, expected, `max ${max}`);
   }
 });
 
-test("with concurrency 1 a client that leaves makes room for the next", async () => {
+test("limitConcurrency: with max 1 a client that leaves makes room for the next", async () => {
   const inside = new Event("a request in the application");
-  await using server = start(async function* (environ, startResponse) {
+  await using server = start(alone(async function* (environ, startResponse) {
     ok(startResponse);
     if (environ.PATH_INFO === "/endless") {
       inside.happen();
@@ -96,7 +117,7 @@ test("with concurrency 1 a client that leaves makes room for the next", async ()
       }
     }
     yield bytes("next");
-  }, { concurrency: 1 });
+  }));
   const client = await Client.connect(server);
   await client.send(request("/endless"));
   await inside.wait();
@@ -106,8 +127,8 @@ test("with concurrency 1 a client that leaves makes room for the next", async ()
   assert.equal((await next).body, "next");
 });
 
-for (const concurrency of [1, 2, undefined]) {
-  test(`with concurrency ${concurrency} no more requests are inside the application, and they come in order`, async () => {
+for (const max of [1, 2, Infinity]) {
+  test(`limitConcurrency: with max ${max} no more requests are inside the application, and they come in order`, async () => {
     const count = 5;
     const events: string[] = [];
     const bodies = Array.from({ length: count }, () => new Event("permission to go on"));
@@ -124,8 +145,8 @@ for (const concurrency of [1, 2, undefined]) {
       })();
       return { [Symbol.asyncIterator]: () => chunks, close: () => void events.push(`leave ${number}`) };
     };
-    await using server = start(app, { concurrency });
-    const most = concurrency ?? count;
+    await using server = start(limitTo(max)(app));
+    const most = Math.min(max, count);
     const clients: Client[] = [];
     for (let number = 0; number < count; number++) {
       const client = await Client.connect(server);
@@ -146,13 +167,13 @@ for (const concurrency of [1, 2, undefined]) {
     const numbers = Array.from({ length: count }, (_, number) => number);
     assert.deepEqual(events.filter((event) => event.startsWith("enter")), numbers.map((number) => `enter ${number}`));
     assert.equal(events.filter((event) => event.startsWith("leave")).length, count);
-    if (concurrency === 1) {
+    if (max === 1) {
       assert.deepEqual(events, numbers.flatMap((number) => [`enter ${number}`, `leave ${number}`]));
     }
   });
 }
 
-test("a place inside the application is given away only when a generator and close() have ended", async () => {
+test("limitConcurrency: a place inside the application is given away only when a generator and close() have ended", async () => {
   const events: string[] = [];
   const [left, closed] = [new Event("permission to end"), new Event("permission to have closed")];
   const app: Application = (environ, startResponse) => {
@@ -173,7 +194,7 @@ test("a place inside the application is given away only when a generator and clo
     };
     return Object.assign(chunks, { close });
   };
-  await using server = start(app, { concurrency: 1 });
+  await using server = start(alone(app));
   const client = await Client.connect(server);
   await client.send(request("/leaves"));
   await client.until(/one/);
@@ -190,17 +211,17 @@ test("a place inside the application is given away only when a generator and clo
   assert.deepEqual(events.slice(0, 4), ["enter /leaves", "close /leaves", "end /leaves", "enter /next"]);
 });
 
-test("the application is not called for a client that has left the queue on Bun; Deno tells of it only applications that read the signal", async () => {
+test("limitConcurrency: the application is not called for a client that has left the queue", async () => {
   const entered: string[] = [];
   const go = new Event("permission to go on");
   const begun = new Event("a request inside");
-  await using server = start(async (environ, startResponse) => {
+  const server = startPatient(alone(async (environ, startResponse) => {
     entered.push(environ.PATH_INFO);
     begun.happen();
     await go.wait();
     ok(startResponse);
     return [bytes("hello")];
-  }, { concurrency: 1 });
+  }));
   const clients = await Promise.all([1, 2, 3].map(() => Client.connect(server)));
   await clients[0]!.send(request("/first"));
   await begun.wait();
@@ -211,20 +232,25 @@ test("the application is not called for a client that has left the queue on Bun;
   await exchange(server, "GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n");
   go.happen();
   assert.equal(parse(await clients[2]!.end()).body, "hello");
-  assert.deepEqual(entered, RUNTIME === "deno" ? ["/first", "/leaves", "/last"] : ["/first", "/last"]);
+  await server.shutdown(); // and nothing of it is left
+  assert.deepEqual(entered, ["/first", "/last"]);
+  assert.equal(server.errors.text, "");
 });
 
-test("toFetch with concurrency 1 serves one after the other, those that fail as well", async () => {
+test("limitConcurrency: behind toFetch, max 1 serves one after the other, those that fail as well", async () => {
   let inside = 0;
   let most = 0;
-  const handler = toFetch(async (environ, startResponse) => {
-    most = Math.max(most, ++inside);
-    await settle();
-    inside--;
-    if (environ.PATH_INFO === "/fails") throw new Error("It fails");
-    ok(startResponse);
-    return [bytes(environ.PATH_INFO)];
-  }, { concurrency: 1, errors: { write() {}, writelines() {}, flush() {} } });
+  const handler = toFetch(
+    alone(async (environ, startResponse) => {
+      most = Math.max(most, ++inside);
+      await settle();
+      inside--;
+      if (environ.PATH_INFO === "/fails") throw new Error("It fails");
+      ok(startResponse);
+      return [bytes(environ.PATH_INFO)];
+    }),
+    { errors: new ErrorLog() },
+  );
   const paths = ["/a", "/fails", "/b", "/fails", "/c"];
   const responses = paths.map(async (path) => await handler(new Request(`http://localhost${path}`)));
   const statuses = (await within(Promise.all(responses), "all responses")).map(({ status }) => status);
@@ -232,19 +258,21 @@ test("toFetch with concurrency 1 serves one after the other, those that fail as 
   assert.equal(most, 1);
 });
 
-test("concurrency bounds how many requests are inside the application, which the others enter in order", async () => {
+test("limitConcurrency bounds how many requests are inside the application, which the others enter in order", async () => {
   const places = Array.from({ length: 6 }, (_, number) => new Event(`leave for ${number}`));
   const entered: string[] = [];
   let inside = 0;
   let most = 0;
-  const { ask } = asked(async (environ, startResponse) => {
-    entered.push(environ.PATH_INFO);
-    most = Math.max(most, ++inside);
-    await places[Number(environ.PATH_INFO.slice(1))]!.wait();
-    inside--;
-    ok(startResponse);
-    return [bytes(environ.PATH_INFO)];
-  }, { concurrency: 2 });
+  const { ask } = asked(
+    limitTo(2)(async (environ, startResponse) => {
+      entered.push(environ.PATH_INFO);
+      most = Math.max(most, ++inside);
+      await places[Number(environ.PATH_INFO.slice(1))]!.wait();
+      inside--;
+      ok(startResponse);
+      return [bytes(environ.PATH_INFO)];
+    }),
+  );
   const answers = places.map((_, number) => ask(`/${number}`));
   assert.deepEqual(entered, ["/0", "/1"]);
   for (const place of places) place.happen();
@@ -254,14 +282,14 @@ test("concurrency bounds how many requests are inside the application, which the
   assert.equal(most, 2);
 });
 
-test("a place is taken until the body has ended", async () => {
+test("limitConcurrency: a place is taken until the body has ended", async () => {
   let calls = 0;
-  const { ask } = asked(function* (_environ, startResponse) {
+  const { ask } = asked(alone(function* (_environ, startResponse) {
     calls++;
     ok(startResponse);
     yield bytes("one");
     yield bytes("two");
-  }, { concurrency: 1 });
+  }));
   const first = await ask();
   const second = ask();
   const reader = first.body!.getReader();
@@ -273,20 +301,134 @@ test("a place is taken until the body has ended", async () => {
   assert.equal(calls, 2);
 });
 
-test("thousands of requests wait for one place, and each gets its own answer", async () => {
+test("limitConcurrency: requests wait again after a time in which none did", async () => {
+  const { ask } = asked(alone(async (environ, startResponse) => {
+    await settle();
+    ok(startResponse);
+    return [bytes(environ.PATH_INFO)];
+  }));
+  for (const paths of [["/a"], ["/b", "/c"], ["/d"], ["/e", "/f"]]) {
+    const answers = Promise.all(paths.map(async (path) => await (await ask(path)).text()));
+    assert.deepEqual(await within(answers, "the answers"), paths);
+  }
+});
+
+test("limitConcurrency: thousands of requests wait for one place, and each gets its own answer", async () => {
   let inside = 0;
   let most = 0;
-  const { ask } = asked(async (environ, startResponse) => {
+  const { ask } = asked(alone(async (environ, startResponse) => {
     most = Math.max(most, ++inside);
     await Promise.resolve();
     inside--;
     ok(startResponse);
     return [bytes(environ.PATH_INFO)];
-  }, { concurrency: 1 });
+  }));
   const paths = Array.from({ length: 3000 }, (_, number) => `/${number}`);
   const answers = await within(Promise.all(paths.map(async (path) => await (await ask(path)).text())), "the answers");
   assert.deepEqual(answers, paths);
   assert.equal(most, 1);
+});
+
+// How many wait
+
+test("limitConcurrency: beyond the queue a request gets 503 with Retry-After, and does not take a place", async () => {
+  for (const [queue, statuses] of [[0, [200, 503, 503, 503]], [2, [200, 200, 200, 503]]] as const) {
+    const go = new Event("permission to go on");
+    let calls = 0;
+    const app: Application = async (_environ, startResponse) => {
+      calls++;
+      await go.wait();
+      ok(startResponse);
+      return [];
+    };
+    const { ask, errors } = asked(between(limitTo(1, queue), app));
+    const answers = statuses.map(() => ask());
+    go.happen();
+    const responses = await within(Promise.all(answers), "the answers");
+    assert.deepEqual(responses.map(({ status }) => status), statuses);
+    assert.equal(responses[3]!.headers.get("Retry-After"), "1");
+    assert.equal(await responses[3]!.text(), "Service Unavailable\n");
+    assert.equal((await within(ask(), "an answer once there is a place")).status, 200);
+    assert.equal(calls, statuses.filter((status) => status === 200).length + 1);
+    assert.equal(errors.text, "");
+  }
+});
+
+test("limitConcurrency: a client that leaves the queue makes room in it, and the others keep their order", async () => {
+  const entered: string[] = [];
+  const go = new Event("permission to go on");
+  const { ask, errors } = asked(between(limitTo(1, 3), async (environ, startResponse) => {
+    entered.push(environ.PATH_INFO);
+    await go.wait();
+    ok(startResponse);
+    return [];
+  }));
+  const client = new AbortController();
+  const answers = ["/a", "/b", "/leaves", "/c"].map((path) =>
+    ask(path, path === "/leaves" ? { signal: client.signal } : {})
+  );
+  assert.equal((await ask("/full")).status, 503);
+  client.abort();
+  answers.push(ask("/d"));
+  go.happen();
+  await within(Promise.all(answers), "the answers");
+  assert.deepEqual(entered, ["/a", "/b", "/c", "/d"]);
+  assert.equal(errors.text, "");
+});
+
+test("limitConcurrency: a client that has left already does not wait", async () => {
+  const entered: string[] = [];
+  const go = new Event("permission to go on");
+  const { ask } = asked(alone(async (environ, startResponse) => {
+    entered.push(environ.PATH_INFO);
+    await go.wait();
+    ok(startResponse);
+    return [];
+  }));
+  const answers = [ask("/first"), ask("/left", { signal: AbortSignal.abort() }), ask("/last")];
+  go.happen();
+  await within(Promise.all(answers), "the answers");
+  assert.deepEqual(entered, ["/first", "/last"]);
+});
+
+test("limitConcurrency: a request that timeout gives up while it waits does not call the application", async () => {
+  let calls = 0;
+  const app: Application = (_environ, startResponse) => {
+    calls++;
+    ok(startResponse);
+    return (async function* () {
+      yield bytes("first");
+      await new Promise(() => {});
+    })();
+  };
+  const { ask, errors } = asked(timeout(alone(app), { milliseconds: 50 }));
+  const first = await ask();
+  assert.equal((await within(ask(), "the second answer")).status, 504);
+  await first.body!.cancel();
+  await settle();
+  assert.equal(calls, 1);
+  assert.equal(errors.text, "");
+});
+
+test("limitConcurrency inside health: a full queue does not fail the checks", async () => {
+  const { ask } = asked(health(limitConcurrency(() => new Promise(() => {}), { max: 1, queue: 0 })));
+  ask();
+  assert.equal((await ask()).status, 503);
+  assert.equal((await ask("/livez")).status, 200);
+  assert.equal((await ask("/readyz")).status, 200);
+});
+
+test("limitConcurrency works without fetch.context", async () => {
+  const go = new Event("permission to go on");
+  const app = alone(async (_environ, startResponse) => {
+    await go.wait();
+    ok(startResponse);
+    return [bytes("done")];
+  });
+  const { "fetch.context": _context, ...environ } = testEnviron();
+  const results = [1, 2].map(() => runApplication(app, { ...environ }));
+  go.happen();
+  for (const { body } of await within(Promise.all(results), "the results")) assert.equal(text(body), "done");
 });
 
 // When a place is free again
@@ -323,13 +465,19 @@ const LEAVING: {
     leave: (response) => response.body!.cancel(),
   },
   {
-    name: "has its response cancelled while it waits",
+    name: "has its response cancelled while it waits for ever",
     async *app(_environ, startResponse) {
       ok(startResponse);
       yield bytes("first");
       await new Promise(() => {});
     },
-    leave: (response) => response.body!.cancel(),
+    async leave(response) {
+      const reader = response.body!.getReader();
+      await reader.read();
+      reader.read();
+      await settle();
+      await reader.cancel();
+    },
   },
   {
     name: "fails after the first byte",
@@ -370,28 +518,28 @@ const LEAVING: {
 ];
 
 for (const { name, app, leave, init = {} } of LEAVING) {
-  test(`the next request gets the place of an application that ${name}`, async () => {
-    const { ask } = asked((environ, startResponse) => {
+  test(`limitConcurrency: the next request gets the place of an application that ${name}`, async () => {
+    const { ask } = asked(alone((environ, startResponse) => {
       if (environ.PATH_INFO === "/bad") return app(environ, startResponse);
       ok(startResponse);
       return [bytes("good")];
-    }, { concurrency: 1 });
+    }));
     const response = await within(ask("/bad", init), "the first answer");
     await leave?.(response);
     assert.equal(await (await within(ask("/"), "the next answer")).text(), "good");
   });
 }
 
-test("a place is free again when the response was complete before the application returned", async () => {
+test("limitConcurrency: a place is free again when the response was complete before the application returned", async () => {
   const sent = new Event("the response");
   let closed = 0;
-  await using server = start(async (environ, startResponse) => {
+  await using server = start(alone(async (environ, startResponse) => {
     const write = startResponse("200 OK", [...PLAIN, ["Content-Length", "4"]]);
     if (environ.REQUEST_METHOD === "GET") return [bytes("next")];
     await write(bytes("sent"));
     await sent.wait();
     return Object.assign([], { close: () => void closed++ });
-  }, { concurrency: 1 });
+  }));
   const unread = request("/", { method: "POST", headers: ["Content-Length: 4"], body: "body" });
   assert.equal((await exchange(server, unread)).body, "sent");
   sent.happen();
@@ -400,10 +548,10 @@ test("a place is free again when the response was complete before the applicatio
   assert.equal(server.errors.text, "");
 });
 
-test("a place is free again when the client has left an application before it returned", async () => {
+test("limitConcurrency: a place is free again when the client has left an application before it returned", async () => {
   const inside = new Event("the application being called");
   const left = new Event("the client having left");
-  await using server = start(async (environ, startResponse) => {
+  await using server = start(alone(async (environ, startResponse) => {
     if (environ.REQUEST_METHOD === "POST") {
       environ["fetch.context"]!.signal.addEventListener("abort", () => left.happen());
       inside.happen();
@@ -411,7 +559,7 @@ test("a place is free again when the client has left an application before it re
     }
     ok(startResponse);
     return [bytes("next")];
-  }, { concurrency: 1 });
+  }));
   const client = await Client.connect(server);
   await client.send(request("/", { method: "POST", headers: ["Content-Length: 4"], body: "body" }));
   await inside.wait();
@@ -427,11 +575,11 @@ const REQUESTS = [
   request("/", { method: "POST", headers: ["Content-Length: 4"], body: "form" }),
 ];
 
-test("an application that outlives its client gives its place to the next request", async () => {
+test("limitConcurrency: an application that outlives its client gives its place to the next request", async () => {
   for (const sent of REQUESTS) {
     const waiting = new Event("an application that waits");
     const go = new Event("permission to go on");
-    await using server = startPatient(
+    await using server = startPatient(alone(
       pingable(async (environ, startResponse) => {
         const write = startResponse("200 OK", PLAIN);
         write(bytes("one"));
@@ -440,8 +588,7 @@ test("an application that outlives its client gives its place to the next reques
         await go.wait();
         return [bytes("two")];
       }),
-      { concurrency: 1 },
-    );
+    ));
     const client = await Client.connect(server);
     await client.send(sent);
     await client.until(/one/);
@@ -453,11 +600,11 @@ test("an application that outlives its client gives its place to the next reques
   }
 });
 
-test("a generator that outlives its response gives its place to the next request, though it fails", async () => {
+test("limitConcurrency: a generator that outlives its response gives its place to the next request, though it fails", async () => {
   for (const sent of REQUESTS) {
     const waiting = new Event("a generator that waits");
     const go = new Event("permission to go on");
-    await using server = startPatient(
+    await using server = startPatient(alone(
       pingable(async function* (_environ, startResponse) {
         ok(startResponse, ["Content-Length", "3"]);
         yield bytes("one");
@@ -465,8 +612,7 @@ test("a generator that outlives its response gives its place to the next request
         await go.wait();
         throw new Error("failed by design");
       }),
-      { concurrency: 1 },
-    );
+    ));
     const client = await Client.connect(server);
     await client.send(sent);
     assert.equal(parse(await client.end()).body, "one", sent);
@@ -477,7 +623,82 @@ test("a generator that outlives its response gives its place to the next request
   }
 });
 
+test("limitConcurrency: a close that is called twice frees one place", async () => {
+  for (const body of [[bytes("one")], new Set([bytes("one")])]) {
+    let calls = 0;
+    const app = alone((environ, startResponse) => {
+      calls++;
+      if (environ.PATH_INFO === "/stays") return new Promise(() => {});
+      ok(startResponse);
+      return body;
+    });
+    const { close } = await app(testEnviron(), () => () => Promise.resolve());
+    close!();
+    close!();
+    const { ask } = asked(app);
+    ask("/stays");
+    ask("/stays");
+    assert.equal(calls, 2);
+  }
+});
+
 // When the server stops
+
+test("limitConcurrency: a stopping server refuses what waits, and goes on with the application while it drains", async () => {
+  const inside = new Event("the application being called");
+  const go = new Event("permission to go on");
+  const server = startPatient(
+    between(limitTo(1), async (environ, startResponse) => {
+      if (environ.PATH_INFO === "/first") {
+        inside.happen();
+        await go.wait();
+      }
+      ok(startResponse);
+      return [bytes(environ.PATH_INFO)];
+    }),
+    { shutdownDelay: 500 },
+  );
+  const first = await Client.connect(server);
+  await first.send(request("/first"));
+  await inside.wait();
+  const waiting = await Client.connect(server);
+  await waiting.send(request("/waits"));
+  await exchange(server, "GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n");
+  const stopped = server.shutdown();
+  const refused = [parse(await waiting.end()), await exchange(server, request("/late"))];
+  for (const reply of refused) {
+    assert.equal(reply.status, 503);
+    assert.equal(new Headers(reply.headers).get("Retry-After"), "1");
+  }
+  go.happen();
+  assert.equal(parse(await first.end()).body, "/first");
+  assert.equal((await exchange(server, request("/free"))).body, "/free");
+  await stopped;
+  assert.equal(server.errors.text, "");
+});
+
+test("limitConcurrency: one of two servers stops, and what waits at the other one goes on waiting", async () => {
+  const go = new Event("permission to go on");
+  const inside = new Event("the application being called");
+  const app = alone(async (environ, startResponse) => {
+    inside.happen();
+    await go.wait();
+    ok(startResponse);
+    return [bytes(environ.PATH_INFO)];
+  });
+  await using server = startPatient(app);
+  const other = startPatient(app);
+  const first = exchange(server, request("/first"));
+  await inside.wait();
+  const clients = await Promise.all([Client.connect(server), Client.connect(other)]);
+  for (const client of clients) await client.send(request("/waits"));
+  for (const to of [server, other]) await exchange(to, "GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n");
+  await other.shutdown();
+  assert.equal(parse(await clients[1]!.end()).status, 503);
+  go.happen();
+  assert.equal((await first).body, "/first");
+  assert.equal(parse(await clients[0]!.end()).body, "/waits");
+});
 
 const STUCK: { name: string; app: () => ReturnType<Application> }[] = [
   { name: "has not returned", app: () => new Promise(() => {}) },
@@ -491,15 +712,18 @@ const STUCK: { name: string; app: () => ReturnType<Application> }[] = [
 ];
 
 for (const { name, app } of STUCK) {
-  test(`a server that stops answers what still waits for the place of an application that ${name}`, async () => {
+  test(`limitConcurrency: a server that stops answers what still waits for the place of an application that ${name}`, async () => {
     const inside = new Event("the application being called");
     let calls = 0;
-    const server = start((_environ, startResponse) => {
-      calls++;
-      inside.happen();
-      ok(startResponse);
-      return app();
-    }, { concurrency: 1, shutdownTimeout: 100 });
+    const server = start(
+      alone((_environ, startResponse) => {
+        calls++;
+        inside.happen();
+        ok(startResponse);
+        return app();
+      }),
+      { shutdownTimeout: 100 },
+    );
     const first = await Client.connect(server);
     await first.send(request("/"));
     await inside.wait();
