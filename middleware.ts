@@ -1057,7 +1057,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     // is not that of later, with which it would match in If-None-Match.
     const isYoung = now - modified < 1000;
     const type = types.get(/\.([^./]+)$/.exec(name)?.[1]?.toLowerCase() ?? "") ?? "application/octet-stream";
-    const headers: HeaderList = [
+    const headers: [name: string, value: string][] = [
       ["Content-Type", type.startsWith("text/") && !type.includes(";") ? `${type}; charset=utf-8` : type],
       ["Cache-Control", cacheControl],
       ["Accept-Ranges", "bytes"],
@@ -1924,7 +1924,9 @@ type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
 /** Changes the environ to what the client sent, and keeps the variables as they were. */
 function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
   const known = REWRITTEN.filter((variable) => variable in environ);
-  environ["proxy_fix.original"] = Object.fromEntries(known.map((variable) => [variable, environ[variable]]));
+  environ["proxy_fix.original"] = Object.fromEntries(known.map((variable) => [variable, environ[variable]])) as Partial<
+    Environ
+  >;
   if (client !== undefined) {
     const peer = parseAddress(client);
     if (peer) environ.REMOTE_ADDR = peer.address;
@@ -2920,7 +2922,7 @@ const REQUEST_ID_OPTIONS: OptionChecks<RequestIdOptions> = {
  *
  * const handler = toFetch(requestId((environ, startResponse) => {
  *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
- *   return [new TextEncoder().encode(String(environ["request.id"]))];
+ *   return [new TextEncoder().encode(environ["request.id"])];
  * }));
  * const response = await handler(new Request("http://localhost/"));
  * assert.equal(await response.text(), response.headers.get("X-Request-Id"));
@@ -2934,7 +2936,7 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
   const inner = application(app);
   return (environ, startResponse) => {
     const { [variable]: given = "", "proxy_fix.original": original = environ } = environ;
-    const isKept = /^[\w.+/=:-]{1,128}$/.test(given) && isTrusted((original as Environ).REMOTE_ADDR);
+    const isKept = /^[\w.+/=:-]{1,128}$/.test(given) && isTrusted(original.REMOTE_ADDR);
     const id = isKept ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
@@ -3054,7 +3056,7 @@ export function cors(app: ApplicationLike, options: CorsOptions = {}): Applicati
     const requested = parseList(environ.HTTP_ACCESS_CONTROL_REQUEST_HEADERS ?? "");
     const areNames = requested.every((name) => TOKEN.test(name));
     const allowed = allowedHeaders ? allowedHeaders.join(", ") : areNames ? requested.join(",") : "";
-    const headers = addOrigin(allowedHeaders ? [] : [["Vary", "Access-Control-Request-Headers"]]);
+    const headers = [...addOrigin(allowedHeaders ? [] : [["Vary", "Access-Control-Request-Headers"]])];
     if (isAllowed) {
       headers.push(["Access-Control-Allow-Methods", methods.join(", ")]);
       if (allowed) headers.push(["Access-Control-Allow-Headers", allowed]);
@@ -3211,7 +3213,7 @@ const BASIC_AUTH_OPTIONS: OptionChecks<BasicAuthOptions> = {
  *
  * const handler = toFetch(basicAuth((environ, startResponse) => {
  *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
- *   return [new TextEncoder().encode(String(environ.REMOTE_USER))];
+ *   return [new TextEncoder().encode(environ.REMOTE_USER)];
  * }, { users: { cook: "salt" } }));
  * const headers = { Authorization: `Basic ${btoa("cook:salt")}` };
  * assert.equal(await (await handler(new Request("http://localhost/", { headers }))).text(), "cook");

@@ -214,9 +214,10 @@ export type StartResponse = (status: string, headers: HeaderList, error?: unknow
  * import type { HeaderList } from "./mod.ts";
  *
  * const headers: HeaderList = [["Content-Type", "text/html"], ["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"]];
+ * const more: HeaderList = [...headers, ["Cache-Control", "no-store"]]; // the list itself may be a constant
  * ```
  */
-export type HeaderList = [name: string, value: string][];
+export type HeaderList = readonly (readonly [name: string, value: string])[];
 
 /**
  * Sends one chunk ahead of the body that the application returns, for code that cannot give an iterable.
@@ -295,6 +296,22 @@ export type Middleware = (app: ApplicationLike) => Application;
  * assert.equal(new TextDecoder().decode(bytes), "/café");
  * assert.equal(environ.QUERY_STRING, "q=%C3%A9");
  * ```
+ *
+ * @example A type for a key of one's own
+ * ```ts ignore
+ * import type { Application } from "./mod.ts";
+ *
+ * declare module "./mod.ts" {
+ *   interface Environ {
+ *     "shop.user"?: { name: string };
+ *   }
+ * }
+ *
+ * const app: Application = (environ, startResponse) => {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   return [new TextEncoder().encode(environ["shop.user"]?.name)];
+ * };
+ * ```
  */
 export interface Environ {
   /** The method, as sent: `"GET"`. */
@@ -325,6 +342,10 @@ export interface Environ {
   REMOTE_PORT?: string;
   /** `"on"` over TLS. */
   HTTPS?: string;
+  /** The user that a middleware such as {@linkcode basicAuth} knows, as a native string: RFC 3875, section 4.1.11. */
+  REMOTE_USER?: string;
+  /** How it knows the user: `"Basic"`. RFC 3875, section 4.1.1. */
+  AUTH_TYPE?: string;
   /** The version of the interface. */
   "wsgi.version": readonly [1, 0];
   /** `"http"`, or `"https"` over TLS. */
@@ -345,8 +366,12 @@ export interface Environ {
   "wsgi.file_wrapper": FileWrapper;
   /** The addition of this server to the interface; another server may not have it. */
   "fetch.context"?: FetchContext;
+  /** The id that {@linkcode requestId} gives the request. */
+  "request.id"?: string;
+  /** The variables that {@linkcode proxyFix} may change, as they were before. */
+  "proxy_fix.original"?: Partial<Environ>;
   /** A request header, upper-case and with underscores: `HTTP_USER_AGENT`. Repeated headers are joined. */
-  [header: `HTTP_${string}`]: string;
+  [header: `HTTP_${string}`]: string | undefined;
   /** An addition of the deployer, the server, a middleware or the application, under a prefix of its own. */
   [key: string]: unknown;
 }
@@ -668,8 +693,8 @@ export interface ToFetchOptions extends Omit<ToEnvironOptions, "info"> {
 export interface ApplicationResult {
   /** The status, as given to `startResponse`. */
   status: string;
-  /** The headers, as given to `startResponse`. */
-  headers: HeaderList;
+  /** The headers, as given to `startResponse`, in a new array. */
+  headers: [name: string, value: string][];
   /** The whole body: first the chunks that were written, then those that were returned. */
   body: Uint8Array;
   /** The text that was written to `wsgi.errors`. */

@@ -1101,7 +1101,7 @@ export interface ResponseHead {
   status: number;
   statusText: string;
   /** All but Content-Length. */
-  headers: Record<string, string> | HeaderList;
+  headers: Record<string, string> | [name: string, value: string][];
   length: number | undefined;
   hasContentType: boolean;
   isEncoded: boolean;
@@ -1147,7 +1147,7 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const code = memoize(STATUS_CACHE, status, parseStatus);
   if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
-  const pairs: HeaderList = [];
+  const pairs: [name: string, value: string][] = [];
   let length: number | undefined;
   let hasContentType = false;
   let isEncoded = false;

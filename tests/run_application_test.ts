@@ -32,7 +32,7 @@ test("runApplication gives status and headers exactly as they were given", async
 
 test("runApplication keeps the headers as they were when they were given", async () => {
   const { headers } = await runApplication((_environ, startResponse) => {
-    const given: HeaderList = [["X-Kept", "yes"]];
+    const given: [string, string][] = [["X-Kept", "yes"]];
     startResponse("200 OK", given);
     given[0]![1] = "no";
     given.push(["X-Late", "yes"]);

@@ -215,7 +215,7 @@ for (const [place, put] of Object.entries(PLACES)) {
 test("headers that are changed after startResponse has checked them leave as they were", async () => {
   await using server = startPatient((_environ, startResponse) => {
     const pair: [string, string] = ["X-Header", "good"];
-    const headers: HeaderList = [...PLAIN, pair];
+    const headers = [...PLAIN, pair];
     startResponse("200 OK", headers);
     pair[1] = "bad\x01";
     headers.push(["X-Added", "bad\x01"]);

@@ -111,7 +111,7 @@ export async function settle(): Promise<void> {
 // #region Applications and bodies
 
 /** Headers of a response in plain text. */
-export const PLAIN: HeaderList = [["Content-Type", "text/plain"]];
+export const PLAIN: [name: string, value: string][] = [["Content-Type", "text/plain"]];
 
 /** Starts a plain response. */
 export function ok(startResponse: StartResponse, ...headers: HeaderList): void {

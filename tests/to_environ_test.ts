@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type HeaderList, toEnviron, type ToEnvironOptions, toFetch } from "../mod.ts";
+import { toEnviron, type ToEnvironOptions, toFetch } from "../mod.ts";
 import { assertAbsent, bytes, ErrorLog, native, recorder } from "./support.ts";
 
 const ADDRESSES: { url: string; name: string; port: string; host: string; scheme: string }[] = [
@@ -34,7 +34,7 @@ for (const { url, name, port, host, scheme } of ADDRESSES) {
 }
 
 test("toEnviron reads path, query and headers as from a socket", async () => {
-  const headers: HeaderList = [["X-A", "1"], ["X-A", "2"], ["X_A", "3"], ["Content-Type", "text/plain"]];
+  const headers: [string, string][] = [["X-A", "1"], ["X-A", "2"], ["X_A", "3"], ["Content-Type", "text/plain"]];
   const environ = toEnviron(
     new Request("http://localhost/caf%C3%A9/%zz//%2F?a=%20b", { method: "PUT", headers, body: "body" }),
   );

@@ -5,14 +5,16 @@
  */
 
 import assert from "node:assert/strict";
+import process from "node:process";
 import test from "node:test";
 
 import { install, makeProject, run, writeFiles } from "./npm_support.ts";
 import { RUNTIME } from "./support.ts";
 
-// Uses each kind of export, as a program of somebody else does.
+// Uses each kind of export, and adds to the environ, as a program of somebody else does.
 const PROGRAM = `
-import { files, fromFetch, pipeline, serve, timeout, toFetch, type Application, type Environ } from "./wsgi/mod.ts";
+import { files, fromFetch, pipeline, runApplication, serve, testEnviron, timeout, toFetch } from "./wsgi/mod.ts";
+import type { Application, Environ, HeaderList } from "./wsgi/mod.ts";
 
 const hello: Application = function* (environ: Environ, startResponse) {
   startResponse("200 OK", [["Content-Type", "text/plain"]]);
@@ -22,6 +24,27 @@ export const fetch = toFetch(pipeline(hello, (app) => timeout(app, { millisecond
 export const mounted = fromFetch((request) => new Response(request.body));
 export const folder = files(".", { index: "index.htm" });
 export const start = () => serve(hello, { port: 0 });
+
+declare module "./wsgi/mod.ts" {
+  interface Environ {
+    "shop.user": { name: string };
+    "shop.basket"?: string[];
+  }
+}
+
+const HEADERS = [["Content-Type", "text/plain"], ["Cache-Control", "no-store"]] as const;
+export const shop: Application = (environ, startResponse) => {
+  const texts: (string | undefined)[] = [environ.REMOTE_USER, environ.AUTH_TYPE, environ["request.id"]];
+  texts.push(environ["proxy_fix.original"]?.REMOTE_ADDR, environ["shop.user"].name, environ["shop.basket"]?.at(0));
+  // @ts-expect-error: a header may be absent.
+  environ.HTTP_COOKIE.split(";");
+  const headers: HeaderList = HEADERS;
+  // @ts-expect-error: the list may be a constant.
+  headers.push(["X-Late", "yes"]);
+  startResponse("200 OK", headers);
+  return texts.map((text) => new TextEncoder().encode(text ?? ""));
+};
+export const collected = async () => new Headers((await runApplication(shop, testEnviron())).headers);
 `;
 
 /** The strictest options that a project may have, with its own for libraries and modules. */
@@ -45,8 +68,11 @@ function tsconfig(options: Record<string, unknown>): string {
 const NODE = { module: "nodenext", target: "es2024" };
 const DOM = ["esnext", "dom", "dom.iterable", "dom.asynciterable"];
 
+const LENIENT = { noUncheckedIndexedAccess: false, exactOptionalPropertyTypes: false };
+
 const PROJECTS: Record<string, string> = {
   "Node with lib es2024": tsconfig({ ...NODE, lib: ["es2024"] }),
+  "no option but strict": tsconfig({ ...NODE, lib: ["es2024"], ...LENIENT }),
   "esnext without DOM": tsconfig({ ...NODE, target: "esnext", lib: ["esnext"] }),
   "esnext with DOM": tsconfig({ ...NODE, target: "esnext", lib: DOM }),
   "a bundler, with DOM": tsconfig({ module: "preserve", moduleResolution: "bundler", target: "esnext", lib: DOM }),
@@ -71,6 +97,12 @@ test("a project of Node has no type errors in the sources", { skip }, async (con
       });
     }
   }
+});
+
+test("a project of Deno, with no options of its own, has no type errors in the sources", { skip }, () => {
+  const folder = makeProject({ "deno.json": "{}", "index.ts": PROGRAM });
+  const { status, stderr } = run(folder, process.execPath, "check", "index.ts");
+  assert.equal(status, 0, stderr);
 });
 
 test("a project as `bun init` makes it has no type errors in the sources", { skip }, (context) => {
