@@ -49,6 +49,7 @@ import {
   EMPTY,
   escapeByte,
   FILE,
+  fromNativeString,
   hasNodeModules,
   HEADER_VALUE,
   HOP_BY_HOP,
@@ -79,6 +80,7 @@ import {
   STATUS_PATTERN,
   toEnviron,
   TOKEN,
+  toNativeString,
   wrapFile,
   WRITE_AFTER_RETURN,
 } from "./server.ts";
@@ -231,7 +233,7 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
 export function testEnviron(overrides: Partial<Environ> = {}): Environ {
   const { SERVER_NAME = "127.0.0.1", SCRIPT_NAME = "", PATH_INFO = SCRIPT_NAME ? "" : "/", QUERY_STRING } = overrides;
   const scheme = overrides["wsgi.url_scheme"] ?? guessScheme(overrides);
-  const path = quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNative), ";=,");
+  const path = quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNativeString), ";=,");
   return {
     ...toEnviron(new Request("http://127.0.0.1/")),
     SERVER_NAME,
@@ -357,22 +359,7 @@ function inspectDeep(value: unknown, depth = 1): string {
 }
 
 const ENCODER = new TextEncoder();
-const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const END: IteratorReturnResult<undefined> = { done: true, value: undefined };
-
-const NON_ASCII = /[\x80-\uffff]/;
-
-/** Encodes text as a native string: one character for each byte of its UTF-8. PEP 3333, "Unicode Issues". */
-function toNative(text: string): string {
-  if (!NON_ASCII.test(text)) return text;
-  return Array.from(ENCODER.encode(text), (byte) => String.fromCharCode(byte)).join("");
-}
-
-/** Decodes a native string to text; undefined if its bytes are not UTF-8. */
-function fromNative(bytes: string): string | undefined {
-  if (!NON_ASCII.test(bytes)) return bytes;
-  return safely(() => DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))), undefined);
-}
 
 // #endregion
 
@@ -892,7 +879,7 @@ function parseMountKey(key: string): { host: Host | undefined; prefix: string } 
   if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
   }
-  return { host, prefix: path === "/" ? "" : percentDecode(toNative(path)) };
+  return { host, prefix: path === "/" ? "" : percentDecode(toNativeString(path)) };
 }
 
 function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
@@ -1327,7 +1314,7 @@ const HIDDEN = /(?:^|\/)\.(?!well-known(?:\/|$)|\.[^/]*\/)/;
 
 /** The path below the root, decoded; undefined if it could lead elsewhere. `/.well-known` is no dot file: RFC 8615. */
 function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
-  const path = fromNative(pathInfo);
+  const path = safely(() => fromNativeString(pathInfo), undefined);
   const hidden = dotFiles ? /\/\.\.?(?:\/|$)/ : /(?!^\/\.well-known(?:\/|$))\/\./;
   if (path === undefined || /^[^/]|[\0\\]|\/\//.test(path) || hidden.test(path)) return undefined;
   return path;
@@ -3235,7 +3222,7 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
     const [user, password] = credentials;
     return mapMaybe(check(user, password), (isRight) => {
       if (isRight !== true) return deny();
-      environ.REMOTE_USER = toNative(user);
+      environ.REMOTE_USER = toNativeString(user);
       environ.AUTH_TYPE = "Basic";
       return inner(environ, startResponse);
     });
@@ -3244,7 +3231,7 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
 
 function parseBasicAuth(authorization = ""): [user: string, password: string] | undefined {
   const [, encoded = ""] = /^basic +(\S+) *$/i.exec(authorization) ?? [];
-  const text = fromNative(safely(() => atob(encoded), "")) ?? "";
+  const text = safely(() => fromNativeString(atob(encoded)), "");
   const colon = text.indexOf(":");
   // deno-lint-ignore no-control-regex
   return colon === -1 || /[\0-\x1f\x7f]/.test(text) ? undefined : [text.slice(0, colon), text.slice(colon + 1)];

@@ -206,7 +206,8 @@ export type StartResponse = (status: string, headers: HeaderList, error?: unknow
 /**
  * Response headers: pairs of name and value, in order. A name can occur more than once.
  *
- * Values are native strings, in which each character stands for one byte (U+0000 to U+00FF), without control characters.
+ * Values are native strings, in which each character stands for one byte (U+0000 to U+00FF), without control characters;
+ * {@linkcode toNativeString} makes one of text.
  * PEP 3333, "The start_response() Callable" and "Unicode Issues".
  *
  * @example
@@ -282,18 +283,17 @@ export type Middleware = (app: ApplicationLike) => Application;
 /**
  * The request and its surroundings: an ordinary object, new for each request, with the names of CGI and PEP 3333.
  *
- * Strings are native strings, in which each character stands for one byte (U+0000 to U+00FF). An unknown value is absent,
- * never `undefined`. PEP 3333, "environ Variables"; RFC 3875, section 4.1.
+ * Strings are native strings, in which each character stands for one byte (U+0000 to U+00FF); {@linkcode fromNativeString}
+ * makes text of one. An unknown value is absent, never `undefined`. PEP 3333, "environ Variables"; RFC 3875, section 4.1.
  *
  * @example Text in another script, read back from its bytes
  * ```ts
  * import assert from "node:assert/strict";
- * import { toEnviron } from "./mod.ts";
+ * import { fromNativeString, toEnviron } from "./mod.ts";
  *
  * const environ = toEnviron(new Request("http://localhost/caf%C3%A9?q=%C3%A9"));
  * assert.equal(environ.PATH_INFO, "/caf\u00C3\u00A9");
- * const bytes = Uint8Array.from(environ.PATH_INFO, (character) => character.charCodeAt(0));
- * assert.equal(new TextDecoder().decode(bytes), "/café");
+ * assert.equal(fromNativeString(environ.PATH_INFO), "/café");
  * assert.equal(environ.QUERY_STRING, "q=%C3%A9");
  * ```
  *
@@ -852,7 +852,17 @@ export interface Server extends AsyncDisposable {
   shutdown(): Promise<void>;
 }
 
-export { application, fromFetch, runApplication, serve, toEnviron, toFetch, toRequest } from "./server.ts";
+export {
+  application,
+  fromFetch,
+  fromNativeString,
+  runApplication,
+  serve,
+  toEnviron,
+  toFetch,
+  toNativeString,
+  toRequest,
+} from "./server.ts";
 export {
   accessLog,
   type AccessLogOptions,

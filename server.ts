@@ -636,6 +636,59 @@ export function escapeByte(byte: string): string {
   return `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`;
 }
 
+const UTF_8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const NON_ASCII = /[\x80-\uffff]/;
+
+/**
+ * Makes a native string of text, for a header, or for a variable such as PATH_INFO: one character for each byte of its
+ * UTF-8. Text in ASCII is one already. PEP 3333, "Unicode Issues".
+ *
+ * @param text The text.
+ * @returns The native string.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { toNativeString } from "./mod.ts";
+ *
+ * assert.equal(toNativeString("café"), "caf\u00C3\u00A9");
+ * ```
+ */
+export function toNativeString(text: string): string {
+  if (!NON_ASCII.test(text)) return text;
+  return Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
+}
+
+/**
+ * Reads the text of a native string, such as PATH_INFO, whose bytes are UTF-8. PEP 3333, "Unicode Issues".
+ *
+ * @throws {TypeError} With the status 400, when the bytes are not UTF-8: mostly, a client has chosen them.
+ * @throws {RangeError} When a character stands for no byte: the string is text already.
+ *
+ * @param native The native string.
+ * @returns The text.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { fromNativeString, toEnviron } from "./mod.ts";
+ *
+ * const environ = toEnviron(new Request("http://localhost/caf%C3%A9"));
+ * assert.equal(fromNativeString(environ.PATH_INFO), "/café");
+ * ```
+ */
+export function fromNativeString(native: string): string {
+  if (!NON_ASCII.test(native)) return native;
+  if (/[^\0-\xff]/.test(native)) {
+    throw new RangeError(`Cannot decode ${inspect(native)}: expected one character for each byte`);
+  }
+  try {
+    return UTF_8.decode(Uint8Array.from(native, (byte) => byte.charCodeAt(0)));
+  } catch {
+    throw httpError(400, new TypeError(`Cannot decode ${inspect(native)}: expected the bytes of UTF-8`));
+  }
+}
+
 /** Returns the environ key of a header, or "" for a header that an application must not see. */
 function environKey(name: string): string {
   // "x_a" would pose as "x-a"; "proxy" would become HTTP_PROXY, which CGI programs obey (https://httpoxy.org).

@@ -12,6 +12,7 @@ import {
   type ApplicationObject,
   type Environ,
   errorPage,
+  fromNativeString,
   type HeaderList,
   pipeline,
   type ResponseBody,
@@ -57,7 +58,7 @@ class App implements ApplicationObject {
 
   /** Answers one request. This is all that a server knows of the framework. */
   async handle(environ: Environ, startResponse: StartResponse): Promise<ResponseBody> {
-    const path = new TextDecoder().decode(Uint8Array.from(environ.PATH_INFO, (byte) => byte.charCodeAt(0)));
+    const path = fromNativeString(environ.PATH_INFO);
     const routes = this.#routes.filter(({ pattern }) => pattern.test(path));
     if (routes.length === 0) fail(404, `There is nothing at ${path}`);
     const wanted = environ.REQUEST_METHOD === "HEAD" ? "GET" : environ.REQUEST_METHOD;

@@ -175,6 +175,7 @@ for (
   const [call, status, type, page] of [
     ["GET /", 200, "text/html", /<a href="\/hello\/you">/],
     ["GET /hello/%3Cb%3E%C3%A9", 200, "text/html", /Hello &#60;b&#62;é!/],
+    ["GET /hello/%FF", 400, "text/plain", /^400 Bad Request\n$/],
     ["GET /hello/a/b", 404, "text/plain", /^404 Not Found\n$/],
     ["GET /users/7", 200, "application/json", /^\{"id":"7","name":"Ada"\}$/],
     ["GET /users/8", 404, "text/plain", /^404 Not Found\n$/],
