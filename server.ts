@@ -2126,6 +2126,10 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  * `wsgi.input`. The signal is that of `fetch.context`. Pass it on as `fetch(request, { signal: request.signal })`: it is
  * not read before.
  *
+ * What reading the body rejects with has a `status`: 400 when the client has left, and when its bytes are not what
+ * `.json()` or `.formData()` expects, 413 when there are more than a limit allows. Where the application does not handle the
+ * error, that is the response.
+ *
  * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or a URL cannot hold the host (`web.1`, `a%2Eb`)
  * or the dot segments of the path. A middleware would have checked another one than the handler gets.
  *
@@ -2171,7 +2175,26 @@ export function toRequest(environ: Environ): Request {
   const query = QUERY_STRING === "" ? "" : `?${QUERY_STRING.replaceAll("#", "%23")}`;
   const request = new Request(`${url}${query}`, init);
   const context = environ["fetch.context"];
-  return context ? Object.defineProperty(request, "signal", { get: () => context.signal }) : request;
+  if (context) Object.defineProperty(request, "signal", { get: () => context.signal });
+  return Object.assign(request, {
+    json: async () => {
+      const text = await request.text();
+      return await parseBody(() => JSON.parse(text));
+    },
+    formData: async () => {
+      const bytes = await request.arrayBuffer();
+      return await parseBody(() => new Response(bytes, { headers: request.headers }).formData());
+    },
+  });
+}
+
+/** Parses a body that has been read. Only now a failure is the client's: to read a body twice is a mistake of the program. */
+async function parseBody<Value>(parse: () => Value | Promise<Value>): Promise<Value> {
+  try {
+    return await parse();
+  } catch (error) {
+    throw httpError(400, error as Error);
+  }
 }
 
 function inputToStream(input: InputStream): ReadableStream<Uint8Array> {

@@ -203,6 +203,17 @@ for (
   });
 }
 
+test("framework.ts answers a body above the limit with 413", async () => {
+  const { log } = console;
+  console.log = () => {};
+  try {
+    const app = toFetch(framework, { maxBodySize: 3 });
+    assert.equal((await app(new Request(`${HERE}sum`, { method: "POST", body: "[1,2]" }))).status, 413);
+  } finally {
+    console.log = log;
+  }
+});
+
 test("framework.ts has fewer than 120 lines", () => {
   const program = readFileSync(new URL("../examples/framework.ts", import.meta.url), "utf8");
   assert.ok(program.trimEnd().split("\n").length < 120);

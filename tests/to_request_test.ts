@@ -6,8 +6,19 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Environ, fromFetch, type InputStream, toEnviron, toFetch, toRequest } from "../mod.ts";
 import {
+  type Application,
+  type Environ,
+  type FetchHandler,
+  fromFetch,
+  type InputStream,
+  limitBody,
+  toEnviron,
+  toFetch,
+  toRequest,
+} from "../mod.ts";
+import {
+  answer,
   bytes,
   Client,
   environFor,
@@ -17,9 +28,11 @@ import {
   ORIGIN,
   parse,
   PLAIN,
+  post,
   readChunk,
   request,
   runProgram,
+  RUNTIME,
   start,
   streamingInit,
   text,
@@ -164,6 +177,94 @@ test("toRequest reads an encoded form that came over a socket", async () => {
   const type = "Content-Type: application/x-www-form-urlencoded";
   const sent = request("/", { method: "POST", headers: [type, "Content-Length: 9"], body: "a=1&b=%20" });
   assert.equal((await exchange(server, sent)).body, '[["a","1"],["b"," "]]');
+});
+
+const MULTIPART = "multipart/form-data; boundary=x";
+const PART = '--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb';
+
+const WRONG_BODIES: [name: string, method: "json" | "formData", body: string, type?: string][] = [
+  ["text that is cut off", "json", "["],
+  ["nothing", "json", ""],
+  ["a form without a type", "formData", "a=1"],
+  ["a form of another type", "formData", "a=1", "text/plain"],
+  ["a form without a boundary", "formData", `${PART}\r\n--x--\r\n`, "multipart/form-data"],
+  ["a form of other parts", "formData", "a=1", MULTIPART],
+  ["nothing", "formData", "", MULTIPART],
+];
+
+for (const [name, method, body, type = ""] of WRONG_BODIES) {
+  test(`${method} of toRequest fails with the status 400 for ${name}`, async () => {
+    const made = toRequest(environFor("/", { method: "POST", body: bytes(body), headers: { "Content-Type": type } }));
+    await assert.rejects(made[method](), { name: method === "json" ? "SyntaxError" : "TypeError", status: 400 });
+  });
+}
+
+test("json and formData of toRequest fail with the status 400 for a request without a body", async () => {
+  await assert.rejects(toRequest(environFor()).json(), { status: 400 });
+  await assert.rejects(toRequest(environFor()).formData(), { status: 400 });
+});
+
+test("a form in parts that has no end is refused by Bun, and loses its last part on Deno", async () => {
+  const reading = toRequest(environFor("/", { method: "POST", body: PART, headers: { "Content-Type": MULTIPART } }));
+  if (RUNTIME === "bun") await assert.rejects(reading.formData(), { status: 400 });
+  else assert.deepEqual([...await reading.formData()], []);
+});
+
+/** A body of 4 bytes after which the client leaves. */
+function leavingBody(): ReadableStream<Uint8Array> {
+  const chunks = [bytes("four")];
+  return new ReadableStream<Uint8Array>({
+    pull(controller) {
+      const chunk = chunks.shift();
+      if (chunk) controller.enqueue(chunk);
+      else controller.error(new TypeError("The connection was closed"));
+    },
+  });
+}
+
+const LIMITS: [name: string, status: number, wrap: (app: Application) => FetchHandler, body: () => BodyInit][] = [
+  ["above maxBodySize", 413, (app) => toFetch(app, { maxBodySize: 3 }), () => "four"],
+  ["above the limit of limitBody", 413, (app) => toFetch(limitBody(app, { maxBodySize: 3 })), () => "four"],
+  ["of a client that has left", 400, toFetch, leavingBody],
+];
+const READERS = ["json", "formData", "text", "blob", "bytes", "arrayBuffer", "body"] as const;
+
+for (const [name, status, wrap, body] of LIMITS) {
+  for (const reader of READERS) {
+    test(`${reader} of toRequest fails with the status ${status} for a body ${name}`, async () => {
+      let caught: unknown;
+      const handler = wrap(async (environ, startResponse) => {
+        const made = toRequest(environ);
+        const reading = reader === "body" ? made.body!.pipeTo(new WritableStream()) : made[reader]();
+        await reading.catch((error) => caught = error);
+        startResponse("204 No Content", []);
+        return [];
+      });
+      const init = { method: "POST", body: body(), duplex: "half", headers: { "Content-Type": MULTIPART } };
+      await handler(new Request(ORIGIN, init as RequestInit));
+      assert.equal((caught as { status?: number } | undefined)?.status, status);
+    });
+  }
+}
+
+for (const method of ["json", "formData", "text"] as const) {
+  test(`${method} of a request whose body was read before is the mistake of the program, without a status`, async () => {
+    const made = toRequest(environFor("/", { method: "POST", body: new URLSearchParams("a=1") }));
+    await made.text();
+    await assert.rejects(made[method](), (error) => error instanceof TypeError && !("status" in error));
+  });
+}
+
+test("JSON that is none is answered with 400 where nobody handles the error, and not reported", async () => {
+  const apps: Application[] = [
+    async (environ) => await toRequest(environ).json(),
+    fromFetch(async (request) => Response.json(await request.json())),
+  ];
+  for (const app of apps) {
+    const { response, errors } = await answer(app, post("["));
+    assert.equal(response.status, 400);
+    assert.equal(errors.text, "");
+  }
 });
 
 test("toRequest gives the body chunk by chunk", async () => {
