@@ -214,9 +214,37 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
 }
 
 /**
+ * Options for {@linkcode testEnviron}.
+ *
+ * @example
+ * ```ts
+ * import type { TestEnvironOptions } from "./mod.ts";
+ *
+ * const options: TestEnvironOptions = { body: new URLSearchParams({ name: "Ada" }) };
+ * ```
+ */
+export interface TestEnvironOptions {
+  /**
+   * The body of the request. CONTENT_LENGTH is its size, but for `FormData`, whose size nobody knows before it is sent.
+   * CONTENT_TYPE is that of a form or a `Blob`. The method is POST, if `overrides` has no other one.
+   */
+  body?: string | Uint8Array | Blob | URLSearchParams | FormData | undefined;
+}
+
+const TEST_ENVIRON_OPTIONS: OptionChecks<TestEnvironOptions> = {
+  body: [
+    (value) => isString(value) || [Uint8Array, Blob, URLSearchParams, FormData].some((type) => value instanceof type),
+    "text, a Uint8Array, a Blob, URLSearchParams or FormData",
+  ],
+};
+
+/**
  * Makes an environ for tests, with every required variable, as Python's `wsgiref.util.setup_testing_defaults`.
  *
+ * @throws {TypeError} When an option is unknown or invalid, or there is a body with a method that has none, such as GET.
+ *
  * @param overrides Variables to replace or to add.
+ * @param options The body of the request.
  * @returns A new environ: by default that of a GET for `/` on 127.0.0.1, without a body.
  *
  * @example
@@ -229,13 +257,24 @@ export function guessScheme(environ: Partial<Environ>): "http" | "https" {
  * assert.equal(environ.SERVER_PORT, "443");
  * assert.equal(environ.REQUEST_URI, "/page");
  * ```
+ *
+ * @example With a body
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { testEnviron, toRequest } from "./mod.ts";
+ *
+ * const environ = testEnviron({ CONTENT_TYPE: "application/json" }, { body: "[1]" });
+ * assert.equal(environ.CONTENT_LENGTH, "3");
+ * assert.deepEqual(await toRequest(environ).json(), [1]);
+ * ```
  */
-export function testEnviron(overrides: Partial<Environ> = {}): Environ {
+export function testEnviron(overrides: Partial<Environ> = {}, options: TestEnvironOptions = {}): Environ {
+  checkOptions(options, TEST_ENVIRON_OPTIONS);
   const { SERVER_NAME = "127.0.0.1", SCRIPT_NAME = "", PATH_INFO = SCRIPT_NAME ? "" : "/", QUERY_STRING } = overrides;
   const scheme = overrides["wsgi.url_scheme"] ?? guessScheme(overrides);
   const path = quote((SCRIPT_NAME + PATH_INFO).replace(/[^\0-\xff]+/g, toNativeString), ";=,");
   return {
-    ...toEnviron(new Request("http://127.0.0.1/")),
+    ...toEnviron(new Request("http://127.0.0.1/", bodyInit(overrides, options))),
     SERVER_NAME,
     SERVER_PROTOCOL: "HTTP/1.0",
     SERVER_PORT: defaultPort(scheme),
@@ -245,6 +284,16 @@ export function testEnviron(overrides: Partial<Environ> = {}): Environ {
     "wsgi.url_scheme": scheme,
     ...overrides,
   };
+}
+
+function bodyInit({ REQUEST_METHOD: method = "POST" }: Partial<Environ>, { body }: TestEnvironOptions): RequestInit {
+  if (body === undefined) return {};
+  if (/^(?:GET|HEAD)$/i.test(method)) { // Bun makes such a request, and drops the body
+    throw new TypeError(`Cannot make an environ of ${method} with a body, expected a method such as POST`);
+  }
+  const bytes = (isString(body) ? ENCODER.encode(body as string) : body) as Blob; // only Deno has a type for text
+  const headers = body instanceof FormData ? {} : { "Content-Length": String(new Blob([bytes]).size) };
+  return { method, body: bytes, headers };
 }
 
 /** The target of a request, also where another server has no REQUEST_URI, which is not of PEP 3333. */
@@ -1418,7 +1467,16 @@ function parseRange(environ: Environ, headers: HeaderList, size: number): ByteRa
 export interface AccessLogOptions {
   /**
    * Apache's combined format, followed by the duration, the request id and `aborted` where they apply, or one JSON object
-   * for each request.
+   * for each request, with these fields:
+   *
+   * - `time`: when the request began, in UTC, such as `"2026-01-31T23:59:59.999Z"`
+   * - `method`, `target`, `protocol`: the request line, as REQUEST_METHOD, REQUEST_URI and SERVER_PROTOCOL have it
+   * - `status`: a number; 499 for a client that left before the first byte
+   * - `bytes`: the size of the body that was sent, in bytes
+   * - `duration`: how long it took, in milliseconds, with fractions
+   * - `aborted`: true if the response was not complete when the client left
+   * - `remoteAddr`, `remoteUser`, `referer`, `userAgent`, `requestId`: REMOTE_ADDR, REMOTE_USER, HTTP_REFERER,
+   *   HTTP_USER_AGENT and `request.id`, as native strings; a field is missing where its variable is
    *
    * @default {"combined"}
    */
@@ -1680,8 +1738,9 @@ const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = { development: [isBoo
  * Responds with an error page when the application fails, and logs the error to `wsgi.errors`.
  *
  * A `status` of the error from 400 to 599 is that of the response. Errors below 500 are not logged; they may be the
- * server's own, for a body that is too large. The page is JSON, plain text or HTML, as the client accepts it. Once bytes
- * have left, no page can be sent, and the error is thrown on. PEP 3333, "Error Handling".
+ * server's own, for a body that is too large. The page is JSON, plain text or HTML, as the client accepts it. In JSON it is
+ * `{ "status": 404, "title": "Not Found" }`, with the error and its stack as `detail` in development. Once bytes have
+ * left, no page can be sent, and the error is thrown on. PEP 3333, "Error Handling".
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
@@ -3097,7 +3156,17 @@ const SECURE_HEADERS: HeaderList = [
 ];
 
 /**
- * Adds the headers that make browsers protect a page and its visitors.
+ * Adds the headers that make browsers protect a page and its visitors:
+ *
+ * | name                           | value                                                             |
+ * | ------------------------------ | ----------------------------------------------------------------- |
+ * | `Content-Security-Policy`      | `base-uri 'self'; frame-ancestors 'self'; object-src 'none'`      |
+ * | `Cross-Origin-Opener-Policy`   | `same-origin`                                                     |
+ * | `Cross-Origin-Resource-Policy` | `same-origin`                                                     |
+ * | `Referrer-Policy`              | `strict-origin-when-cross-origin`                                 |
+ * | `Strict-Transport-Security`    | `max-age=31536000`                                                |
+ * | `X-Content-Type-Options`       | `nosniff`                                                         |
+ * | `X-Frame-Options`              | `SAMEORIGIN`                                                      |
  *
  * Headers of the application are kept. `Strict-Transport-Security` is only sent over TLS (RFC 6797, section 7.2).
  *

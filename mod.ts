@@ -897,6 +897,7 @@ export {
   type SecureHeadersOptions,
   shiftPathInfo,
   testEnviron,
+  type TestEnvironOptions,
   timeout,
   type TimeoutOptions,
   trustedHosts,

@@ -58,6 +58,7 @@ const CALLS: Record<string, (options: never) => unknown> = {
   toFetch: (options) => toFetch(IDLE, options),
   toEnviron: (options) => toEnviron(new Request("http://localhost/"), options),
   requestUri: (options) => requestUri(testEnviron(), options),
+  testEnviron: (options) => testEnviron({}, options),
   files: (options) => files(new URL(".", import.meta.url), options),
   accessLog: (options) => accessLog(IDLE, options),
   errorPage: (options) => errorPage(IDLE, options),
@@ -166,6 +167,7 @@ test("options may be an object of a class, whose getters count", () => {
 for (
   const [name, option, value, message] of [
     ["requestUri", "includeQuery", 1, "found 1, expected true or false"],
+    ["testEnviron", "body", 5, "found 5, expected text, a Uint8Array, a Blob, URLSearchParams or FormData"],
     ["files", "index", 5, 'found 5, expected the name of a file such as "index.html"'],
     ["files", "cacheControl", "no\ncache", 'found "no\\ncache", expected a header value such as "no-cache"'],
     ["files", "dotFiles", "no", 'found "no", expected true or false'],

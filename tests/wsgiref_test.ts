@@ -13,10 +13,12 @@ import {
   requestUri,
   shiftPathInfo,
   testEnviron,
+  type TestEnvironOptions,
+  toRequest,
   validator,
 } from "../mod.ts";
 import { lacking } from "./middleware_support.ts";
-import { Client, ErrorLog, hello, request, start } from "./support.ts";
+import { bytes, Client, ErrorLog, hello, request, start, text } from "./support.ts";
 import { inputOf, run } from "./validator_support.ts";
 
 /** SCRIPT_NAME and PATH_INFO before, the segment, SCRIPT_NAME and PATH_INFO after. */
@@ -259,4 +261,51 @@ test("testEnviron makes a new environ each time, and does not change what it is 
   environ.PATH_INFO = "/changed";
   assert.equal(testEnviron(overrides).PATH_INFO, "/");
   assert.deepEqual(overrides, { HTTPS: "on" });
+});
+
+const BODIES: [name: string, body: TestEnvironOptions["body"], sent: string, type?: string][] = [
+  ["text", "é", "é"],
+  ["no text", "", ""],
+  ["bytes", bytes("é"), "é"],
+  ["a Blob", new Blob(["é"], { type: "text/x" }), "é", "text/x"],
+  ["an encoded form", new URLSearchParams({ a: "é" }), "a=%C3%A9", "application/x-www-form-urlencoded;charset=UTF-8"],
+];
+
+for (const [name, body, sent, type] of BODIES) {
+  test(`testEnviron has ${name} as its body, with length and type`, async () => {
+    const environ = testEnviron({}, { body });
+    assert.equal(environ.REQUEST_METHOD, "POST");
+    assert.equal(environ.CONTENT_LENGTH, String(bytes(sent).length));
+    assert.equal(environ.CONTENT_TYPE, type);
+    assert.equal(text(await environ["wsgi.input"].read()), sent);
+  });
+}
+
+test("testEnviron has a form in parts as its body, without a length", async () => {
+  const form = new FormData();
+  form.append("file", new File(["text"], "name.txt"));
+  const environ = testEnviron({}, { body: form });
+  assert.equal("CONTENT_LENGTH" in environ, false);
+  assert.equal(await ((await toRequest(environ).formData()).get("file") as File).text(), "text");
+});
+
+test("testEnviron keeps what is given beside a body", async () => {
+  const overrides = { REQUEST_METHOD: "PUT", CONTENT_LENGTH: "9", CONTENT_TYPE: "text/x" };
+  const environ = testEnviron(overrides, { body: new URLSearchParams("a=1") });
+  const { REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE } = environ;
+  assert.deepEqual({ REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE }, overrides);
+  assert.equal(text(await environ["wsgi.input"].read()), "a=1");
+});
+
+test("testEnviron with a body gives what the validator accepts", async () => {
+  assert.equal(await run(validator(hello), testEnviron({}, { body: "body" })), "Hello");
+});
+
+test("testEnviron refuses a body of GET and HEAD, and what is no body", () => {
+  for (const REQUEST_METHOD of ["GET", "HEAD"]) {
+    assert.throws(() => testEnviron({ REQUEST_METHOD }, { body: "body" }), TypeError);
+  }
+  for (const body of [5, {}, [bytes("a")], new ReadableStream()]) {
+    assert.throws(() => testEnviron({}, { body } as TestEnvironOptions), /option "body"/);
+  }
 });
