@@ -2764,8 +2764,8 @@ const CLEANUP_TIMEOUT = 5000;
  *
  * A request is inside until its generator and its `close` have ended, but at most until 5 seconds after `close` was
  * called. The application is not called for a client that leaves while it waits. Responds with 503 and Retry-After to
- * requests for which the queue is full, and, when the server stops, to those that wait. In each worker thread the limit
- * holds by itself.
+ * requests for which the queue is full. A stopping server still serves what waits, until its deadline. In each worker
+ * thread the limit holds by itself.
  *
  * It belongs inside {@linkcode health}, and around the routes that need it: an open stream keeps its place. On Cloudflare
  * no request can wait for another one, so that `queue` has to be 0. PEP 3333, "Thread Support"; RFC 9110, section 15.6.4.
@@ -2807,17 +2807,11 @@ export function limitConcurrency(app: ApplicationLike, options: LimitConcurrency
     );
 }
 
-/** A request that waits for a place. */
-interface Waiter {
-  readonly stopping: AbortSignal | undefined;
-  resolve(isTaken: boolean): void;
-}
-
 /** The places inside an application, and the requests that wait for one. */
 class Places {
   readonly #max: number;
   readonly #maxWaiting: number;
-  readonly #waiting = new Set<Waiter>();
+  readonly #waiting = new Set<(isTaken: true) => void>();
   /** Goes through the waiting ones, each once: a look from the beginning passes by all that are gone. */
   #queue = this.#waiting.values();
   #taken = 0;
@@ -2833,17 +2827,15 @@ class Places {
       this.#taken++;
       return true;
     }
-    if (this.#waiting.size >= this.#maxWaiting || context?.draining) return false;
+    if (this.#waiting.size >= this.#maxWaiting) return false;
     return new Promise((resolve, reject) => {
-      const { signal, stopping } = context ?? {};
+      const signal = context?.signal;
       signal?.throwIfAborted();
-      const waiter = { stopping, resolve };
-      this.#waiting.add(waiter);
+      this.#waiting.add(resolve);
       signal?.addEventListener("abort", () => {
-        this.#waiting.delete(waiter);
+        this.#waiting.delete(resolve);
         reject(signal.reason);
       });
-      stopping?.addEventListener("abort", this.#onStopping); // again and again, which adds it once
     });
   }
 
@@ -2901,19 +2893,11 @@ class Places {
     const { value: next } = this.#queue.next();
     if (next) {
       this.#waiting.delete(next);
-      return next.resolve(true);
+      return next(true);
     }
     this.#queue = this.#waiting.values(); // an iterator that has ended stays at its end
     this.#taken--;
   }
-
-  readonly #onStopping = (): void => {
-    for (const waiter of this.#waiting) {
-      if (!waiter.stopping?.aborted) continue; // of another server, which goes on
-      this.#waiting.delete(waiter);
-      waiter.resolve(false);
-    }
-  };
 }
 
 // #endregion

@@ -644,20 +644,17 @@ test("limitConcurrency: a close that is called twice frees one place", async () 
 
 // When the server stops
 
-test("limitConcurrency: a stopping server refuses what waits, and goes on with the application while it drains", async () => {
+test("limitConcurrency: a stopping server serves what waits", async () => {
   const inside = new Event("the application being called");
   const go = new Event("permission to go on");
-  const server = startPatient(
-    between(limitTo(1), async (environ, startResponse) => {
-      if (environ.PATH_INFO === "/first") {
-        inside.happen();
-        await go.wait();
-      }
-      ok(startResponse);
-      return [bytes(environ.PATH_INFO)];
-    }),
-    { shutdownDelay: 500 },
-  );
+  const server = startPatient(between(limitTo(1), async (environ, startResponse) => {
+    if (environ.PATH_INFO === "/first") {
+      inside.happen();
+      await go.wait();
+    }
+    ok(startResponse);
+    return [bytes(environ.PATH_INFO)];
+  }));
   const first = await Client.connect(server);
   await first.send(request("/first"));
   await inside.wait();
@@ -665,39 +662,11 @@ test("limitConcurrency: a stopping server refuses what waits, and goes on with t
   await waiting.send(request("/waits"));
   await exchange(server, "GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n");
   const stopped = server.shutdown();
-  const refused = [parse(await waiting.end()), await exchange(server, request("/late"))];
-  for (const reply of refused) {
-    assert.equal(reply.status, 503);
-    assert.equal(new Headers(reply.headers).get("Retry-After"), "1");
-  }
   go.happen();
   assert.equal(parse(await first.end()).body, "/first");
-  assert.equal((await exchange(server, request("/free"))).body, "/free");
+  assert.equal(parse(await waiting.end()).body, "/waits");
   await stopped;
   assert.equal(server.errors.text, "");
-});
-
-test("limitConcurrency: one of two servers stops, and what waits at the other one goes on waiting", async () => {
-  const go = new Event("permission to go on");
-  const inside = new Event("the application being called");
-  const app = alone(async (environ, startResponse) => {
-    inside.happen();
-    await go.wait();
-    ok(startResponse);
-    return [bytes(environ.PATH_INFO)];
-  });
-  await using server = startPatient(app);
-  const other = startPatient(app);
-  const first = exchange(server, request("/first"));
-  await inside.wait();
-  const clients = await Promise.all([Client.connect(server), Client.connect(other)]);
-  for (const client of clients) await client.send(request("/waits"));
-  for (const to of [server, other]) await exchange(to, "GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n");
-  await other.shutdown();
-  assert.equal(parse(await clients[1]!.end()).status, 503);
-  go.happen();
-  assert.equal((await first).body, "/first");
-  assert.equal(parse(await clients[0]!.end()).body, "/waits");
 });
 
 const STUCK: { name: string; app: () => ReturnType<Application> }[] = [
