@@ -1200,7 +1200,7 @@ class Folder {
   constructor(root: string | URL, dotFiles: boolean) {
     try {
       if (root === "") throw new TypeError("The path is empty"); // Bun takes it for the working folder
-      const path = root instanceof URL ? process.getBuiltinModule("node:url").fileURLToPath(root) : root;
+      const path = root instanceof URL ? process.getBuiltinModule("node:url").fileURLToPath(root.href) : root;
       const absolute = this.#path.isAbsolute(path) ? path : `${process.cwd()}/${path}`;
       this.#root = absolute.replace(/(?<=[^/\\:])[/\\]+$/, "");
       this.#fs.readdirSync(this.#root);
@@ -2792,7 +2792,8 @@ export function limitConcurrency(app: ApplicationLike, options: LimitConcurrency
   checkOptions(options, LIMIT_CONCURRENCY_OPTIONS);
   const { max, queue = Infinity } = options;
   if (max === undefined) throw optionError("max", max, "an integer of at least 1");
-  if (queue > 0 && globalThis.navigator?.userAgent === "Cloudflare-Workers") {
+  const { navigator } = globalThis as { navigator?: { userAgent?: string } };
+  if (queue > 0 && navigator?.userAgent === "Cloudflare-Workers") {
     throw new TypeError('Cannot use option "queue" above 0: on Cloudflare no request can wait for another one');
   }
   const inner = application(app);

@@ -400,7 +400,7 @@ interface StreamReader {
 }
 
 /** Opens a body. The iterator of a stream would wait for a pending `read` before it cancels; a reader does not. @internal */
-export function openBody(body: ResponseBody): ChunkIterator {
+export function openBody(body: ResponseBody | ReadableStream<Uint8Array>): ChunkIterator {
   if (body instanceof ReadableStream) {
     const reader: StreamReader = body.getReader();
     return {
@@ -2069,13 +2069,15 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
     const dropped = new Set(isDecoded(response) ? [...perHop, ...CODED_HEADERS] : perHop);
     try {
       const reason = response.statusText || REASONS[response.status] || "Unknown";
-      const kept = [...headers].filter(([name]) => !HOP_BY_HOP.test(name) && !dropped.has(name));
+      const kept = [...headers as unknown as Iterable<[string, string]>].filter(([name]) =>
+        !HOP_BY_HOP.test(name) && !dropped.has(name)
+      );
       startResponse(`${response.status} ${reason}`, kept);
     } catch (error) {
       response.body?.cancel(error).catch(() => {});
       throw error;
     }
-    return response.body ?? [];
+    return (response.body ?? []) as ResponseBody; // the DOM alone has no types of its iterators
   };
 }
 
@@ -2739,6 +2741,7 @@ class WorkerHandle {
     this.#listeners = listeners;
     const { Worker, MessageChannel } = process.getBuiltinModule("node:worker_threads");
     const { port1, port2 } = new MessageChannel();
+    const { URL } = process.getBuiltinModule("node:url"); // the types of Cloudflare have another one
     const worker = new Worker(new URL(WORKER_ENTRY), {
       workerData: { ...config, port: port2, requestCount: this.#requestCount },
       transferList: [port2],

@@ -75,6 +75,18 @@ const PROJECTS: Record<string, string> = {
   "no option but strict": tsconfig({ ...NODE, lib: ["es2024"], ...LENIENT }),
   "esnext without DOM": tsconfig({ ...NODE, target: "esnext", lib: ["esnext"] }),
   "esnext with DOM": tsconfig({ ...NODE, target: "esnext", lib: DOM }),
+  "esnext with DOM, without the types of its iterators": tsconfig({
+    ...NODE,
+    target: "esnext",
+    lib: ["esnext", "dom"],
+  }),
+  "Cloudflare, with the types of Node": tsconfig({
+    module: "preserve",
+    moduleResolution: "bundler",
+    target: "es2024",
+    lib: ["es2024", "esnext.disposable"],
+    types: ["@cloudflare/workers-types/latest", "node"],
+  }),
   "a bundler, with DOM": tsconfig({ module: "preserve", moduleResolution: "bundler", target: "esnext", lib: DOM }),
 };
 
@@ -86,7 +98,7 @@ test("a project of Node has no type errors in the sources", { skip }, async (con
   const plans = { "5.9": Object.entries(PROJECTS).slice(0, 1), "7": Object.entries(PROJECTS) };
   for (const [compiler, projects] of Object.entries(plans)) {
     const folder = makeProject({ "package.json": '{ "type": "module" }', "index.ts": PROGRAM });
-    const problem = install(folder, `typescript@${compiler}`, "@types/node@24");
+    const problem = install(folder, `typescript@${compiler}`, "@types/node@24", "@cloudflare/workers-types@4");
     if (problem) return context.skip(problem);
     for (const [name, config] of projects) {
       await context.test(`TypeScript ${compiler}, ${name}`, () => {
