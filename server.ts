@@ -453,10 +453,12 @@ export function isPromise<Value>(value: Value | PromiseLike<Value>): value is Pr
 
 /** Waits for the next turn of the event loop: the runtimes write to their sockets between two turns. @internal */
 export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    if (typeof setImmediate === "function") setImmediate(resolve);
-    else setTimeout(resolve); // workerd, browsers
-  });
+  return new Promise(afterTurn);
+}
+
+function afterTurn(callback: () => void): void {
+  if (typeof setImmediate === "function") setImmediate(callback);
+  else setTimeout(callback); // workerd, browsers
 }
 
 /** Waits, without keeping the process alive. */
@@ -1332,6 +1334,8 @@ class Exchange {
   #wasPromised = false;
   #resolveResponse: ((response: Response) => void) | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  /** True while the next chunk is waited for, in which time a runtime may ask for another one. */
+  #isPumping = false;
   /** The number of bytes that the body must have, if it is known. */
   #length = Infinity;
   #bytesSent = 0;
@@ -1408,7 +1412,7 @@ class Exchange {
     if (this.#iterator instanceof WriteQueue) return this.#iterator.push(chunk);
     const queue = this.#iterator = new WriteQueue();
     const taken = queue.push(chunk);
-    this.#readFirst();
+    this.#receive(true);
     return taken;
   }
 
@@ -1420,7 +1424,7 @@ class Exchange {
       if (Array.isArray(body) && this.#responseState === "pending") return this.#commit(concat(body));
       this.#iterator = openBody(body);
       if (this.#responseState === "complete") this.#close();
-      else this.#readFirst();
+      else this.#receive(true);
     } catch (error) {
       this.#fail(error);
     }
@@ -1434,57 +1438,57 @@ class Exchange {
     } else this.#fail(error);
   }
 
-  /** Asks for the first chunk, which is handled without a promise where it is there at once. */
-  #readFirst(): void {
-    let result: ChunkResult | Promise<ChunkResult>;
-    try {
-      result = this.#iterator!.next();
-    } catch (error) {
-      this.#iterator = undefined;
-      throw error;
-    }
-    if (isPromise(result) || this.#disconnected || isEmptyChunk(result)) {
-      this.#receive(() => result).then((isEmpty) => isEmpty ? this.#pump() : undefined);
-    } else this.#handleChunk(result);
-  }
-
   /**
    * Asks for the next chunk that is not empty. It is called when the runtime reads again, after an empty chunk, and after
    * the last declared byte, to find bytes that are too many.
    */
-  async #pump(): Promise<void> {
-    for (;;) {
-      // The chunk before leaves between two turns of the event loop, which empty chunks must not starve. FileBlocks need no
-      // turn: each of their reads takes some.
-      if (!(this.#iterator instanceof FileBlocks)) {
-        await nextTurn();
-        if (this.#wasPromised && this.#responseState === "streaming") { // an empty chunk must not use up the second turn
-          this.#wasPromised = false;
-          await nextTurn();
-        }
-      }
-      if (!this.#iterator || !await this.#receive(() => this.#iterator!.next())) return;
-      // Empty chunks, again and again: from now on the signal has to tell of a client that leaves.
-      if (this.#responseState === "pending") this.observeSignal();
+  #pump(): void {
+    this.#isPumping = true;
+    // The chunk before leaves between two turns of the event loop, which empty chunks must not starve. FileBlocks need no
+    // turn: each of their reads takes some.
+    if (this.#iterator instanceof FileBlocks) this.#receive();
+    else {
+      afterTurn(() => {
+        // An empty chunk must not use up the second turn.
+        if (!this.#wasPromised || this.#responseState !== "streaming") return this.#receive();
+        this.#wasPromised = false;
+        afterTurn(() => this.#receive());
+      });
     }
   }
 
-  /** Waits for one chunk and handles it. Returns true for an empty chunk, after which the next one is due. */
-  async #receive(ask: () => ChunkResult | Promise<ChunkResult>): Promise<boolean> {
-    let result: ChunkResult | undefined;
+  /** Asks for one chunk, and handles it, without a promise where it is there at once. */
+  #receive(isFirst = false): void {
+    if (!this.#iterator) return;
     try {
-      result = await ask();
-      if (!this.#iterator || this.#disconnected) return false;
-      if (this.#responseState !== "pending") this.#start.throwIfFailed(); // a startResponse inside next() was ignored
-      if (isEmptyChunk(result)) return true;
-      this.#handleChunk(result);
+      const result = this.#iterator.next();
+      if (isPromise(result)) {
+        Promise.resolve(result).then((chunk) => this.#onChunk(chunk, isFirst), (error) => this.#onChunkFailed(error));
+      } else this.#onChunk(result, isFirst);
     } catch (error) {
-      // close() may have destroyed what next() was waiting for: its rejection is no failure.
-      if (!result && this.#applicationState === "closing") return false;
-      if (!result) this.#iterator = undefined; // an iterator that has thrown has ended: no return()
+      this.#onChunkFailed(error);
+    }
+  }
+
+  #onChunk(result: ChunkResult, isFirst: boolean): void {
+    this.#isPumping = false;
+    if (!this.#iterator || this.#disconnected) return;
+    try {
+      if (this.#responseState !== "pending") this.#start.throwIfFailed(); // a startResponse inside next() was ignored
+      if (!isEmptyChunk(result)) return this.#handleChunk(result);
+      // Empty chunks, again and again: from now on the signal has to tell of a client that leaves.
+      if (this.#responseState === "pending" && !isFirst) this.observeSignal();
+      this.#pump();
+    } catch (error) {
       this.#fail(error);
     }
-    return false;
+  }
+
+  #onChunkFailed(error: unknown): void {
+    // close() may have destroyed what next() was waiting for: its rejection is no failure.
+    if (this.#applicationState === "closing") return;
+    this.#iterator = undefined; // an iterator that has thrown has ended: no return()
+    this.#fail(error);
   }
 
   #handleChunk(result: ChunkResult): void {
@@ -1533,7 +1537,9 @@ class Exchange {
         this.#controller = controller;
         controller.enqueue(first);
       },
-      pull: () => this.#pump(),
+      pull: () => {
+        if (!this.#isPumping) this.#pump();
+      },
       cancel: () => this.disconnect(),
     }, { highWaterMark: 0 });
   }

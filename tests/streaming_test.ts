@@ -35,6 +35,7 @@ import {
   settle,
   start,
   startPatient,
+  text,
 } from "./support.ts";
 
 // Nothing is committed before the first chunk that is not empty
@@ -427,6 +428,31 @@ async function standstill(server: Server, most: number, measure: () => number): 
   }
   return measure();
 }
+
+test("a reader that asks for chunks before it has others gets them in order, each asked for by itself", async () => {
+  let pending = 0;
+  let most = 0;
+  const app: Application = (_environ, startResponse) => {
+    ok(startResponse);
+    const letters = [..."abcd"];
+    const next = async () => {
+      most = Math.max(most, ++pending);
+      await settle();
+      pending--;
+      const letter = letters.shift();
+      return letter ? { done: false, value: bytes(letter) } as const : { done: true, value: undefined } as const;
+    };
+    return { [Symbol.asyncIterator]: () => ({ next }) };
+  };
+  const reader = (await toFetch(app)(new Request(HERE))).body!.getReader();
+  const reads: Promise<string>[] = [];
+  for (let read = 0; read < 5; read++) {
+    reads.push(reader.read().then(({ value }) => value ? text(value) : "end"));
+    await settle(); // a stream is free for the next question before it has answered
+  }
+  assert.deepEqual(await Promise.all(reads), ["a", "b", "c", "d", "end"]);
+  assert.equal(most, 1);
+});
 
 test("while a client does not read a large chunk, no more than the runtime takes in is asked for", async () => {
   for (const generate of [generator, asyncGenerator]) {
