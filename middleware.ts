@@ -292,7 +292,9 @@ function bodyInit({ REQUEST_METHOD: method = "POST" }: Partial<Environ>, { body 
     throw new TypeError(`Cannot make an environ of ${method} with a body, expected a method such as POST`);
   }
   const bytes = (isString(body) ? ENCODER.encode(body as string) : body) as Blob; // only Deno has a type for text
-  const headers = body instanceof FormData ? {} : { "Content-Length": String(new Blob([bytes]).size) };
+  const headers: Record<string, string> = body instanceof FormData
+    ? {}
+    : { "Content-Length": String(new Blob([bytes]).size) };
   return { method, body: bytes, headers };
 }
 
