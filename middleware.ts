@@ -1012,8 +1012,8 @@ const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["
  * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. The ETag of a
  * file is weak for a second after the file was changed. RFC 9110, sections 8, 13 and 14.
  *
- * A root that is a symbolic link is followed at each request, so that a release can be switched. A compressed variant that is
- * put beside a file while it is asked for may be found a second later.
+ * A root that is a symbolic link is followed at each request, so that a release can be switched. A compressed variant
+ * that is put beside a file while it is asked for may be found a second later.
  *
  * Deno needs `--allow-read`.
  *

@@ -1412,6 +1412,37 @@ for (const replaced of ["file", "folder", "pipe"] as const) {
   });
 }
 
+for (const replaced of ["file", "folder"] as const) {
+  test(`a file that was sent before, and whose ${replaced} is another only while it is opened, is not sent`, async () => {
+    const { root, swap } = swappable("/sub/data.txt");
+    const app = files(root);
+    const bodies: string[] = [];
+    const change = () => {
+      if (bodies.length < 2) return;
+      const path = replaced === "file" ? "/sub/data.txt" : "/sub";
+      const undo = swap(replaced);
+      rmSync(root + path);
+      renameSync(join(root, "../outside", path), root + path);
+      return () => {
+        renameSync(root + path, join(root, "../outside", path));
+        symlinkSync(".", root + path);
+        undo();
+      };
+    };
+    const { now } = Date;
+    Date.now = () => now() + 5000; // the last change of the folders is some time ago
+    try {
+      await whenOpened(change, async () => {
+        while (bodies.length < 3) bodies.push((await run(app, { PATH_INFO: "/sub/data.txt" })).body);
+      });
+    } finally {
+      Date.now = now;
+    }
+    assert.deepEqual(bodies, ["the file inside", "the file inside", "Not Found\n"]);
+    assert.deepEqual(openFiles(root), []);
+  });
+}
+
 test("a file is sent while others come into its folder all the time", async () => {
   const { root } = swappable("/sub/data.txt");
   let count = 0;
