@@ -807,7 +807,10 @@ class Input implements InputStream {
   /** Makes concurrent reads follow each other. A failed read that nobody awaits is no unhandled rejection. */
   #serialize<Result>(work: () => Promise<Result>): Promise<Result> {
     const result = this.#lastRead ? this.#lastRead.then(work) : work();
-    this.#lastRead = result.catch(() => {});
+    const onSettled = () => {
+      if (this.#lastRead === settled) this.#lastRead = undefined; // what follows need not wait for a promise
+    };
+    const settled = this.#lastRead = result.then(onSettled, onSettled);
     return result;
   }
 
