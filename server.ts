@@ -515,7 +515,7 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
     const found = `scheme ${inspect(scheme)}`;
     throw httpError(400, new TypeError(`Cannot serve ${inspect(target)}: ${found} is neither "http" nor "https"`));
   }
-  const [resource = ""] = target.split("#", 1); // a fragment is neither path nor query: RFC 3986, section 3
+  const resource = target.replace(/#.*/s, ""); // a fragment is neither path nor query: RFC 3986, section 3
   const question = resource.indexOf("?");
 
   const environ = { ...environTemplate } as Environ;
@@ -1205,11 +1205,10 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const code = memoize(STATUS_CACHE, status, parseStatus);
   if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
   const record: Record<string, string> = {};
-  const pairs: [name: string, value: string][] = [];
+  let pairs: [name: string, value: string][] | undefined; // where a name is repeated
   let length: number | undefined;
   let hasContentType = false;
   let isEncoded = false;
-  let hasRepeated = false;
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
     if (typeof name !== "string" || typeof value !== "string") {
@@ -1228,12 +1227,12 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
     }
     hasContentType ||= lower === "content-type" && value.trim() !== "";
     isEncoded ||= lower === "content-encoding";
-    hasRepeated ||= name in record; // also for "__proto__", which a record cannot hold
-    record[name] = value;
-    pairs.push([name, value]);
+    if (name in record) pairs ??= Object.entries(record); // also for "__proto__", which a record cannot hold
+    if (pairs) pairs.push([name, value]);
+    else record[name] = value;
   }
   const statusText = status.slice(4);
-  return { status: code, statusText, headers: hasRepeated ? pairs : record, length, hasContentType, isEncoded };
+  return { status: code, statusText, headers: pairs ?? record, length, hasContentType, isEncoded };
 }
 
 function startError(problem: string): TypeError {
