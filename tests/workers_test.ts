@@ -414,12 +414,21 @@ test("a worker that is stopped loses no request on a kept connection", async () 
   let isWanted = true;
   const ask = async () => {
     let client: Client | undefined;
+    let usedAt = 0;
     while (isWanted) {
       if (client?.isClosed) client = undefined;
+      if (!client) usedAt = performance.now();
       client ??= await Client.connect({ port, hostname: "127.0.0.1" });
       client.received = "";
+      // A busy machine may leave a connection unused for so long that it is one that is idle, which may be closed.
+      const isIdle = performance.now() - usedAt > 500;
       await client.send("GET / HTTP/1.1\r\nHost: test.example\r\n\r\n");
       const { status, headers, body, complete } = await client.reply();
+      usedAt = performance.now();
+      if (isIdle && status === 0) {
+        client = undefined;
+        continue;
+      }
       assert.deepEqual({ status, complete }, { status: 200, complete: true });
       assert.equal(JSON.parse(body).draining, false); // or a server with workers would not be ready, now and then
       if (headers.some(([name]) => name === "connection")) {
