@@ -1272,9 +1272,10 @@ class Folder {
   /** A file for `wsgi.file_wrapper`, which gives the parts of a body. */
   reader(fd: number, parts: BodyPart[]) {
     let reading = Promise.resolve(0);
+    let closing: Promise<void> | undefined;
     const read = async (size: number): Promise<Uint8Array> => {
       const [part] = parts;
-      if (!part) return EMPTY;
+      if (!part || closing) return EMPTY;
       if (part instanceof Uint8Array) {
         parts.splice(0, 1, ...part.length > size ? [part.subarray(size)] : []);
         return part.subarray(0, size);
@@ -1289,8 +1290,8 @@ class Folder {
       if (part.start === part.end) parts.shift();
       return block.subarray(0, bytesRead);
     };
-    // The number of a file that is closed is soon that of another, which must not be read.
-    return { read, close: () => reading.catch(() => {}).then(() => this.close(fd)) };
+    // The number of a file that is closed is soon that of another, which must be neither read nor closed.
+    return { read, close: () => closing ??= reading.catch(() => {}).then(() => this.close(fd)) };
   }
 
   /** The state of an open file; undefined if its path does not lead there without links. Throws if it leads nowhere. */

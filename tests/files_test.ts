@@ -1165,6 +1165,17 @@ test("the file is closed once when the reader of a response in process leaves", 
   assert.deepEqual([wrapped.closed, openFiles(), errors.text], [1, [], ""]);
 });
 
+test("a file that is closed twice, also while it is read, is closed once, and not read any more", async () => {
+  const body = await files(ROOT)(testEnviron({ PATH_INFO: "/data.bin" }), () => () => Promise.resolve());
+  assert.ok(Symbol.asyncIterator in body);
+  const chunks = body[Symbol.asyncIterator]();
+  const reading = chunks.next();
+  await Promise.all([body.close?.(), body.close?.()]); // a second close(2) would fail, or be that of another file
+  await reading;
+  assert.deepEqual(await chunks.next(), { done: true, value: undefined });
+  assert.deepEqual(openFiles(), []);
+});
+
 test("no file stays open when the response cannot be begun", async () => {
   const { root } = changeable();
   const app = files(root);
