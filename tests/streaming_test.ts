@@ -342,7 +342,7 @@ for (const [name, app] of Object.entries(LATE)) {
   });
 }
 
-test("the first chunk of a request that waited for a slot has two turns before the next one is asked for", async () => {
+test("the first chunk of a request that waited for its turn has two turns before the next one is asked for", async () => {
   const go = new Event("the end of the first request");
   const asked: number[] = [];
   let turn = 0;
