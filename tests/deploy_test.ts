@@ -245,7 +245,8 @@ const PROXIES: Record<"nginx" | "haproxy", (folder: string, ports: Ports) => Pro
   },
   async haproxy(folder, ports) {
     const program = run("haproxy", "-f", haproxyConfig(folder, ports));
-    await until(() => existsSync(join(folder, "admin.sock")), "HAProxy");
+    // The socket has its file before it listens.
+    await until(() => serversOf(folder).then(() => true, () => false), "HAProxy");
     await until(async () => {
       const { a, b } = await serversOf(folder);
       return a?.status === "UP" && b?.status === "UP";
