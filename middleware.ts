@@ -443,7 +443,7 @@ function catching<Result>(
   }
 }
 
-/** What a middleware does at each step of a body. Without a hook, a step passes through unchanged. */
+/** The functions of a middleware for the steps of a body. Without a hook, a step passes through unchanged. */
 interface BodyHooks {
   /** Asks the application for a chunk. `cancel` tells the application that no more is wanted. */
   pull?(ask: () => Promise<ChunkResult>, cancel: () => Promise<void>): Promise<ChunkResult>;
@@ -1133,7 +1133,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   };
 }
 
-// What is not larger is read at once, and is in the hands of the runtime before anything else happens.
+// A body of at most so many bytes is read at once, and the runtime has it before anything else happens.
 const MAX_WHOLE_SIZE = 65_536;
 
 /** A file and its compressed variants, as they were found. */
@@ -1165,7 +1165,7 @@ interface ResolvedPath {
   trail?: string;
 }
 
-/** What is at a path. */
+/** The state of a file or a folder at a path. */
 interface PathState {
   /** Device and inode. */
   identity: string;
@@ -1973,10 +1973,9 @@ type Forwarded = NonNullable<ReturnType<typeof pickForwarded>>;
 
 /** Changes the environ to what the client sent, and keeps the variables as they were. */
 function applyForwarded(environ: Environ, { client, scheme, host, port, prefix }: Forwarded): void {
-  const known = REWRITTEN.filter((variable) => variable in environ);
-  environ["proxy_fix.original"] = Object.fromEntries(known.map((variable) => [variable, environ[variable]])) as Partial<
-    Environ
-  >;
+  const original: Partial<Environ> = {};
+  for (const variable of REWRITTEN) if (variable in environ) original[variable] = environ[variable];
+  environ["proxy_fix.original"] = original;
   if (client !== undefined) {
     const peer = parseAddress(client);
     if (peer) environ.REMOTE_ADDR = peer.address;

@@ -207,8 +207,7 @@ export type StartResponse = (status: string, headers: HeaderList, error?: unknow
  * Response headers: pairs of name and value, in order. A name can occur more than once.
  *
  * Values are native strings, in which each character stands for one byte (U+0000 to U+00FF), without control characters;
- * {@linkcode toNativeString} makes one of text.
- * PEP 3333, "The start_response() Callable" and "Unicode Issues".
+ * {@linkcode toNativeString} makes one of text. PEP 3333, "The start_response() Callable" and "Unicode Issues".
  *
  * @example
  * ```ts
@@ -407,7 +406,8 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
   /**
    * Reads the bytes at hand, as Python's `io.BufferedReader` does: it waits only where there are none, for one chunk.
    *
-   * It is the fastest way to read a body of any size, because it copies nothing and joins nothing.
+   * It is the fastest way to read a body of any size, because it joins nothing, and copies only what fills less than half of
+   * the runtime's buffer.
    *
    * @throws {DOMException} An `"AbortError"` when the client left before the end of the body, or the response ended.
    * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
@@ -547,8 +547,8 @@ export interface FetchContext {
 /**
  * Makes a response body of a file: `wsgi.file_wrapper`.
  *
- * The chunks of a stream are sent as they are. The body closes the file when the response has ended.
- * PEP 3333, "Optional Platform-Specific File Handling".
+ * The chunks of a stream are sent as they are. The body closes the file when the response has ended. PEP 3333, "Optional
+ * Platform-Specific File Handling".
  *
  * @throws {TypeError} When the file cannot be read in any of these ways.
  *
@@ -766,8 +766,8 @@ export interface ServeOptions extends ToFetchOptions {
    *
    * Each worker imports the program's main module and serves the application that it exports, as `application` or as the
    * default export. The program calls `serve` only `if (import.meta.main)`. The main thread supervises the workers, and
-   * calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. What an
-   * application counts, as {@linkcode limitConcurrency} does, it counts in each worker.
+   * calls `onListen` when they serve. Deno needs `--unstable-net` and `--allow-read` for it. Each worker counts by itself,
+   * so that {@linkcode limitConcurrency} holds in each.
    */
   workers?: number | WorkersOptions | undefined;
   /** Options of `Deno.serve`, for what only Deno has. They win over the options above. */

@@ -76,9 +76,10 @@ interface BunRuntime {
   };
 }
 
-const { Deno: DENO_RUNTIME, Bun: BUN } = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
+const RUNTIMES = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime };
 /** @internal */
-export const DENO: DenoRuntime | undefined = DENO_RUNTIME;
+export const DENO: DenoRuntime | undefined = RUNTIMES.Deno;
+const BUN = RUNTIMES.Bun;
 
 /** Whether the response is sent by a runtime for which this server is made, and not by Node, workerd or a browser. */
 const IS_NATIVE = DENO !== undefined || BUN !== undefined;
@@ -548,7 +549,7 @@ function buildEnviron(request: Request, info: unknown, exchange: Exchange): Envi
     const found = `Transfer-Encoding ${inspect(coding)}`;
     throw httpError(501, new TypeError(`Cannot serve ${inspect(target)}: ${found} is not "chunked"`));
   }
-  // What announces a body that the runtime has dropped would have it waited for: RFC 3875, section 4.1.2.
+  // An application would wait for the body that these announce, and that the runtime has dropped: RFC 3875, section 4.1.2.
   if ((length ?? coding) !== undefined && !Input.isArriving(exchange.input)) {
     delete environ.CONTENT_LENGTH;
     delete environ.HTTP_TRANSFER_ENCODING;
@@ -2136,9 +2137,9 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  * `wsgi.input`. The signal is that of `fetch.context`. Pass it on as `fetch(request, { signal: request.signal })`: it is
  * not read before.
  *
- * What reading the body rejects with has a `status`: 400 when the client has left, and when its bytes are not what
- * `.json()` or `.formData()` expects, 413 when there are more than a limit allows. Where the application does not handle the
- * error, that is the response.
+ * An error of reading the body has a `status`: 400 when the client has left, or when its bytes are not what `.json()` or
+ * `.formData()` expects, 413 when there are more than a limit allows. An error that the application does not handle is
+ * answered with its status.
  *
  * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or a URL cannot hold the host (`web.1`, `a%2Eb`)
  * or the dot segments of the path. A middleware would have checked another one than the handler gets.

@@ -29,7 +29,7 @@ export function proxy(origin: string, timeout = 60_000): Application {
   return async (environ, startResponse) => {
     const { HTTP_HOST: host, REMOTE_ADDR: client, REQUEST_METHOD: method, REQUEST_URI: target } = environ;
     const { headers, body, signal } = toRequest(environ); // refuses dot segments, which would lead around `mount`
-    // What the client says of proxies is not passed on.
+    // The client's own words about proxies are not passed on.
     const passed = endToEnd([...headers]).filter(([name]) => !/^(?:x-)?forwarded/.test(name));
     passed.push(["x-forwarded-proto", environ["wsgi.url_scheme"]]);
     if (client) passed.push(["x-forwarded-for", client]);
@@ -73,7 +73,7 @@ export function proxy(origin: string, timeout = 60_000): Application {
   };
 }
 
-/** What has moved, and the other server for everything else. */
+/** The application that has moved, and the other server for everything else. */
 export const application: Application = mount({
   "/hello": hello,
   "/": proxy(process.argv[2] ?? "http://127.0.0.1:8001"),
