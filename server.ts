@@ -1324,6 +1324,8 @@ class Exchange {
   readonly errors: ErrorStream;
   readonly context: FetchContext;
   readonly info: unknown;
+  /** Its index among the pending exchanges, or -1. */
+  pendingIndex = -1;
   readonly #start = new ResponseStart();
   #responseState: "pending" | "streaming" | "complete" = "pending";
   #applicationState: "running" | "returned" | "closing" | "closed" = "running";
@@ -1841,12 +1843,12 @@ class Gateway {
    */
   restoreIdleTimeout(exchange: Exchange, lastChunkSize: number): void {
     if (lastChunkSize > LARGE_CHUNK) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
-    else if (this.pending.has(exchange)) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
+    else if (exchange.pendingIndex !== -1) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
   }
 
   /** Aborts the exchanges under way. */
   abort(): void {
-    for (const item of this.pending) if (item instanceof Exchange) item.abort();
+    for (const exchange of [...this.pending.exchanges]) exchange.abort(); // which takes it out
   }
 }
 
@@ -1877,21 +1879,45 @@ function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions
   };
 }
 
-/** The exchanges under way, and the work that goes on after them. A stopping server waits for both. */
-class PendingWork extends Set<Exchange | Promise<unknown>> {
+/**
+ * The exchanges under way, and the tasks that go on after them. A stopping server waits for both.
+ *
+ * The exchanges are in an array, and each knows its index. A `Set` would keep many of them until V8 collects all garbage:
+ * when it grows or shrinks, its old table points to the new one, so that one table that has grown old keeps all later ones.
+ */
+class PendingWork {
+  readonly exchanges: Exchange[] = [];
+  tasks = 0;
   #onIdle: (() => void) | undefined;
 
-  override delete(item: Exchange | Promise<unknown>): boolean {
-    const wasPending = super.delete(item);
-    if (this.size === 0) this.#onIdle?.();
-    return wasPending;
+  get size(): number {
+    return this.exchanges.length + this.tasks;
   }
 
-  /** Adds work until it settles. */
+  add(exchange: Exchange): void {
+    if (exchange.pendingIndex === -1) exchange.pendingIndex = this.exchanges.push(exchange) - 1;
+  }
+
+  /** Takes an exchange out, whose place the last one takes. */
+  delete(exchange: Exchange): void {
+    if (exchange.pendingIndex === -1) return;
+    const last = this.exchanges.pop()!;
+    if (last !== exchange) this.exchanges[last.pendingIndex = exchange.pendingIndex] = last;
+    exchange.pendingIndex = -1;
+    this.#onSettled();
+  }
+
+  /** Counts work as a task until it settles. */
   track(work: PromiseLike<unknown>, onError: (error: unknown) => void): Promise<unknown> {
-    const settled = Promise.resolve(work).catch(onError);
-    this.add(settled);
-    return settled.finally(() => this.delete(settled));
+    this.tasks++;
+    return Promise.resolve(work).catch(onError).finally(() => {
+      this.tasks--;
+      this.#onSettled();
+    });
+  }
+
+  #onSettled(): void {
+    if (this.size === 0) this.#onIdle?.();
   }
 
   /** Fulfilled when nothing is pending. One caller at a time can wait. */
@@ -2550,11 +2576,9 @@ class LocalServer implements ServerBackend {
   }
 
   get pendingText(): string {
-    const items = [...this.gateway.pending];
-    const requests = items.filter((item) => item instanceof Exchange).length;
-    const tasks = items.length - requests;
+    const { exchanges, tasks } = this.gateway.pending;
     const parts: string[] = [];
-    if (requests > 0) parts.push(plural(requests, "request"));
+    if (exchanges.length > 0) parts.push(plural(exchanges.length, "request"));
     if (tasks > 0) parts.push(`${plural(tasks, "task")} after a response`);
     return parts.join(" and ");
   }
@@ -2587,8 +2611,7 @@ class LocalServer implements ServerBackend {
   /** Deno's shutdown breaks off request bodies that still arrive. While they are waited for, others may begin. */
   async #whenBodiesArrived(): Promise<void> {
     for (;;) {
-      const exchanges = [...this.gateway.pending].filter((item) => item instanceof Exchange);
-      const inputs = exchanges.map(({ input }) => input).filter(Input.isArriving);
+      const inputs = this.gateway.pending.exchanges.map(({ input }) => input).filter(Input.isArriving);
       if (inputs.length === 0) return;
       await Promise.all(inputs.map(Input.whenArrived));
     }
