@@ -267,6 +267,7 @@ export const MIDDLEWARE: Record<string, (wsgi: typeof import("../mod.ts")) => Ap
   errorPage: ({ errorPage }) => errorPage(hello),
   health: ({ health }) => health(hello),
   limitBody: ({ limitBody }) => limitBody(hello),
+  limitConcurrency: ({ limitConcurrency }) => limitConcurrency(hello, { max: 100 }),
   mount: ({ mount }) => mount({ "/app": hello }),
   proxyFix: ({ proxyFix }) => proxyFix(hello),
   requestId: ({ requestId }) => requestId(hello),
