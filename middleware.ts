@@ -317,6 +317,132 @@ function quote(bytes: string, safe = ""): string {
 
 // #endregion
 
+// #region Cookies
+
+/**
+ * Reads the cookies of a request. RFC 6265, section 5.4.
+ *
+ * Percent-encoded text is decoded, as {@linkcode formatCookie} encodes it. Where two cookies have the same name, the
+ * first counts, which has the longer path.
+ *
+ * @param environ The environ.
+ * @returns The values by name. The object has no prototype, so that it has no other names.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { parseCookies, testEnviron } from "./mod.ts";
+ *
+ * const { theme } = parseCookies(testEnviron({ HTTP_COOKIE: "session=8f3a; theme=dark%20blue" }));
+ * assert.equal(theme, "dark blue");
+ * ```
+ */
+export function parseCookies({ HTTP_COOKIE = "" }: Environ): Record<string, string | undefined> {
+  const cookies: Record<string, string | undefined> = Object.create(null);
+  for (const pair of HTTP_COOKIE.split(";")) {
+    const end = pair.indexOf("=");
+    const name = pair.slice(0, end).trim();
+    if (end < 0 || name in cookies) continue;
+    const value = pair.slice(end + 1).trim().replace(/^"(.*)"$/s, "$1");
+    cookies[name] = safely(() => fromNativeString(percentDecode(value)), value);
+  }
+  return cookies;
+}
+
+/**
+ * Options for {@linkcode formatCookie}.
+ *
+ * @example
+ * ```ts
+ * import type { CookieOptions } from "./mod.ts";
+ *
+ * const options: CookieOptions = { maxAge: 30 * 24 * 60 * 60, secure: true };
+ * ```
+ */
+export interface CookieOptions {
+  /** How long the browser keeps the cookie, in seconds. 0 deletes it. By default it ends with the browser's session. */
+  maxAge?: number | undefined;
+  /** The host that gets the cookie together with its subdomains. By default only the host of the request gets it. */
+  domain?: string | undefined;
+  /**
+   * The prefix of the paths that get the cookie. Under `mount`, it is mostly `environ.SCRIPT_NAME || "/"`.
+   *
+   * @default {"/"}
+   */
+  path?: string | undefined;
+  /**
+   * Whether the cookie is sent over HTTPS alone.
+   *
+   * @default {false}
+   */
+  secure?: boolean | undefined;
+  /**
+   * Whether the cookie is hidden from JavaScript.
+   *
+   * @default {true}
+   */
+  httpOnly?: boolean | undefined;
+  /**
+   * Whether requests that another site has caused have the cookie: `"Lax"` only when a link is followed.
+   *
+   * @default {"Lax"}
+   */
+  sameSite?: "Strict" | "Lax" | "None" | undefined;
+}
+
+const COOKIE_OPTIONS: OptionChecks<CookieOptions> = {
+  maxAge: [integerFrom(0, Number.MAX_SAFE_INTEGER), "a number of seconds from 0 on"],
+  domain: [matching(/^[\w.-]+$/), 'a host such as "example.com"'],
+  path: [matching(/^\/[\x21-\x3a\x3c-\x7e]*$/), 'a path such as "/account"'],
+  secure: [isBoolean, "true or false"],
+  httpOnly: [isBoolean, "true or false"],
+  sameSite: [matching(/^(?:Strict|Lax|None)$/), '"Strict", "Lax" or "None"'],
+};
+
+/**
+ * Makes the value of a `Set-Cookie` header. RFC 6265, section 4.1.
+ *
+ * The value may be any text: it is percent-encoded. What browsers would drop without a word is refused.
+ *
+ * @throws {TypeError} When the name or an option is invalid, or browsers do not take the cookie as it is.
+ *
+ * @param name The name.
+ * @param value The value.
+ * @param options The attributes.
+ * @returns The value of the header.
+ *
+ * @example
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { formatCookie } from "./mod.ts";
+ *
+ * assert.equal(formatCookie("theme", "dark blue"), "theme=dark%20blue; Path=/; HttpOnly; SameSite=Lax");
+ * ```
+ */
+export function formatCookie(name: string, value: string, options: CookieOptions = {}): string {
+  checkOptions(options, COOKIE_OPTIONS);
+  const { maxAge, domain, path = "/", secure = false, httpOnly = true, sameSite = "Lax" } = options;
+  const fail = (reason: string): never => {
+    throw new TypeError(`Cannot set the cookie ${inspect(name)}: ${reason}`);
+  };
+  const pair = `${name}=${encodeURIComponent(value.toWellFormed())}`;
+  if (!TOKEN.test(name)) fail('its name is not a token, expected one such as "session"');
+  if (pair.length > 4096) fail(`it has ${pair.length} bytes, browsers keep at most 4096`);
+  if (!secure && (sameSite === "None" || /^__(?:Host|Secure)-/i.test(name))) fail('it needs "secure: true"');
+  if (/^__Host-/i.test(name) && (domain !== undefined || path !== "/")) fail('it needs the path "/", and no domain');
+  return [
+    pair,
+    ...(maxAge === undefined ? [] : [`Max-Age=${maxAge}`]),
+    ...(domain === undefined ? [] : [`Domain=${domain}`]),
+    `Path=${path}`,
+    ...(secure ? ["Secure"] : []),
+    ...(httpOnly ? ["HttpOnly"] : []),
+    `SameSite=${sameSite}`,
+  ].join("; ");
+}
+
+// #endregion
+
 // #region Pipeline
 
 /**
@@ -347,6 +473,212 @@ function quote(bytes: string, safe = ""): string {
  */
 export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): Application {
   return middleware.reduceRight((inner, wrap) => wrap(inner), application(app));
+}
+
+// #endregion
+
+// #region mapBody and mapResponse
+
+/**
+ * The steps of a body, for {@linkcode mapBody}.
+ *
+ * @example
+ * ```ts
+ * import type { BodyTransformer } from "./mod.ts";
+ *
+ * const upperCase: BodyTransformer = {
+ *   transform: (chunk) => chunk.map((byte) => byte >= 97 && byte <= 122 ? byte - 32 : byte),
+ * };
+ * ```
+ */
+export interface BodyTransformer {
+  /**
+   * Returns the chunk to send in place of a chunk, or a promise of it.
+   *
+   * A transformer that changes the length of the body has to take Content-Length off the headers.
+   *
+   * @param chunk The chunk, as the application gave it.
+   * @returns The chunk to send.
+   */
+  transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  /**
+   * Returns a chunk to send after the last one, or a promise of it. It is not called where the body does not come to its
+   * end.
+   *
+   * @returns The last chunk.
+   */
+  flush?(): Uint8Array | Promise<Uint8Array>;
+  /** Is called once for each request, however it has ended, after the application's own `close`. */
+  close?(): void;
+}
+
+/**
+ * Looks at each chunk of a response until its end, or changes it.
+ *
+ * It is the same whether the application returns an array or a stream, or sends by `write`. An array stays an array,
+ * no chunk is held back, and a client that leaves ends the application's body at once. PEP 3333, "Middleware Handling
+ * of Block Boundaries".
+ *
+ * @throws {TypeError} When `app` is not an application.
+ *
+ * @param app The application.
+ * @param transformerOf Returns what is to be done with the body of one request.
+ * @returns The application, whose chunks pass the transformer.
+ *
+ * @example Counts the bytes of each response
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type ApplicationLike, mapBody, runApplication, type StartResponse, testEnviron } from "./mod.ts";
+ *
+ * const counts: Record<string, number> = {};
+ * const countBytes = (app: ApplicationLike) =>
+ *   mapBody(app, ({ PATH_INFO }) => {
+ *     let bytes = 0;
+ *     return {
+ *       transform(chunk) {
+ *         bytes += chunk.length;
+ *         return chunk;
+ *       },
+ *       close: () => counts[PATH_INFO] = bytes,
+ *     };
+ *   });
+ *
+ * const app = countBytes(async function* (_environ: unknown, startResponse: StartResponse) {
+ *   startResponse("200 OK", [["Content-Type", "text/plain"]]);
+ *   for (const word of ["Hello, ", "world"]) yield new TextEncoder().encode(word);
+ * });
+ * await runApplication(app, testEnviron());
+ * assert.deepEqual(counts, { "/": 12 });
+ * ```
+ */
+export function mapBody(app: ApplicationLike, transformerOf: (environ: Environ) => BodyTransformer): Application {
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const transformer = transformerOf(environ);
+    const transform = (chunk: Uint8Array) =>
+      transformer.transform && chunk instanceof Uint8Array ? transformer.transform(chunk) : chunk;
+    let sending: Promise<void> | undefined;
+    const start: StartResponse = (status, headers, error) => {
+      const write = startResponse(status, headers, error);
+      return (chunk) => {
+        const mapped = transform(chunk);
+        if (!sending && !isPromise(mapped)) return write(mapped);
+        // The application may write again before the promise of the last chunk has resolved.
+        return sending = handled(Promise.all([mapped, sending]).then(([chunk]) => write(chunk)));
+      };
+    };
+    const mapAll = (body: ResponseBody & Uint8Array[]) => {
+      const chunks: Uint8Array[] = [];
+      const mapNext = (chunk: Uint8Array) => mapMaybe(transform(chunk), (mapped) => void chunks.push(mapped));
+      const mapped = body.reduce<void | Promise<void>>(
+        (last, chunk) => mapMaybe(last, () => mapNext(chunk)),
+        undefined,
+      );
+      const flushed = mapMaybe(mapped, () => transformer.flush?.());
+      return mapMaybe(flushed, (last) => withChunks(body, last?.length ? [...chunks, last] : chunks));
+    };
+    const hooks: BodyHooks = {
+      transform,
+      flush: () => transformer.flush?.() ?? EMPTY,
+      close(inner) {
+        try {
+          return inner();
+        } finally {
+          transformer.close?.();
+        }
+      },
+    };
+    const onReturn = (body: ResponseBody) => {
+      if (!isIterableBody(body)) transformer.close?.(); // the server refuses it, and calls no close
+      return cancelOnError(body, () => {
+        const mapped = mapMaybe(sending, () => Array.isArray(body) ? mapAll(body) : body);
+        return mapMaybe(mapped, (body) => withHooks(body, hooks));
+      });
+    };
+    return catching(
+      () => mapMaybe(inner(environ, start), onReturn),
+      (error) => {
+        transformer.close?.();
+        throw error;
+      },
+    );
+  };
+}
+
+/**
+ * A response that has not been started, for {@linkcode mapResponse}.
+ *
+ * @example
+ * ```ts
+ * import type { PendingResponse } from "./mod.ts";
+ *
+ * const response: PendingResponse = { status: "200 OK", headers: [], body: [new Uint8Array(5)] };
+ * ```
+ */
+export interface PendingResponse {
+  /** The status, such as `"200 OK"`. */
+  status: string;
+  /** The headers. */
+  headers: HeaderList;
+  /** The chunks, where the application has returned an array. Those of a stream do not exist yet. */
+  body?: readonly Uint8Array[] | undefined;
+}
+
+/**
+ * Changes the status and the headers of each response before it is started, with the whole body where there is one.
+ *
+ * It may take its time: `startResponse` is synchronous, while WebCrypto is not. Until the change is made, the call of
+ * `startResponse` is held back, and so are the first chunks.
+ *
+ * @throws {TypeError} When `app` is not an application.
+ *
+ * @param app The application.
+ * @param map Returns the response to send in place of a response, or a promise of it.
+ * @returns The application, whose responses are changed.
+ *
+ * @example Signs a cookie
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { type ApplicationLike, mapResponse, runApplication, type StartResponse, testEnviron } from "./mod.ts";
+ *
+ * const key = await crypto.subtle.generateKey({ name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+ * const signCookies = (app: ApplicationLike) =>
+ *   mapResponse(app, async (response) => {
+ *     const headers = response.headers.map(async ([name, value]): Promise<[string, string]> => {
+ *       if (name !== "Set-Cookie") return [name, value];
+ *       const signature = await crypto.subtle.sign("HMAC", key, new TextEncoder().encode(value));
+ *       return [name, `${value}.${new Uint8Array(signature).toHex()}`];
+ *     });
+ *     return { ...response, headers: await Promise.all(headers) };
+ *   });
+ *
+ * const app = signCookies((_environ: unknown, startResponse: StartResponse) => {
+ *   startResponse("200 OK", [["Set-Cookie", "user=7"]]);
+ *   return [];
+ * });
+ * const { headers } = await runApplication(app, testEnviron());
+ * assert.match(headers[0]![1], /^user=7\.[0-9a-f]{64}$/);
+ * ```
+ */
+export function mapResponse(
+  app: ApplicationLike,
+  map: (response: PendingResponse, environ: Environ) => PendingResponse | Promise<PendingResponse>,
+): Application {
+  const inner = application(app);
+  return (environ, startResponse) => {
+    const change: ChangeResponse = (head, body) => {
+      const chunks = isChunkArray(body) ? body : undefined;
+      return mapMaybe(map({ status: head.status, headers: head.headers, body: chunks }, environ), (mapped) => {
+        head.status = mapped.status;
+        head.headers = mapped.headers;
+        if (chunks) return mapped.body && withChunks(chunks, [...mapped.body]);
+        if (mapped.body) throw new TypeError("Cannot replace the body: its chunks do not exist yet, use mapBody");
+        return undefined;
+      });
+    };
+    const deferred = new DeferredStart(startResponse, change);
+    return mapMaybe(deferred.run(inner, environ), (body) => Array.isArray(body) ? body : withHooks(body, deferred));
+  };
 }
 
 // #endregion
@@ -568,13 +900,13 @@ function mapStart(
 /**
  * A `startResponse` that waits for the body, so that a middleware can change both together.
  *
- * | The application has              | A call of `startResponse`                           |
- * | -------------------------------- | --------------------------------------------------- |
- * | neither returned nor written yet | is checked, and held back until one of both happens |
- * | written                          | is passed on unchanged                              |
- * | returned, as a generator does    | is changed without a body, and passed on            |
+ * | The application has              | A call of `startResponse`                                       |
+ * | -------------------------------- | --------------------------------------------------------------- |
+ * | neither returned nor written yet | is checked, and held back until one of both happens             |
+ * | written                          | is changed without a body, and passed on before the first chunk |
+ * | returned, as a generator does    | is changed without a body, and passed on before the next chunk  |
  */
-class DeferredStart {
+class DeferredStart implements BodyHooks {
   readonly #startResponse: StartResponse;
   readonly #change: ChangeResponse;
   /** The call that is held back. */
@@ -583,7 +915,11 @@ class DeferredStart {
   #failure: unknown;
   /** The `write` of the server, once a call was passed on. */
   #write: Write | undefined;
+  /** Settles when the last call was changed and passed on, if that takes time. */
+  #changing: Promise<void> | undefined;
+  #wasCalled = false;
   #hasReturned = false;
+  #hasSent = false;
 
   constructor(startResponse: StartResponse, change: ChangeResponse) {
     this.#startResponse = startResponse;
@@ -591,53 +927,74 @@ class DeferredStart {
   }
 
   run(app: Application, environ: Environ): ResponseBody | Promise<ResponseBody> {
-    return mapMaybe(app(environ, this.#start), (body) => this.#finish(body));
+    return mapMaybe(app(environ, this.#start), (body) => this.#onReturn(body));
+  }
+
+  /** Has a chunk of a stream wait for a change that takes time. */
+  transform(chunk: Uint8Array): Uint8Array | Promise<Uint8Array> {
+    return mapMaybe(this.#changing, () => {
+      this.#hasSent ||= chunk?.length > 0;
+      return chunk;
+    });
+  }
+
+  flush(): Uint8Array | Promise<Uint8Array> {
+    return mapMaybe(this.#changing, () => EMPTY);
   }
 
   readonly #start: StartResponse = (status, headers, error) => {
+    if (this.#hasSent) return this.#startResponse(status, headers, error); // which throws the error back
     const head = { status, headers, error };
-    if (this.#hasReturned && isPairs(headers)) this.#change(head);
-    return this.#hasReturned || this.#write ? this.#passOn(head) : this.#defer(head);
+    try {
+      if (this.#wasCalled && error === undefined) throw startedTwice(status);
+      this.#wasCalled = true;
+      parseHead(status, headers);
+      this.#failure = undefined;
+    } catch (failure) {
+      this.#failure = failure;
+      throw failure;
+    }
+    if (this.#hasReturned || this.#write) this.#passOn(head);
+    else this.#deferred = head;
+    return this.#send;
   };
 
-  /** Changes status, headers and body together, and starts the response with them. */
-  #finish(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+  readonly #send: Write = (chunk) => {
+    if (this.#deferred) this.#passOn(this.#deferred);
+    const write = () => {
+      // After the return, until the body is changed, there is no call to pass on any more.
+      if (!this.#write) throw new Error(WRITE_AFTER_RETURN);
+      this.#hasSent ||= chunk?.length > 0;
+      return this.#write(chunk);
+    };
+    return this.#changing ? handled(this.#changing.then(write)) : write();
+  };
+
+  /** Changes status, headers and body together, and starts the response with them, unless it has been started. */
+  #onReturn(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
     const head = this.#deferred;
     this.#deferred = undefined;
     this.#hasReturned = true;
     return cancelOnError(body, () => {
       if (this.#failure) throw this.#failure; // the application may have caught it and gone on
-      if (!head) return body;
+      if (!head) return mapMaybe(this.#changing, () => body);
       return mapMaybe(this.#change(head, body), (changed) => {
-        this.#passOn(head);
+        this.#begin(head);
         return changed ?? body;
       });
     });
   }
 
-  #defer(head: StartArguments): Write {
-    try {
-      const isRepeated = this.#deferred !== undefined || this.#failure !== undefined;
-      if (isRepeated && head.error === undefined) throw startedTwice(head.status);
-      parseHead(head.status, head.headers);
-    } catch (failure) {
-      this.#failure = failure;
-      throw failure;
-    }
-    this.#failure = undefined;
-    this.#deferred = head;
-    return (chunk) => {
-      if (this.#deferred) this.#passOn(this.#deferred);
-      // After the return, until the body is changed, there is no call to pass on any more.
-      if (!this.#write) throw new Error(WRITE_AFTER_RETURN);
-      return this.#write(chunk);
-    };
+  /** Changes status and headers without a body, and starts the response with them. */
+  #passOn(head: StartArguments): void {
+    this.#deferred = undefined;
+    const changed = mapMaybe(this.#changing, () => this.#change(head));
+    if (isPromise(changed)) this.#changing = handled(Promise.resolve(changed).then(() => this.#begin(head)));
+    else this.#begin(head);
   }
 
-  #passOn({ status, headers, error }: StartArguments): Write {
+  #begin({ status, headers, error }: StartArguments): void {
     this.#write = this.#startResponse(status, headers, error);
-    this.#deferred = undefined;
-    return this.#write;
   }
 }
 
@@ -2204,8 +2561,8 @@ const COMPRESSIBLE = [
  * Compresses responses with `br`, `gzip` or `deflate`, as the client accepts it.
  *
  * Each chunk is flushed, so that it can be decompressed when it arrives; an array stays an array. A response is not
- * compressed if it is small, compressed already, partial (206), marked `no-transform`, or written with `write`. A strong
- * ETag becomes a weak one, and a 304 has the ETag and the Vary of its 200. RFC 9110, sections 8.4, 12.5.3 and 15.4.5.
+ * compressed if it is small, compressed already, partial (206) or marked `no-transform`. A strong ETag becomes a weak one,
+ * and a 304 has the ETag and the Vary of its 200. RFC 9110, sections 8.4, 12.5.3 and 15.4.5.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  * @throws {Error} When the runtime has no `node:zlib`.
@@ -2275,27 +2632,29 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
     const failLength = (): never => {
       throw new Error(`Cannot send the body: Content-Length declares ${declared} bytes, the body has ${received}`);
     };
-    const result = new DeferredStart(startResponse, change).run(inner, environ);
-    return mapMaybe(result, (body) =>
-      Array.isArray(body) ? body : withHooks(body, {
-        transform(chunk) {
-          if (!encoder || !(chunk instanceof Uint8Array) || chunk.length === 0) return chunk;
-          if (FILE in body) chunk = chunk.subarray(0, declared - received);
-          received += chunk.length;
-          if (received > declared) failLength();
-          return encoder.encode(chunk);
-        },
-        flush() {
-          if (!encoder) return EMPTY;
-          const needsBody = declared !== Infinity && environ.REQUEST_METHOD !== "HEAD";
-          if (needsBody && received < declared) failLength();
-          return encoder.encode();
-        },
-        close(inner) {
-          encoder?.close();
-          return inner();
-        },
-      }));
+    let isFile = false;
+    const deferred: Application = (environ, startResponse) =>
+      mapMaybe(new DeferredStart(startResponse, change).run(inner, environ), (body) => {
+        isFile = isIterableBody(body) && FILE in body;
+        return body;
+      });
+    const transformer: BodyTransformer = {
+      transform(chunk) {
+        if (!encoder || chunk.length === 0) return chunk;
+        if (isFile) chunk = chunk.subarray(0, declared - received);
+        received += chunk.length;
+        if (received > declared) failLength();
+        return encoder.encode(chunk);
+      },
+      flush() {
+        if (!encoder) return EMPTY;
+        const needsBody = declared !== Infinity && environ.REQUEST_METHOD !== "HEAD";
+        if (needsBody && received < declared) failLength();
+        return encoder.encode();
+      },
+      close: () => encoder?.close(),
+    };
+    return mapBody(deferred, () => transformer)(environ, startResponse);
   };
 }
 

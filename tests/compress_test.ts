@@ -36,6 +36,7 @@ import {
   ok,
   parse,
   PLAIN,
+  readChunk,
   request,
   RUNTIME,
   settle,
@@ -720,4 +721,20 @@ test("compress refuses a write while it compresses the body that the application
   const { response } = await answer(unchecked(compress(app)), get({ "Accept-Encoding": "gzip" }));
   assert.match(String(await failure.wait()), /^Error: Cannot write: the application has already returned the body/);
   assert.equal(text(gunzipSync(await response.bytes())), TEXT);
+});
+
+test("compress compresses what is written, each chunk at once, and what is returned after it", async () => {
+  const gate = new Event("the first chunk at the client");
+  const app: Application = async (_environ, startResponse) => {
+    await startResponse("200 OK", PLAIN)(bytes("written, "));
+    await gate.wait();
+    return [bytes("returned")];
+  };
+  const { response } = await answer(between(compress, app), get({ "Accept-Encoding": "gzip" }));
+  assert.equal(response.headers.get("Content-Encoding"), "gzip");
+  const reader = response.body!.pipeThrough(new DecompressionStream("gzip")).getReader();
+  assert.equal(await readChunk(reader), "written, ");
+  gate.happen();
+  assert.equal(await readChunk(reader), "returned");
+  assert.equal(await readChunk(reader), undefined);
 });
