@@ -67,6 +67,7 @@ import {
   MAX_DELAY,
   memoize,
   nextTurn,
+  NOT_STARTED,
   NULL_BODY_STATUSES,
   openBody,
   type OptionChecks,
@@ -76,13 +77,20 @@ import {
   readAtHand,
   REASONS,
   requireNodeModule,
+  sendError,
   startedTwice,
+  startError,
   STATUS_PATTERN,
   toEnviron,
   TOKEN,
   toNativeString,
   wrapFile,
-  WRITE_AFTER_RETURN,
+  WRITTEN_LATE,
+  wrongBody,
+  wrongChunk,
+  wrongHeader,
+  wrongHeaders,
+  wrongStatus,
 } from "./server.ts";
 
 // #region Helpers of wsgiref.util
@@ -946,7 +954,7 @@ class DeferredStart implements BodyHooks {
     if (this.#hasSent) return this.#startResponse(status, headers, error); // which throws the error back
     const head = { status, headers, error };
     try {
-      if (this.#wasCalled && error === undefined) throw startedTwice(status);
+      if (this.#wasCalled && error === undefined) throw startError(...startedTwice(status));
       this.#wasCalled = true;
       parseHead(status, headers);
       this.#failure = undefined;
@@ -963,7 +971,7 @@ class DeferredStart implements BodyHooks {
     if (this.#deferred) this.#passOn(this.#deferred);
     const write = () => {
       // After the return, until the body is changed, there is no call to pass on any more.
-      if (!this.#write) throw new Error(WRITE_AFTER_RETURN);
+      if (!this.#write) throw sendError(...WRITTEN_LATE);
       this.#hasSent ||= chunk?.length > 0;
       return this.#write(chunk);
     };
@@ -3802,7 +3810,7 @@ const REQUEST_CHECK = Symbol("validator"); // a symbol, so that the application 
  * });
  * await assert.rejects(async () => await runApplication(app, testEnviron()), {
  *   message: 'The application broke PEP 3333, "The start_response() Callable": ' +
- *     'the status is "200", expected three digits from 200 to 599, a space and a reason, such as "200 OK"',
+ *     'status "200" has no reason phrase, expected "200 OK"',
  * });
  * ```
  */
@@ -3878,7 +3886,7 @@ class RequestCheck implements BodyHooks {
       this.#length = length === undefined ? undefined : Number(length);
       return (chunk) => {
         if (this.hasReturned) {
-          this.fail("inside", "write", "write was called after the body was returned", "a chunk of it");
+          this.fail("inside", "write", ...WRITTEN_LATE);
         }
         const writing = write(this.#send(chunk));
         if (!(writing instanceof Promise)) {
@@ -3895,8 +3903,7 @@ class RequestCheck implements BodyHooks {
       this.fail("inside", "start", `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
     }
     if (this.#wasCalled && error === undefined) {
-      const found = `startResponse was called again with ${inspectDeep(status)}`;
-      this.fail("inside", "start", found, "the error that requires it, too");
+      this.fail("inside", "start", ...startedTwice(status));
     }
     this.#wasCalled = true;
     checkHead(status, headers, (...violation) => this.fail("inside", ...violation));
@@ -3920,7 +3927,7 @@ class RequestCheck implements BodyHooks {
       const isEcho = body instanceof CheckedInput;
       const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
       if (checked === body) {
-        this.fail("inside", "application", `the application returned ${inspectDeep(body)}`, "an iterable of chunks");
+        this.fail("inside", "application", ...wrongBody(body));
       }
       if (Array.isArray(body)) {
         for (const chunk of body) this.#send(chunk);
@@ -3967,7 +3974,7 @@ class RequestCheck implements BodyHooks {
   flush(): Uint8Array {
     this.#noteInner();
     if (this.failure) throw this.failure;
-    if (this.#status === "") this.fail("inside", "start", "the body ended without a call of startResponse", "one");
+    if (this.#status === "") this.fail("inside", "start", ...NOT_STARTED);
     if (this.#sent < (this.#length ?? 0) && !this.isHead && !hasNullBody(this.#status)) {
       this.fail("inside", "length", `the body has ${this.#sent} bytes`, `${this.#length} as declared`);
     }
@@ -3990,11 +3997,11 @@ class RequestCheck implements BodyHooks {
 
   #send(chunk: Uint8Array): Uint8Array {
     if (!(chunk instanceof Uint8Array)) {
-      this.fail("inside", "buffering", `a chunk is ${inspectDeep(chunk)}`, "a Uint8Array");
+      this.fail("inside", "buffering", ...wrongChunk(chunk));
     }
     if (chunk.length === 0) return chunk;
     const status = this.#status;
-    if (status === "") this.fail("inside", "start", "a chunk came before startResponse was called", "the call first");
+    if (status === "") this.fail("inside", "start", ...NOT_STARTED);
     if (hasNullBody(status)) {
       this.fail("inside", "http", `${status} came with a body of ${inspectDeep(chunk)}`, "no body");
     }
@@ -4078,14 +4085,11 @@ function checkEnviron(environ: Environ, report: ReportViolation): void {
 }
 
 function checkHead(status: string, headers: HeaderList, report: ReportViolation): void {
-  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
-    const expected = 'three digits from 200 to 599, a space and a reason, such as "200 OK"';
-    report("start", `the status is ${inspectDeep(status)}`, expected);
-  }
-  if (!Array.isArray(headers)) report("start", `the headers are ${inspectDeep(headers)}`, "an array of pairs");
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) report("start", ...wrongStatus(status));
+  if (!Array.isArray(headers)) report("start", ...wrongHeaders(headers));
   const names: string[] = [];
   for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) report("start", `a header is ${inspectDeep(pair)}`, '["Name", "value"]');
+    if (!isPairs([pair]) || pair.length !== 2) report("start", ...wrongHeader(pair));
     const [name, value] = pair;
     const lower = name.toLowerCase();
     const shown = () => `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;

@@ -226,7 +226,7 @@ export type HeaderList = readonly (readonly [name: string, value: string])[];
  * promise may be ignored. New applications return an iterable instead. PEP 3333, "The write() Callable".
  *
  * @throws {TypeError} When the chunk is not a `Uint8Array`.
- * @throws {Error} When the application has already returned its body.
+ * @throws {TypeError} When the application has already returned its body.
  *
  * @param chunk The bytes to send.
  * @returns A promise that is fulfilled when the chunk has left. It is rejected when the client has left, or when the

@@ -170,9 +170,23 @@ function writeError(errors: ErrorStream, text: string): void {
   }
 }
 
-/** Writes a line about an error to an error stream, with its stack and its causes. @internal */
-export function logError(errors: ErrorStream, message: string, error: unknown): void {
-  writeError(errors, `${printable(message)}: ${formatError(error)}\n`);
+/** Writes a line about an error to an error stream, with its stack, its causes and a hint. @internal */
+export function logError(errors: ErrorStream, message: string, error: unknown, app?: Application): void {
+  writeError(errors, `${printable(message)}: ${formatError(error)}${hintFor(error, app)}\n`);
+}
+
+/** Explains an error of the runtime that comes of a mistake in WSGI, which the runtime does not know. */
+function hintFor(error: unknown, app: Application | undefined): string {
+  try {
+    const { name, message } = error as Error;
+    if (name !== "TypeError" || message.startsWith("Cannot send the response")) return "";
+    // Without its second parameter an application cannot start a response.
+    if (app?.length === 1) return "\n    Is the application a Fetch handler? Then serve fromFetch(handler)";
+    if (!/\biterable\b|Symbol\.(?:asyncI|i)terator/.test(message)) return "";
+    return "\n    Is it the body of an inner application? Then await it: await app(environ, startResponse)";
+  } catch {
+    return ""; // anything can be thrown, and reading its properties can throw
+  }
 }
 
 /**
@@ -206,6 +220,71 @@ export function inspect(value: unknown): string {
   if (typeof value !== "object" || value === null) return String(value);
   const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
   return name === "Object" || typeof name !== "string" ? "an object" : `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
+}
+
+/** A mistake of an application, in the words of the server and of the validator. @internal */
+export type Mistake = readonly [found: string, expected: string];
+
+/** @internal */
+export const NOT_STARTED: Mistake = [
+  "startResponse was not called",
+  'startResponse("200 OK", [["Content-Type", "text/plain"]]) before the first chunk',
+];
+
+/** PEP 3333, "The write() Callable". @internal */
+export const WRITTEN_LATE: Mistake = ["write was called after the body was returned", "the chunk in that body"];
+
+/** @internal */
+export function startedTwice(status: unknown): Mistake {
+  const shown = inspect(status);
+  return [`startResponse was called again with ${shown}`, `one call, or startResponse(${shown}, headers, error)`];
+}
+
+/** Says what is wrong with a status that is none. @internal */
+export function wrongStatus(status: unknown): Mistake {
+  const [code] = /^[2-5]\d\d(?= ?$)/.exec(String(status)) ?? [];
+  const problem = code === undefined ? "is not a status from 200 to 599 and its reason" : "has no reason phrase";
+  const phrase = REASONS[Number(code)];
+  return [`status ${inspect(status)} ${problem}`, phrase === undefined ? '"200 OK"' : `"${code} ${phrase}"`];
+}
+
+/** Says what is wrong with headers that are no array. @internal */
+export function wrongHeaders(headers: unknown): Mistake {
+  const isIterable = typeof headers === "object" && Symbol.iterator in Object(headers);
+  const remedy = isIterable ? "[...headers]" : '[["Name", "value"]]';
+  return [`headers are ${inspect(headers)}`, `an array of pairs: ${remedy}`];
+}
+
+/** Says what is wrong with a header that is no pair of strings. @internal */
+export function wrongHeader(header: unknown): Mistake {
+  const found = Array.isArray(header) ? `[${header.map(inspect).join(", ")}]` : inspect(header);
+  return [`header ${found} is not a pair of strings`, '["Name", "value"]'];
+}
+
+/** Says what is wrong with a body that is no iterable of chunks. @internal */
+export function wrongBody(body: unknown): Mistake {
+  const remedy = typeof body === "string"
+    ? ': return [new TextEncoder().encode("…")]'
+    : body instanceof Uint8Array
+    ? ": return [bytes]"
+    : body instanceof Response
+    ? ": fromFetch(handler) makes an application of a Fetch handler"
+    : body === undefined || body === null
+    ? ": return [bytes], or [] for none"
+    : " such as [bytes]";
+  return [`the application returned ${inspect(body)}`, `an iterable of bytes${remedy}`];
+}
+
+/** Says what is wrong with a chunk that is no bytes. @internal */
+export function wrongChunk(chunk: unknown): Mistake {
+  const remedy = typeof chunk === "string"
+    ? ': new TextEncoder().encode("…")'
+    : chunk instanceof ArrayBuffer
+    ? ": new Uint8Array(chunk)"
+    : isPromise(chunk)
+    ? ": await it"
+    : "";
+  return [`a chunk is ${inspect(chunk)}`, `a Uint8Array${remedy}`];
 }
 
 // #endregion
@@ -414,13 +493,18 @@ export function openBody(body: ResponseBody | ReadableStream<Uint8Array>): Chunk
     const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]?.();
     if (iterator) return iterator;
   }
-  throw new TypeError(`Cannot send ${inspect(body)} as the body of a response, expected an iterable such as [bytes]`);
+  throw sendError(...wrongBody(body));
 }
 
 /** Checks a chunk and returns its length. */
 function chunkLength(chunk: Uint8Array): number {
   if (chunk instanceof Uint8Array && ArrayBuffer.isView(chunk)) return chunk.length; // isView is false for a Proxy
-  throw new TypeError(`Cannot send the chunk: found ${inspect(chunk)}, expected a Uint8Array`);
+  throw sendError(...wrongChunk(chunk));
+}
+
+/** The error of a body or a chunk. @internal */
+export function sendError(...[found, expected]: Mistake): TypeError {
+  return new TypeError(`Cannot send the response: ${found}, expected ${expected}`);
 }
 
 /** Checks a chunk and tests whether it is empty. The end of a body is no chunk. */
@@ -1180,23 +1264,20 @@ export const HOP_BY_HOP =
 function checkHeaderName(name: string): string {
   const lower = name.toLowerCase();
   if (!TOKEN.test(name)) {
-    throw startError(`header name ${inspect(name)} is not a token, expected one such as "Content-Type"`);
+    throw startError(`header name ${inspect(name)} is not a token`, 'one such as "Content-Type"');
   }
   if (HOP_BY_HOP.test(lower)) {
-    throw startError(`header ${inspect(name)} is hop-by-hop, which is for the server to send`);
+    throw startError(`header ${inspect(name)} is hop-by-hop`, "the server to send it");
   }
   return lower;
 }
 
 /** Checks a status and returns its number. */
 function parseStatus(status: string): number {
-  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) {
-    const reason = /^\d{3} ?$/.test(status) ? "has no reason phrase" : "is not a status from 200 to 599 and its reason";
-    throw startError(`status ${inspect(status)} ${reason}, expected "200 OK"`);
-  }
+  if (typeof status !== "string" || !STATUS_PATTERN.test(status)) throw startError(...wrongStatus(status));
   // Deno sends a 205 without a length, and the client waits for the end of the response.
   if (DENO && status.startsWith("205")) {
-    throw startError(`status ${inspect(status)} is one that Deno cannot send, expected 204`);
+    throw startError(`status ${inspect(status)} is one that Deno cannot send`, "204");
   }
   return Number(status.slice(0, 3));
 }
@@ -1204,7 +1285,7 @@ function parseStatus(status: string): number {
 /** Checks the arguments of `startResponse`. PEP 3333, "The start_response() Callable". @internal */
 export function parseHead(status: string, headers: HeaderList): ResponseHead {
   const code = memoize(STATUS_CACHE, status, parseStatus);
-  if (!Array.isArray(headers)) throw startError(`headers are ${inspect(headers)}, expected an array of pairs`);
+  if (!Array.isArray(headers)) throw startError(...wrongHeaders(headers));
   const record: Record<string, string> = {};
   let pairs: [name: string, value: string][] | undefined; // where a name is repeated
   let length: number | undefined;
@@ -1212,15 +1293,12 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
   let isEncoded = false;
   for (const pair of headers) {
     const [name, value] = Array.isArray(pair) && pair.length === 2 ? pair : [];
-    if (typeof name !== "string" || typeof value !== "string") {
-      const found = Array.isArray(pair) ? `[${pair.map(inspect).join(", ")}]` : inspect(pair);
-      throw startError(`header ${found} is not a pair of strings, expected ["Name", "value"]`);
-    }
+    if (typeof name !== "string" || typeof value !== "string") throw startError(...wrongHeader(pair));
     const lower = memoize(HEADER_NAME_CACHE, name, checkHeaderName);
     const isLength = lower === "content-length";
     if (!HEADER_VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
       const expected = isLength ? "one number of bytes" : "Latin-1 without control characters";
-      throw startError(`header ${inspect(name)} has the value ${inspect(value)}, expected ${expected}`);
+      throw startError(`header ${inspect(name)} has the value ${inspect(value)}`, expected);
     }
     if (isLength) {
       length = Number(value);
@@ -1236,13 +1314,9 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
   return { status: code, statusText, headers: pairs ?? record, length, hasContentType, isEncoded };
 }
 
-function startError(problem: string): TypeError {
-  return new TypeError(`Cannot start the response: ${problem}`);
-}
-
-/** The error for a second call without the error that requires it. @internal */
-export function startedTwice(status: unknown): Error {
-  return new Error(`Cannot start the response again, with ${inspect(status)}: expected the error that requires it`);
+/** The error of a call of `startResponse`. @internal */
+export function startError(...[found, expected]: Mistake): TypeError {
+  return new TypeError(`Cannot start the response: ${found}, expected ${expected}`);
 }
 
 /** The state of one `startResponse`. */
@@ -1255,7 +1329,7 @@ class ResponseStart {
 
   start(status: string, headers: HeaderList, error: unknown): void {
     try {
-      if (error === undefined && this.#wasCalled) throw startedTwice(status);
+      if (error === undefined && this.#wasCalled) throw startError(...startedTwice(status));
       if (this.isCommitted && error !== undefined) throw error;
       // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
       this.#wasCalled = true;
@@ -1275,7 +1349,7 @@ class ResponseStart {
   /** Returns status and headers, which cannot change any more. */
   commit(): ResponseHead {
     this.throwIfFailed();
-    if (!this.#head) throw new Error("Cannot send the response: startResponse was not called before the first chunk");
+    if (!this.#head) throw sendError(...NOT_STARTED);
     this.isCommitted = true;
     return this.#head;
   }
@@ -1288,8 +1362,6 @@ class ResponseStart {
 /** A `Response` with this status must not have a body (Fetch, "null body status"). @internal */
 export const NULL_BODY_STATUSES: ReadonlySet<number> = new Set([204, 205, 304]);
 
-/** The message for a late call of `write`: PEP 3333, "The write() Callable". @internal */
-export const WRITE_AFTER_RETURN = "Cannot write: the application has already returned the body of the response";
 // The error of a stream that fails, which Deno prints. Servers on Node do not take undefined for a failure. The report itself
 // goes to wsgi.errors.
 const ABORTED = DENO ? "The response was aborted" : new Error("The response was aborted");
@@ -1391,7 +1463,7 @@ class Exchange {
   };
 
   #write: Write = (chunk) => {
-    if (this.#applicationState !== "running") throw new Error(WRITE_AFTER_RETURN);
+    if (this.#applicationState !== "running") throw sendError(...WRITTEN_LATE);
     const startsLate = this.#wasPromised && this.#responseState === "pending";
     let taken: Promise<void> | undefined;
     if (chunkLength(chunk) > 0) {
@@ -1634,9 +1706,9 @@ class Exchange {
     const isKnown = HTTP_ERRORS.has(error as object) || error === this.#reported ||
       this.#disconnected && (error === ABORTED || isAbortError(error));
     this.#reported = error;
-    if (!isKnown) {
-      logError(this.errors, `Application failed on ${this.method} ${percentEncode(this.request.url)}`, error);
-    }
+    if (isKnown) return;
+    const target = `${this.method} ${percentEncode(this.request.url)}`;
+    logError(this.errors, `Application failed on ${target}`, error, this.gateway.app);
   }
 
   /**
@@ -1950,7 +2022,9 @@ export function application(like: ApplicationLike): Application {
     return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
   }
   if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
-  throw new TypeError(`Cannot call ${inspect(like)}, expected a function, a class or an object with a method "handle"`);
+  const remedy = isFunction(Object(like).fetch) ? ": fromFetch(app.fetch)" : isPromise(like) ? ": await it" : "";
+  const expected = `a function, a class or an object with a method "handle"${remedy}`;
+  throw new TypeError(`Cannot call ${inspect(like)}, expected ${expected}`);
 }
 
 /**
@@ -2051,7 +2125,7 @@ export async function runApplication(app: ApplicationLike, environ: Environ): Pr
     start.start(status, headers, error);
     Object.assign(result, { status, headers: headers.map((pair) => [...pair]) });
     return (chunk) => {
-      if (hasReturned) throw new Error(WRITE_AFTER_RETURN);
+      if (hasReturned) throw sendError(...WRITTEN_LATE);
       return Promise.resolve(send(chunk));
     };
   });
@@ -2203,7 +2277,7 @@ export function toRequest(environ: Environ): Request {
   // Bytes, not text: encodeURIComponent would encode each byte as UTF-8 once more.
   const path = PATH_INFO.replace(/[^\w/:@!$&'()*+,;=~.-]/g, escapeByte);
   const url = `${origin}${path.startsWith("/") ? "" : "/"}${path}`;
-  const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ["wsgi.input"]);
+  const body = /^(?:GET|HEAD)$/i.test(method) ? null : inputToStream(environ);
   if (body === null) {
     delete headers["CONTENT-LENGTH"];
     delete headers["TRANSFER-ENCODING"];
@@ -2213,13 +2287,17 @@ export function toRequest(environ: Environ): Request {
   const request = new Request(`${url}${query}`, init);
   const context = environ["fetch.context"];
   if (context) Object.defineProperty(request, "signal", { get: () => context.signal });
+  const read = async () => {
+    if (request.bodyUsed) throw readTwice();
+    return await request.arrayBuffer();
+  };
   return Object.assign(request, {
     json: async () => {
-      const text = await request.text();
-      return await parseBody(() => JSON.parse(text));
+      const bytes = await read();
+      return await parseBody(() => JSON.parse(new TextDecoder().decode(bytes)));
     },
     formData: async () => {
-      const bytes = await request.arrayBuffer();
+      const bytes = await read();
       return await parseBody(() => new Response(bytes, { headers: request.headers }).formData());
     },
   });
@@ -2234,14 +2312,22 @@ async function parseBody<Value>(parse: () => Value | Promise<Value>): Promise<Va
   }
 }
 
-function inputToStream(input: InputStream): ReadableStream<Uint8Array> {
+function inputToStream({ "wsgi.input": input, CONTENT_LENGTH }: Environ): ReadableStream<Uint8Array> {
+  let mustHaveBytes = Number(CONTENT_LENGTH) > 0;
   return new ReadableStream({
     async pull(controller) {
       const chunk = await readAtHand(input);
+      if (mustHaveBytes && chunk.length === 0) throw readTwice();
+      mustHaveBytes = false;
       if (chunk.length > 0) controller.enqueue(chunk);
       else controller.close();
     },
   }, { highWaterMark: 0 });
+}
+
+function readTwice(): TypeError {
+  const expected = "expected one call, whose result is kept: const data = await request.json()";
+  return new TypeError(`Cannot read the request body: it was read before, ${expected}`);
 }
 
 // #endregion
@@ -2265,6 +2351,10 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
     throw new Error("Cannot serve: this is neither Deno nor Bun, expected another server, with toFetch(app)");
   }
   if (sharesPort(options)) requireUnstableNet("reusePort");
+  // A runtime prints the stacks of an error that nobody catches, and of its cause. Here the message says it all.
+  const errors = Error as unknown as { stackTraceLimit?: number | undefined };
+  const { stackTraceLimit } = errors;
+  errors.stackTraceLimit = 0;
   try {
     if (unix !== undefined && isStaleSocket(unix)) process.getBuiltinModule("node:fs").unlinkSync(unix);
     return adapter(options, handler);
@@ -2272,6 +2362,8 @@ function listen(options: ServeOptions, handler: FetchHandler): Listener {
     const reason = listenErrorReason(cause, options);
     const error = new Error(`Cannot listen on ${formatAddress(options)}: ${reason}`, { cause });
     throw Object.assign(error, { code: (cause as { code?: unknown }).code });
+  } finally {
+    errors.stackTraceLimit = stackTraceLimit;
   }
 }
 
@@ -2305,7 +2397,7 @@ function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): st
   if (code === "EADDRINUSE") {
     return isSocket
       ? "another server has the socket, or it is no socket, expected a path that is free"
-      : "another server has the port, expected one that is free, or 0 for any";
+      : "another server has the port, expected one that is free: serve(app, { port: 0 }) takes any";
   }
   if (/^(?:EACCES|EPERM)/.test(text)) {
     return `permission denied, use ${isSocket ? "a folder that this user may write to" : "a port from 1024 on"}`;
@@ -3062,7 +3154,8 @@ function ignore(): void {}
 function poolConfig(options: ServeOptions, { module, export: exportName, max }: WorkersOptions): PoolConfig {
   const { signal: _signal, onListen: _onListen, workers: _workers, errors, ...rest } = options;
   if (WORKER_CONFIG in globalThis) {
-    throw new Error("Cannot serve in a thread of a server: the program has to call serve only if (import.meta.main)");
+    const expected = "expected if (import.meta.main) serve(app, { workers })";
+    throw new Error(`Cannot serve in a thread of a server: each thread imports the program, ${expected}`);
   }
   if (options.unix !== undefined) {
     throw new TypeError('Cannot use option "workers" with "unix": workers share a TCP port');
@@ -3133,8 +3226,10 @@ async function runWorker(
     });
     const exported = exportedApplication(exports, exportName) as ApplicationLike | undefined;
     if (!exported) {
-      const expected = exportName === undefined ? '"application" or a default' : inspect(exportName);
-      throw new TypeError(`${module} has no such export, expected ${expected}`);
+      const found = exportName === undefined ? '"application" and no default one' : inspect(exportName);
+      throw new TypeError(
+        `${module} has no export ${found}, expected export const ${exportName ?? "application"} = app`,
+      );
     }
     const inner = application(exported);
     const app: Application = (environ, startResponse) => {

@@ -446,7 +446,7 @@ const BAD: Bad[] = [
       startResponse("201 Created", []);
       return [bytes("unsent")];
     },
-    rule: /start the response again/,
+    rule: /startResponse was called again/,
     quoted: '"201 Created"',
   },
   {
@@ -456,7 +456,7 @@ const BAD: Bad[] = [
       startResponse("201 Created", [], undefined);
       return [bytes("unsent")];
     },
-    rule: /start the response again/,
+    rule: /startResponse was called again/,
     quoted: '"201 Created"',
   },
   ...BAD_STATUSES.map((status) =>
@@ -497,7 +497,9 @@ const BAD: Bad[] = [
       `"${length}"`,
     )
   ),
-  ...BAD_BODIES.map(([what, body, quoted]) => returning(`that returns ${what}`, body, /body/, quoted)),
+  ...BAD_BODIES.map(([what, body, quoted]) =>
+    returning(`that returns ${what}`, body, /the application returned/, quoted)
+  ),
   ...BAD_CHUNKS.flatMap(([what, chunk, quoted]) => [
     returning(`with ${what} for a chunk`, [chunk], /chunk/, quoted),
     returning(`with ${what} for a chunk among others`, [bytes("unsent"), chunk], /chunk/, quoted),

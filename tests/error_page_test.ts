@@ -159,7 +159,7 @@ test("errorPage: startResponse that refuses what it is given is a failure like a
   });
   assert.equal(page.status, 500);
   assert.equal(reportsOf(page.errors), 1);
-  assert.match(page.errors, /the status is "200"/);
+  assert.match(page.errors, /status "200" has no reason phrase/);
 });
 
 for (

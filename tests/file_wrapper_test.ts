@@ -453,7 +453,7 @@ test("a file whose read() gives no bytes is answered with 500, and reported", as
     return environ["wsgi.file_wrapper"]({ read: () => ({ bytesRead: 5 }) as unknown as Uint8Array });
   }, { errors });
   assert.equal((await handler(new Request(HERE))).status, 500);
-  assert.match(errors.text, /found an object, expected a Uint8Array/);
+  assert.match(errors.text, /a chunk is an object, expected a Uint8Array/);
 });
 
 // What node:fs opens, on both runtimes.

@@ -126,7 +126,7 @@ test("runApplication does not take what is written when the body has been return
         yield bytes("body");
       })();
     }, environFor()),
-    /Cannot write/,
+    /write was called after the body was returned/,
   );
 });
 

@@ -286,6 +286,7 @@ const MIDDLEWARE_RULES: Rule<Middleware>[] = [
         rechunking(async function* (chunks) {
           for await (const chunk of each(chunks)) yield wrong(text(chunk));
         }),
+        ': new TextEncoder().encode("…")',
       ],
       [
         "an array of text",
@@ -294,13 +295,14 @@ const MIDDLEWARE_RULES: Rule<Middleware>[] = [
           await body.close?.();
           return wrong(["text"]);
         }),
+        ': new TextEncoder().encode("…")',
       ],
     ],
     legal: [],
   },
   {
     section: "The Application/Framework Side",
-    expected: "an iterable of chunks",
+    expected: 'an iterable of bytes: return [new TextEncoder().encode("…")]',
     broken: [[
       "text",
       'the application returned "text"',
@@ -313,7 +315,7 @@ const MIDDLEWARE_RULES: Rule<Middleware>[] = [
   },
   {
     section: "The write() Callable",
-    expected: "a chunk of it",
+    expected: "the chunk in that body",
     broken: [[
       "writing what the application has yielded",
       "write was called after the body was returned",
@@ -352,10 +354,10 @@ const MIDDLEWARE_RULES: Rule<Middleware>[] = [
   },
   {
     section: "The start_response() Callable",
-    expected: 'three digits from 200 to 599, a space and a reason, such as "200 OK"',
+    expected: '"200 OK"',
     broken: [[
       "a status",
-      'the status is "200"',
+      'status "200" has no reason phrase',
       beginning((startResponse) => (_status, ...rest) => startResponse("200", ...rest)),
     ]],
     legal: [[
@@ -398,10 +400,10 @@ const MIDDLEWARE_RULES: Rule<Middleware>[] = [
   },
   {
     section: "The start_response() Callable",
-    expected: "the call first",
+    expected: 'startResponse("200 OK", [["Content-Type", "text/plain"]]) before the first chunk',
     broken: [[
       "keeping startResponse to itself",
-      "a chunk came before startResponse was called",
+      "startResponse was not called",
       beginning(() => accept),
     ]],
     legal: [[
@@ -487,10 +489,12 @@ test("a middleware that gives its application an input of text is blamed by the 
   });
 });
 
+const TEXT_REMEDY = 'a Uint8Array: new TextEncoder().encode("…")';
+
 test("a breach of the application is not blamed on the middleware around the application", async () => {
   const through = handling((body) => body);
   await assert.rejects(run(validator(through(validator(giving(["text"]))))), {
-    message: complaint("application", "Buffering and Streaming", 'a chunk is "text"', "a Uint8Array"),
+    message: complaint("application", "Buffering and Streaming", 'a chunk is "text"', TEXT_REMEDY),
   });
 });
 
@@ -510,7 +514,7 @@ test("a middleware without a validator below it is an application", async () => 
     yield await Promise.resolve(bytes("one"));
   };
   await assert.rejects(run(validator(middleware(asynchronous))), {
-    message: complaint("application", "Buffering and Streaming", 'a chunk is "one"', "a Uint8Array"),
+    message: complaint("application", "Buffering and Streaming", 'a chunk is "one"', TEXT_REMEDY),
   });
 });
 

@@ -36,7 +36,7 @@ export function complaint(side: string, section: string, found: string, expected
 export interface Rule<Case> {
   section: string;
   expected: string;
-  broken: [how: string, found: string, breach: Case][];
+  broken: [how: string, found: string, breach: Case, remedy?: string][];
   legal: [how: string, neighbour: Case][];
 }
 
@@ -48,9 +48,10 @@ export function testRules<Case>(
 ) {
   for (const { section, expected, broken, legal } of rules) {
     for (const [by, run] of Object.entries(runs)) {
-      for (const [how, found, breach] of broken) {
+      for (const [how, found, breach, remedy = ""] of broken) {
         test(`the ${side} is told, ${by}, of ${how}: ${found}`, async () => {
-          await assert.rejects(async () => await run(breach), { message: complaint(side, section, found, expected) });
+          const message = complaint(side, section, found, expected + remedy);
+          await assert.rejects(async () => await run(breach), { message });
         });
       }
       for (const [how, neighbour] of legal) {

@@ -564,7 +564,7 @@ test("a program that exports no application gets an error, and does not go on", 
   assert.equal(code, 1);
   assert.match(
     errors,
-    /^Cannot serve with workers: file:\S+ has no such export, expected "application" or a default$/m,
+    /^Cannot serve with workers: file:\S+ has no export "application" and no default one, expected export const application = app$/m,
   );
 });
 
@@ -574,7 +574,7 @@ test("a program that serves in its workers, too, gets an error", async () => {
   assert.equal(code, 1);
   assert.match(
     errors,
-    /^Cannot serve with workers: file:\S+ cannot be imported: Error: Cannot serve in a thread of a server: .* if \(import\.meta\.main\)$/m,
+    /^Cannot serve with workers: file:\S+ cannot be imported: Error: Cannot serve in a thread of a server: .* if \(import\.meta\.main\) serve\(app, \{ workers \}\)$/m,
   );
 });
 
