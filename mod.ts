@@ -175,8 +175,8 @@ export type ResponseBody = (Iterable<Uint8Array> | AsyncIterable<Uint8Array>) & 
  * with the error that requires it replaces them. Afterwards, such a call throws this error.
  * PEP 3333, "The start_response() Callable".
  *
- * @throws {TypeError} When status or headers break a rule, which the message names.
- * @throws {Error} When it was called before and no error is given.
+ * @throws {TypeError} When status or headers break a rule, which the message names, or when it was called before and no
+ * error is given.
  *
  * @param status Three digits from 200 to 599, a space and a reason phrase: `"200 OK"`.
  * @param headers The response's headers. Hop-by-hop headers are not allowed: they belong to the server.
@@ -225,8 +225,7 @@ export type HeaderList = readonly (readonly [name: string, value: string])[];
  * The promise is fulfilled when the chunk has left. An application that awaits it goes no faster than its client; the
  * promise may be ignored. New applications return an iterable instead. PEP 3333, "The write() Callable".
  *
- * @throws {TypeError} When the chunk is not a `Uint8Array`.
- * @throws {TypeError} When the application has already returned its body.
+ * @throws {TypeError} When the chunk is not a `Uint8Array`, or the application has already returned its body.
  *
  * @param chunk The bytes to send.
  * @returns A promise that is fulfilled when the chunk has left. It is rejected when the client has left, or when the
@@ -536,8 +535,9 @@ export interface FetchContext {
    */
   readonly stopping: AbortSignal;
   /**
-   * Keeps a stopping server alive until the work has settled, and reports its failure. A platform that has a `waitUntil` of
-   * its own is told of the work.
+   * Keeps a stopping server alive until the work has settled, and reports its failure. The failure of a promise that
+   * nobody awaits would end the process, on both runtimes. A platform that has a `waitUntil` of its own is told of the
+   * work.
    *
    * @param work The work that goes on after the response.
    */

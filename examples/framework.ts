@@ -2,41 +2,29 @@
  * A framework, from its first line to its last: routes with parameters, and plain values as responses.
  *
  * Run it with `deno run --allow-net examples/framework.ts` or `bun run examples/framework.ts`, and open
- * http://localhost:8000/. With `--development` at the end, errors are shown as they are.
+ * http://localhost:8000/, which links to all that it does. Run like this, it shows errors as they are.
  *
  * @module
  */
 
-import {
-  accessLog,
-  type ApplicationObject,
-  type Environ,
-  errorPage,
-  fromNativeString,
-  type HeaderList,
-  pipeline,
-  type ResponseBody,
-  serve,
-  type StartResponse,
-  toRequest,
-} from "../mod.ts";
+import { setTimeout } from "node:timers/promises";
+import { accessLog, errorPage, fromNativeString, pipeline, serve, toRequest } from "../mod.ts";
+import type { ApplicationObject, Environ, HeaderList, ResponseBody, StartResponse } from "../mod.ts";
 
-/** What a handler gets: the request, and what its route has found in the path. */
-interface Context {
-  request: Request;
-  parameters: Record<string, string>;
-}
+/** Gives text, HTML, a redirect, nothing, an async generator of bytes, or anything else, which becomes JSON. */
+type Handler = (request: Request, parameters: Record<string, string>) => unknown;
 
-/** What a handler gives: text, HTML, bytes, nothing, an async generator of bytes, or anything else, which becomes JSON. */
-type Handler = (context: Context) => unknown;
-
-/** Text that is HTML. */
 class Html extends String {}
+class Redirect extends String {}
 
 /** Makes HTML of a template, with whatever is put into it escaped. */
-function page({ raw }: TemplateStringsArray, ...values: unknown[]): Html {
-  const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  return new Html(String.raw({ raw }, ...values.map((value) => value instanceof Html ? value : escape(String(value)))));
+function markup({ raw }: TemplateStringsArray, ...values: unknown[]): Html {
+  const show = (value: unknown): string => {
+    if (value instanceof Html) return String(value);
+    if (Array.isArray(value)) return value.map(show).join("");
+    return String(value).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+  };
+  return new Html(String.raw({ raw }, ...values.map(show)));
 }
 
 /** Fails with a status, for the error page to answer. */
@@ -68,8 +56,8 @@ class App implements ApplicationObject {
       startResponse("405 Method Not Allowed", [["Allow", allowed], ["Content-Type", "text/plain"]]);
       return [];
     }
-    const parameters = { ...route.pattern.exec(path)?.groups };
-    const [status, headers, body] = respond(await route.handler({ request: toRequest(environ), parameters }));
+    const value = await route.handler(toRequest(environ), { ...route.pattern.exec(path)?.groups });
+    const [status, headers, body] = respond(value);
     startResponse(status, headers);
     return body;
   }
@@ -77,33 +65,55 @@ class App implements ApplicationObject {
 
 /** Makes a response of what a handler gives. */
 function respond(value: unknown): [status: string, headers: HeaderList, body: ResponseBody] {
-  const typed = (type: string, body: ResponseBody): ReturnType<typeof respond> => {
-    return ["200 OK", [["Content-Type", type]], body];
+  const ok = (type: string, body: unknown): ReturnType<typeof respond> => {
+    const chunks = typeof body === "string" ? [new TextEncoder().encode(body)] : body as ResponseBody;
+    // Without "nosniff" a browser waits for a kilobyte of text, to see whether it is text.
+    return ["200 OK", [["Content-Type", type], ["X-Content-Type-Options", "nosniff"]], chunks];
   };
-  const encode = (text: unknown) => [new TextEncoder().encode(String(text))];
   if (value === undefined) return ["204 No Content", [], []];
-  if (value instanceof Html) return typed("text/html; charset=utf-8", encode(value));
-  if (typeof value === "string") return typed("text/plain; charset=utf-8", encode(value));
-  if (value instanceof Uint8Array) return typed("application/octet-stream", [value]);
-  if (Symbol.asyncIterator in Object(value)) return typed("text/plain; charset=utf-8", value as ResponseBody);
-  return typed("application/json", encode(JSON.stringify(value)));
+  if (value instanceof Redirect) return ["303 See Other", [["Location", String(value)]], []];
+  if (value instanceof Html) return ok("text/html; charset=utf-8", String(value));
+  if (typeof value === "string" || Symbol.asyncIterator in Object(value)) return ok("text/plain; charset=utf-8", value);
+  return ok("application/json", JSON.stringify(value));
 }
 
+/** Makes a page of a template. */
+function page(strings: TemplateStringsArray, ...values: unknown[]): Html {
+  return markup`<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>Framework</title>
+<style>html { color-scheme: light dark; font: 1.1em/1.6 system-ui; overflow-wrap: anywhere }
+body { max-width: 32em; margin: 2em auto; padding: 0 1em } input, button { font: inherit; max-width: 100% }</style>
+${markup(strings, ...values)}`;
+}
+
+const messages: string[] = [];
+
 const app = new App()
-  .on("GET /", () => page`<!doctype html><title>A framework</title><p><a href="/hello/you">Hello?</a>`)
-  .on("GET /hello/:name", ({ parameters: { name } }) => page`<!doctype html><title>Hello</title><p>Hello ${name}!`)
-  .on("GET /users/:id", ({ parameters: { id } }) => id === "7" ? { id, name: "Ada" } : fail(404, `No user ${id}`))
-  .on("POST /sum", async ({ request }) => {
-    const numbers: unknown = await request.json(); // what it rejects with has the status 400 or 413
+  .on("GET /", () =>
+    page`<h1>A framework</h1>
+<ul><li><a href="/hello/you">A page</a>, with a parameter in its path
+<li><a href="/users/7">JSON</a>, and <a href="/users/8">an error with a status</a>
+<li><a href="/count">A stream</a>, which counts to three
+<li><a href="/failure">A failure</a>, and where it happened</ul>
+<form method="post"><input name="message" aria-label="Message" required> <button>Leave a message</button></form>
+<ul>${messages.map((message) => markup`<li>${message}`)}</ul>`)
+  .on("POST /", async (request) => {
+    const form = await request.formData(); // what it rejects with has the status 400 or 413
+    messages.splice(9, 1);
+    messages.unshift(String(form.get("message")).slice(0, 99));
+    return new Redirect("/");
+  })
+  .on("GET /hello/:name", (_request, { name }) => page`<h1>Hello ${name}!</h1><a href="/">Back</a>`)
+  .on("GET /users/:id", (_request, { id }) => id === "7" ? { id, name: "Ada" } : fail(404, `No user ${id}`))
+  .on("POST /sum", async (request) => {
+    const numbers: unknown = await request.json();
     return Array.isArray(numbers) ? { sum: numbers.reduce((sum, number) => sum + number, 0) } : fail(422, "No list");
   })
   .on("GET /count", async function* () {
-    for (let count = 1; count <= 3; count++) yield new TextEncoder().encode(`${count}\n`);
-  });
-
-const development = process.argv.includes("--development");
+    for (let count = 1; count <= 3; count++) yield await setTimeout(300, new TextEncoder().encode(`${count}\n`));
+  })
+  .on("GET /failure", () => JSON.parse("{"));
 
 /** The application, with an error page and an access log around it. */
-export const application = pipeline(app, accessLog, (app) => errorPage(app, { development }));
+export const application = pipeline(app, accessLog, (app) => errorPage(app, { development: import.meta.main }));
 
 if (import.meta.main) serve(application);

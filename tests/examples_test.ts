@@ -183,6 +183,9 @@ for (
     ["POST /sum {}", 422, "text/plain", /^422 Unprocessable Content\n$/],
     ["POST /sum [", 400, "text/plain", /^400 Bad Request\n$/],
     ["PUT /sum []", 405, "text/plain", /^$/],
+    ["POST / [", 400, "text/plain", /^400 Bad Request\n$/],
+    ["PUT /", 405, "text/plain", /^$/],
+    ["GET /failure", 500, "text/plain", /^500 Internal Server Error\n$/],
     ["GET /count", 200, "text/plain", /^1\n2\n3\n$/],
     ["HEAD /count", 200, "text/plain", /^$/],
   ] as const
@@ -203,12 +206,33 @@ for (
   });
 }
 
+test("framework.ts takes a message from its form, and shows it as text, until ten others have followed", async () => {
+  const { log } = console;
+  console.log = () => {};
+  try {
+    const app = toFetch(validator(framework));
+    const leave = async (message: string) => {
+      const response = await app(new Request(HERE, { method: "POST", body: new URLSearchParams({ message }) }));
+      assert.equal(response.status, 303);
+      assert.equal(response.headers.get("Location"), "/");
+      return await (await app(new Request(HERE))).text();
+    };
+    assert.match(await leave("<i>né"), /<li>&#60;i&#62;né<\/ul>$/);
+    for (let count = 1; count <= 9; count++) assert.match(await leave(`Message ${count}`), /<li>&#60;i&#62;né<\/ul>$/);
+    assert.match(await leave("The last"), /<ul><li>The last<li>Message 9.*<li>Message 1<\/ul>$/);
+  } finally {
+    console.log = log;
+  }
+});
+
 test("framework.ts answers a body above the limit with 413", async () => {
   const { log } = console;
   console.log = () => {};
   try {
     const app = toFetch(framework, { maxBodySize: 3 });
-    assert.equal((await app(new Request(`${HERE}sum`, { method: "POST", body: "[1,2]" }))).status, 413);
+    for (const [path, body] of [["sum", "[1,2]"], ["", new URLSearchParams({ message: "Hello" })]] as const) {
+      assert.equal((await app(new Request(HERE + path, { method: "POST", body }))).status, 413);
+    }
   } finally {
     console.log = log;
   }
