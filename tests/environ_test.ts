@@ -132,6 +132,15 @@ test("SERVER_SOFTWARE names this project in the version of deno.json, and the ru
   assert.equal(SERVER_SOFTWARE.split(" ")[0], `WSGI/${version}`);
 });
 
+test("the newest release in CHANGELOG.md has a date, and the version that SERVER_SOFTWARE has", async () => {
+  const { SERVER_SOFTWARE } = await environOf(request("/"));
+  const changelog = readFileSync(new URL("../CHANGELOG.md", import.meta.url), "utf8");
+  const [, newest] = /^## \[(?!Unreleased\])(.*)$/m.exec(changelog) ?? [];
+  const [version, date = ""] = newest?.split("] - ") ?? [];
+  assert.equal(`WSGI/${version}`, SERVER_SOFTWARE.split(" ")[0]);
+  assert.match(date, /^\d{4}-\d{2}-\d{2}$/);
+});
+
 /** A request with these header lines and no others but Host and Connection. */
 function withHeaders(...headers: string[]): string {
   return request("/", { method: "POST", headers });
