@@ -2239,7 +2239,7 @@ function handlerInfo({ REMOTE_ADDR: address, REMOTE_PORT: port }: Environ): unkn
  *
  * An error of reading the body has a `status`: 400 when the client has left, or when its bytes are not what `.json()` or
  * `.formData()` expects, 413 when there are more than a limit allows. An error that the application does not handle is
- * answered with its status.
+ * answered with its status. A second read of the body is a mistake of the application, and its error has no status.
  *
  * @throws {TypeError} When Fetch forbids the method (CONNECT, TRACE, TRACK), or a URL cannot hold the host (`web.1`, `a%2Eb`)
  * or the dot segments of the path. A middleware would have checked another one than the handler gets.

@@ -62,7 +62,8 @@ export class Browser {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const ended = once(this.#process, "exit");
-    this.#process.kill("SIGKILL");
+    // Its own end, after that of its processes: one that is killed leaves them for a moment, which still write files.
+    await this.send("Browser.close").catch(() => this.#process.kill("SIGKILL"));
     await ended;
     rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5 });
   }
@@ -101,6 +102,18 @@ export class Page {
   /** Loads a page in place of this one. */
   async goTo(url: string): Promise<void> {
     await this.send("Page.navigate", { url });
+    await this.#loaded();
+  }
+
+  /** Clicks on the first element that a selector finds, and waits until the page behind it is loaded. */
+  async click(selector: string): Promise<void> {
+    const script = `document.querySelector(${JSON.stringify(selector)}).click()`;
+    // The page may be gone before it answers.
+    await this.evaluate(`new Promise((resolve) => (addEventListener("pagehide", resolve), ${script}))`).catch(() => {});
+    await this.#loaded();
+  }
+
+  async #loaded(): Promise<void> {
     await this.evaluate(`new Promise((resolve) => {
       const look = () => location.href !== "about:blank" && document.readyState === "complete" ? resolve() : setTimeout(look, 10);
       look();

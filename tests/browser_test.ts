@@ -1,16 +1,20 @@
 /**
- * In headless Chromium: the core in a service worker, without a server and without Node's modules.
+ * In headless Chromium: the core in a service worker, without a server and without Node's modules, and the examples.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import * as module from "node:module";
+import process from "node:process";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { application as stream } from "../examples/stream.ts";
 import type { Application } from "../mod.ts";
-import { Browser, NO_BROWSER } from "./browser_support.ts";
-import { addressOf, bytes, ok, start } from "./support.ts";
+import { Browser, NO_BROWSER, type Page } from "./browser_support.ts";
+import { addressOf, bytes, Child, hello, ok, RUNTIME, start } from "./support.ts";
 
 const SOURCES = ["mod.ts", "server.ts", "middleware.ts"];
 
@@ -169,3 +173,116 @@ test("an application answers pages from a service worker", { skip: NO_BROWSER },
     assert.equal(await page.evaluate('fetch("/other").then((response) => response.text())'), "from the server");
   });
 });
+
+// #region Examples
+
+/** Runs an example as the README says, opens its page, and calls a test with it. */
+async function onExample(name: string, path: string, look: (page: Page) => Promise<void>): Promise<void> {
+  const program = fileURLToPath(new URL(`../examples/${name}`, import.meta.url));
+  const flags = RUNTIME === "deno" ? ["--no-prompt", "--allow-net"] : [];
+  await using child = new Child(process.execPath, ["run", ...flags, program]);
+  const [, url] = await child.until(/^Serving on (http:\/\/localhost:8000\/) /m);
+  await using browser = new Browser();
+  await look(await browser.open(url + path));
+}
+
+/** The text of a page. */
+function textOf(page: Page): Promise<string> {
+  return page.evaluate<string>("document.body.innerText");
+}
+
+test("environ.ts shows a browser its variables, each on a line", { skip: NO_BROWSER }, async () => {
+  await onExample("environ.ts", "path?a=b", async (page) => {
+    const lines = (await textOf(page)).trimEnd().split("\n");
+    assert.deepEqual(lines, lines.toSorted());
+    for (const line of ["HTTP_HOST: localhost:8000", "PATH_INFO: /path", "QUERY_STRING: a=b"]) {
+      assert.ok(lines.includes(line), lines.join("\n"));
+    }
+    assert.match(lines.join("\n"), /^HTTP_USER_AGENT: .*Chrome/m);
+  });
+});
+
+test("reverse.ts shows a browser the variables reversed", { skip: NO_BROWSER }, async () => {
+  await onExample("reverse.ts", "path", async (page) => {
+    const lines = [...(await textOf(page)).trim()].toReversed().join("").split("\n");
+    assert.ok(lines.includes("PATH_INFO: /path"), lines.join("\n"));
+    assert.deepEqual(lines, lines.toSorted());
+  });
+});
+
+test("stream.ts sends an EventSource its events, one after the other", { skip: NO_BROWSER }, async () => {
+  const { log } = console;
+  console.log = () => {};
+  try {
+    await using server = start((environ, startResponse) =>
+      (environ.PATH_INFO === "/events" ? stream : hello)(environ, startResponse)
+    );
+    await using browser = new Browser();
+    const page = await browser.open(addressOf(server));
+    const events = await page.evaluate<[id: string, data: string][]>(`new Promise((resolve) => {
+      const events = [];
+      const source = new EventSource("/events");
+      source.onmessage = ({ lastEventId, data }) => {
+        if (events.push([lastEventId, data]) < 2) return;
+        source.close();
+        resolve(events);
+      };
+    })`);
+    assert.deepEqual(events.map(([id]) => id), ["1", "2"]);
+    for (const [_id, data] of events) assert.equal(new Date(data).toISOString(), data);
+  } finally {
+    console.log = log;
+  }
+});
+
+test("upload.ts hashes what a page sends by fetch()", { skip: NO_BROWSER }, async () => {
+  await onExample("upload.ts", "", async (page) => {
+    const script =
+      'fetch("/", { method: "PUT", body: new Uint8Array(1e6).fill(7) }).then((response) => response.text())';
+    const hash = createHash("sha256").update(new Uint8Array(1e6).fill(7)).digest("hex");
+    assert.equal(await page.evaluate(script), `${hash}  1000000 bytes\n`);
+  });
+});
+
+test("framework.ts can be clicked through", { skip: NO_BROWSER }, async (context) => {
+  await onExample("framework.ts", "", async (page) => {
+    const home = await page.evaluate<string>("location.href");
+
+    await context.test("its form leaves a message, and ends on the page that shows it", async () => {
+      await page.evaluate("document.querySelector('input').value = '<b>né'");
+      await page.click("button");
+      assert.equal(await page.evaluate("location.href"), home);
+      assert.match(await textOf(page), /^<b>né$/m);
+    });
+    for (
+      const [link, found] of [
+        ["/hello/you", /^Hello you!\s+Back$/],
+        ["/users/7", /^\{"id":"7","name":"Ada"\}/],
+        ["/users/8", /404 Not Found[^]*No user 8/],
+        ["/count", /^1\n2\n3$/],
+        ["/failure", /500 Internal Server Error[^]*SyntaxError[^]*framework\.ts/],
+      ] as const
+    ) {
+      await context.test(`its link to ${link} leads there`, async () => {
+        await page.goTo(home);
+        await page.click(`a[href="${link}"]`);
+        assert.equal(await page.evaluate("location.pathname"), link);
+        assert.match((await textOf(page)).trim(), found);
+      });
+    }
+    for (const scheme of ["light", "dark"]) {
+      await context.test(`its page fits a phone, and is ${scheme} where the browser is`, async () => {
+        await page.send("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
+        const size = { width: 320, height: 640, deviceScaleFactor: 1, mobile: true };
+        await page.send("Emulation.setDeviceMetricsOverride", size);
+        await page.goTo(home);
+        assert.equal(await page.evaluate("document.documentElement.scrollWidth"), 320);
+        const canvas =
+          "getComputedStyle(document.documentElement).colorScheme + matchMedia('(prefers-color-scheme: dark)').matches";
+        assert.equal(await page.evaluate(canvas), `light dark${scheme === "dark"}`);
+      });
+    }
+  });
+});
+
+// #endregion
