@@ -107,17 +107,17 @@ export class Page {
 
   /** Clicks on the first element that a selector finds, and waits until the page behind it is loaded. */
   async click(selector: string): Promise<void> {
-    const script = `document.querySelector(${JSON.stringify(selector)}).click()`;
-    // The page may be gone before it answers.
-    await this.evaluate(`new Promise((resolve) => (addEventListener("pagehide", resolve), ${script}))`).catch(() => {});
+    await this.evaluate(`window.isLeft = true; document.querySelector(${JSON.stringify(selector)}).click()`);
     await this.#loaded();
   }
 
   async #loaded(): Promise<void> {
-    await this.evaluate(`new Promise((resolve) => {
-      const look = () => location.href !== "about:blank" && document.readyState === "complete" ? resolve() : setTimeout(look, 10);
+    const script = `new Promise((resolve) => {
+      const isLoaded = () => location.href !== "about:blank" && !window.isLeft && document.readyState === "complete";
+      const look = () => isLoaded() ? resolve() : setTimeout(look, 10);
       look();
-    })`);
+    })`;
+    await this.evaluate(script).catch(() => this.evaluate(script)); // the first may end with the page that is left
   }
 
   /** Runs a script in the page, and gives what it or its promise comes to. */
