@@ -1353,10 +1353,11 @@ const FILES_OPTIONS: OptionChecks<FilesOptions> = {
   types: [recordOf(isString), 'media types by extension, such as { gpx: "application/gpx+xml" }'],
 };
 
-// The types that browsers and downloads need. Every other file is application/octet-stream.
+// The types that browsers, downloads and Deno's imports need. Every other file is application/octet-stream.
 // deno-fmt-ignore
 const TYPES: Record<string, string> = {
   html: "text/html", htm: "text/html", css: "text/css", js: "text/javascript", mjs: "text/javascript",
+  ts: "text/typescript", mts: "text/typescript", tsx: "text/typescript",
   txt: "text/plain", md: "text/markdown", csv: "text/csv", ics: "text/calendar", vtt: "text/vtt",
   json: "application/json", map: "application/json", webmanifest: "application/manifest+json",
   xml: "application/xml", pdf: "application/pdf", wasm: "application/wasm", zip: "application/zip",

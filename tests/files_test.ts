@@ -44,7 +44,9 @@ import {
   validator,
 } from "../mod.ts";
 import {
+  addressOf,
   answer,
+  Child,
   Client,
   Event,
   exchange,
@@ -93,6 +95,9 @@ const TYPES: [name: string, type: string][] = [
   ["type.css", "text/css; charset=utf-8"],
   ["type.js", "text/javascript; charset=utf-8"],
   ["type.mjs", "text/javascript; charset=utf-8"],
+  ["type.ts", "text/typescript; charset=utf-8"],
+  ["type.mts", "text/typescript; charset=utf-8"],
+  ["type.tsx", "text/typescript; charset=utf-8"],
   ["type.txt", "text/plain; charset=utf-8"],
   ["type.json", "application/json"],
   ["type.svg", "image/svg+xml"],
@@ -1897,4 +1902,21 @@ test("a file with a slash at its end is not there, for a program that may do no 
   writeFileSync(path, program);
   const args = RUNTIME === "deno" ? ["run", "--no-prompt", "--allow-read", path] : ["run", path];
   assert.equal(execFileSync(process.execPath, args, { encoding: "utf8" }), "404 Not Found\n");
+});
+
+test("Deno runs a program and its modules, in TypeScript, by their addresses in a folder that is served", {
+  skip: RUNTIME === "deno" ? false : "Bun imports no module by its address",
+}, async () => {
+  const root = mkdtempSync(join(FOLDER, "modules-"));
+  writeFileSync(
+    join(root, "main.ts"),
+    `import { one } from "./one.mts"; import { same } from "./same.tsx"; console.log(same(one) as string)`,
+  );
+  writeFileSync(join(root, "one.mts"), `export const one: string = "one";`);
+  writeFileSync(join(root, "same.tsx"), `export const same = <T,>(value: T): T => value;`);
+  await using server = start(files(root));
+  const args = ["run", "--quiet", "--no-config", addressOf(server, "/main.ts")];
+  await using child = new Child(process.execPath, args, { ...process.env, DENO_DIR: join(root, "cache") });
+  const { output, errors } = await child.ended();
+  assert.deepEqual([output, errors], ["one\n", ""]);
 });
