@@ -1230,6 +1230,43 @@ function notModifiedHeaders(headers: HeaderList): HeaderList {
 
 // #endregion
 
+// #region Pages
+
+/** The Content-Security-Policy of our own pages, which load nothing and run nothing. */
+const PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'";
+
+function escapeHtml(text: string): string {
+  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+}
+
+/** Makes an HTML page, light or dark as the reader has it. The title is text, the style and the content are as they are. */
+function renderPage(title: string, { style, content }: { style: string; content: string }): string {
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${escapeHtml(title)}</title>
+<style>
+:root {
+  color-scheme: light dark;
+  font: 1rem/1.5 system-ui, sans-serif;
+  --accent: light-dark(#0b57d0, #8ab4f8);
+  --dim: light-dark(#5f6368, #9aa0a6);
+  --line: light-dark(#e3e5e8, #3c4043);
+}
+body { margin: 2rem auto; max-width: 72rem; overflow-wrap: anywhere; padding: 0 1rem; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 1rem; }
+table { border-collapse: collapse; width: 100%; }
+th { font-weight: 500; }
+th, td { padding: 0.25rem 0; text-align: left; vertical-align: top; }
+${style}
+</style>
+${content}
+`;
+}
+
+// #endregion
+
 // #region mount
 
 /**
@@ -1343,6 +1380,13 @@ export interface FilesOptions {
   precompressed?: boolean | undefined;
   /** More media types, by file extension. */
   types?: Record<string, string> | undefined;
+  /**
+   * Whether to list a folder that has no index file: its files and folders, their sizes and dates. Dot files are listed
+   * with `dotFiles`.
+   *
+   * @default {false}
+   */
+  listing?: boolean | undefined;
 }
 
 const FILES_OPTIONS: OptionChecks<FilesOptions> = {
@@ -1351,6 +1395,7 @@ const FILES_OPTIONS: OptionChecks<FilesOptions> = {
   dotFiles: [isBoolean, "true or false"],
   precompressed: [isBoolean, "true or false"],
   types: [recordOf(isString), 'media types by extension, such as { gpx: "application/gpx+xml" }'],
+  listing: [isBoolean, "true or false"],
 };
 
 // The types that browsers, downloads and Deno's imports need. Every other file is application/octet-stream.
@@ -1375,8 +1420,8 @@ const VARIANTS: readonly [coding: string, suffix: string][] = [["br", ".br"], ["
  *
  * Responses have a media type, Last-Modified and ETag. Conditional requests, one or several ranges and precompressed
  * variants are supported. A file that does not exist gets 404, and so does every path that leads out of the folder: dot
- * segments, backslashes, NUL, symbolic links. A folder is served by its index file; there are no listings. The ETag of a
- * file is weak for a second after the file was changed. RFC 9110, sections 8, 13 and 14.
+ * segments, backslashes, NUL, symbolic links. A folder is served by its index file, or with `listing` by a page that lists
+ * it. The ETag of a file is weak for a second after the file was changed. RFC 9110, sections 8, 13 and 14.
  *
  * A root that is a symbolic link is followed at each request, so that a release can be switched. A compressed variant
  * that is put beside a file while it is asked for may be found a second later.
@@ -1404,6 +1449,7 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   checkOptions(options, FILES_OPTIONS);
   requireNodeModule("node:fs", "serve files");
   const { index = "index.html", cacheControl = "no-cache", dotFiles = false, precompressed = true } = options;
+  const { listing = false } = options;
   const types = new Map(Object.entries({ ...TYPES, ...options.types }));
   const folder = new Folder(root, dotFiles);
   const found = new Map<string, FoundFile & { until: number }>();
@@ -1455,6 +1501,17 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
     return undefined;
   };
 
+  /** Lists a folder that has no index file. A folder that is replaced meanwhile is listed again, ten times at most. */
+  const list = ({ PATH_INFO: pathInfo = "" }: Environ): Map<string, PathState> | undefined => {
+    const path = safePath(pathInfo, dotFiles);
+    for (let attempt = 0; attempt < 10 && path?.endsWith("/"); attempt++) {
+      const root = folder.root(performance.now());
+      const entries = root === undefined ? undefined : folder.list(root, path);
+      if (entries) return entries;
+    }
+    return undefined;
+  };
+
   const headersOf = ({ name, coding, hasVariants, size, modified }: Selection): HeaderList => {
     const now = Date.now();
     const tag = `${modified.toString(16)}-${size.toString(16)}${coding && `-${coding}`}`;
@@ -1480,7 +1537,10 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
       return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
     }
     const opened = open(environ);
-    if (!opened) return notFound(environ, startResponse);
+    if (!opened) {
+      const entries = listing ? list(environ) : undefined;
+      return entries ? respondWithListing(environ, startResponse, entries) : notFound(environ, startResponse);
+    }
     if (opened === "folder") {
       return respondWith(startResponse, "301 Moved Permanently", [["Location", withTrailingSlash(environ)]]);
     }
@@ -1548,6 +1608,23 @@ interface PathState {
 
 interface OpenFile extends PathState {
   fd: number;
+}
+
+/** What was seen on the way to a path. */
+interface Trace {
+  /** The identity of the file, and then the folders, each with its identity and the times of its last change. */
+  trail: string;
+  /** Whether one of the folders was changed in the last second. */
+  isFresh: boolean;
+  state: PathState;
+}
+
+/**
+ * How many looks have to agree with a trace. Two changes at the same time leave one mark, and times are coarse: a second on
+ * Deno 2.9.6, up to 10 ms on Linux before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
+ */
+function looksFor({ isFresh }: Trace): number {
+  return isFresh ? 16 : 1;
 }
 
 /**
@@ -1624,6 +1701,52 @@ class Folder {
     return undefined;
   }
 
+  /**
+   * Lists a folder: the files that `open` would open, and the folders, by name. Undefined if it is no folder, or if its
+   * path led elsewhere meanwhile.
+   */
+  list(root: string, path: string): Map<string, PathState> | undefined {
+    return orUndefined(() => {
+      const found = this.resolve(root, path);
+      if (!found?.isFolder) return undefined;
+      // What comes and goes in the folder itself does not change where its path leads.
+      const folder = { ...found, folders: found.folders.filter((above) => above !== found.real) };
+      const first = this.#trace(folder);
+      if (!first?.state.isFolder) return undefined;
+      let entries: Map<string, PathState> | undefined;
+      for (let look = 0; look < looksFor(first); look++) {
+        const seen = this.#entries(root, path, found.real);
+        for (const [name, { identity }] of seen) {
+          if (entries && entries.get(name)?.identity !== identity) seen.delete(name);
+        }
+        if (this.#trace(folder)?.trail !== first.trail) return undefined;
+        entries = seen;
+      }
+      return entries;
+    });
+  }
+
+  #entries(root: string, path: string, real: string): Map<string, PathState> {
+    const entries = new Map<string, PathState>();
+    for (const name of this.#fs.readdirSync(real)) {
+      if (!this.#dotFiles && name.startsWith(".") || name.includes("\\")) continue;
+      // What cannot be looked at, such as what Deno was denied, cannot be served either.
+      const state = safely(() => this.#entry(root, path + name, this.#path.join(real, name)), undefined);
+      if (state) entries.set(name, state);
+    }
+    return entries;
+  }
+
+  /** The state of an entry; for a link, that of its target. Undefined for what is neither a file nor a folder to serve. */
+  #entry(root: string, path: string, real: string): PathState | undefined {
+    const state = this.#look(real);
+    if (state.isFile || state.isFolder) return state;
+    const target = this.resolve(root, path);
+    if (!target?.isFile && !target?.isFolder) return undefined;
+    const first = this.#trace(target);
+    return first && this.#isSteady(target, first) ? first.state : undefined;
+  }
+
   close(fd: number): void {
     this.#fs.closeSync(fd);
   }
@@ -1665,23 +1788,21 @@ class Folder {
     const first = this.#trace(file);
     if (!first || first.trail === file.trail) return first?.state;
     const { dev, ino } = this.#fs.fstatSync(fd, { bigint: true });
-    if (first.state.identity !== `${dev}:${ino}`) return undefined;
-    // Two changes at the same time leave one mark, and times are coarse: a second on Deno 2.9.6, up to 10 ms on Linux
-    // before 6.13. An attacker cannot hit the right moment for 16 looks in a row.
-    const looks = first.isFresh ? 16 : 1;
-    for (let look = 0; look < looks; look++) {
-      if (this.#trace(file)?.trail !== first.trail) return undefined;
-    }
+    if (first.state.identity !== `${dev}:${ino}` || !this.#isSteady(file, first)) return undefined;
     if (!first.isFresh) file.trail = first.trail;
     return first.state;
   }
 
-  /**
-   * Follows a path without links; undefined if one of its folders is a link by now. The trail lists the identity of the
-   * file, and then the folders, each with its identity and the times of its last change. `isFresh` says that one of the
-   * folders was changed in the last second.
-   */
-  #trace({ real, folders }: ResolvedPath): { trail: string; isFresh: boolean; state: PathState } | undefined {
+  /** Traces a path again; false if it was changed since the first trace. */
+  #isSteady(path: ResolvedPath, first: Trace): boolean {
+    for (let look = 0; look < looksFor(first); look++) {
+      if (this.#trace(path)?.trail !== first.trail) return false;
+    }
+    return true;
+  }
+
+  /** Follows a path without links; undefined if one of its folders is a link by now. */
+  #trace({ real, folders }: ResolvedPath): Trace | undefined {
     const now = Date.now();
     const state = this.#look(real);
     let trail = state.identity;
@@ -1743,6 +1864,61 @@ function safePath(pathInfo: string, dotFiles: boolean): string | undefined {
 function withTrailingSlash({ SCRIPT_NAME = "", PATH_INFO = "", QUERY_STRING = "" }: Environ): string {
   const path = quote(`${SCRIPT_NAME}${PATH_INFO}/`).replace(/^\/+/, "/"); // "//host" would be another host
   return QUERY_STRING === "" ? path : `${path}?${QUERY_STRING}`;
+}
+
+const LISTING_STYLE = `
+body { max-width: 56rem; }
+a { color: var(--accent); text-decoration: none; unicode-bidi: isolate; white-space: pre-wrap; }
+a:hover { text-decoration: underline; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.375rem 0; vertical-align: baseline; }
+th ~ th, td ~ td { font-variant-numeric: tabular-nums; padding-left: 2rem; text-align: right; white-space: nowrap; }
+th, td ~ td { color: var(--dim); font-size: 0.875rem; }
+td:first-child { width: 100%; }
+@media (max-width: 40rem) {
+  thead { display: none; }
+  tr { border-bottom: 1px solid var(--line); display: flex; flex-wrap: wrap; padding: 0.5rem 0; }
+  td { border: 0; padding: 0; }
+  td ~ td { padding: 0 1rem 0 0; }
+  td:empty { display: none; }
+}`.trim();
+
+/** Responds with a page that lists a folder. Its links are relative, so that it can be mounted anywhere. */
+function respondWithListing(
+  { SCRIPT_NAME = "", PATH_INFO = "" }: Environ,
+  startResponse: StartResponse,
+  entries: Map<string, PathState>,
+): Uint8Array[] {
+  const byName = new Intl.Collator("en", { numeric: true }).compare; // file 2 before file 10, whatever the locale
+  const title = safely(() => fromNativeString(SCRIPT_NAME + PATH_INFO), PATH_INFO);
+  const row = (name: string, size: string, date: string) =>
+    `<tr><td><a href="./${quote(toNativeString(name))}">${escapeHtml(name)}</a><td>${size}<td>${date}\n`;
+  const rows = [...entries]
+    .sort(([one, a], [other, b]) => Number(b.isFolder) - Number(a.isFolder) || byName(one, other))
+    .map(([name, { isFolder, size, modified }]) =>
+      row(isFolder ? `${name}/` : name, isFolder ? "" : formatSize(size), formatDate(modified))
+    );
+  if (PATH_INFO !== "/") rows.unshift(row("../", "", ""));
+  const table = `<table>\n<thead><tr><th>Name<th>Size<th>Modified (UTC)\n<tbody>\n${rows.join("")}</table>`;
+  const content = `<h1>Index of ${escapeHtml(title)}</h1>\n${rows.length > 0 ? table : "<p>This folder is empty."}`;
+  startResponse("200 OK", [
+    ["Content-Type", "text/html; charset=utf-8"],
+    ["Content-Security-Policy", PAGE_POLICY],
+    ["Cache-Control", "no-cache"],
+  ]);
+  return [ENCODER.encode(renderPage(`Index of ${title}`, { style: LISTING_STYLE, content }))];
+}
+
+/** A number of bytes as people read it: 1.2 kB. */
+function formatSize(size: number): string {
+  let value = size;
+  let power = 0;
+  for (; value >= 999.5 && power < 4; power++) value /= 1000;
+  return `${power > 0 && value < 99.95 ? value.toFixed(1) : Math.round(value)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+}
+
+/** A time of the file system in UTC, to the minute; empty if it is out of the range of dates. */
+function formatDate(time: number): string {
+  return safely(() => new Date(time).toISOString().slice(0, -8).replace("T", " "), "");
 }
 
 /** Bytes of a file, from `start` on up to, but without, `end`. */
@@ -2147,7 +2323,7 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       const type = preferredType(environ, types);
       startResponse(status, [
         ["Content-Type", type === "application/json" ? type : `${type}; charset=utf-8`],
-        ["Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"],
+        ["Content-Security-Policy", PAGE_POLICY],
         ["Cache-Control", "no-store"],
         ["Vary", "Accept"],
       ], error);

@@ -32,12 +32,15 @@ import { Worker } from "node:worker_threads";
 import {
   type Application,
   type ApplicationLike,
+  compress,
+  conditional,
   type Environ,
   type FileLike,
   files,
   type FilesOptions,
   type HeaderList,
   mount,
+  pipeline,
   runApplication,
   type Server,
   testEnviron,
@@ -1504,12 +1507,18 @@ test("a folder that is swapped for a link to outside all the time never leads th
   const isDone = new Event("the last swap");
   swapping.on("message", (message) => (message === "done" ? isDone : isSwapping).happen());
   await isSwapping.wait();
-  const app = files(root);
+  const app = files(root, { listing: true });
+  writeFileSync(join(root, "../outside/sub/only-outside"), SECRET);
   const bodies = new Set<string>();
-  for (let count = 0; count < 500; count++) bodies.add((await run(app, { PATH_INFO: "/sub/data.txt" })).body);
+  const listings = new Set<string>();
+  for (let count = 0; count < 500; count++) {
+    bodies.add((await run(app, { PATH_INFO: "/sub/data.txt" })).body);
+    listings.add((await run(app, { PATH_INFO: "/sub/" })).body);
+  }
   Atomics.store(state, 0, 1);
   await isDone.wait();
   assert.ok(!bodies.has(SECRET), [...bodies].join());
+  assert.ok(![...listings].some((listing) => listing.includes("only-outside")), [...listings].join());
   assert.equal((await run(app, { PATH_INFO: "/sub/data.txt" })).body, "the file inside");
   await swapping.terminate();
 });
@@ -1919,4 +1928,297 @@ test("Deno runs a program and its modules, in TypeScript, by their addresses in 
   await using child = new Child(process.execPath, args, { ...process.env, DENO_DIR: join(root, "cache") });
   const { output, errors } = await child.ended();
   assert.deepEqual([output, errors], ["one\n", ""]);
+});
+
+// Listings.
+
+/** A row of a listing, as a browser shows it. */
+interface Row {
+  href: string;
+  name: string;
+  size: string;
+  date: string;
+}
+
+function rowsOf(page: string): Row[] {
+  const text = (html = "") => html.replace(/&#(\d+);/g, (_reference, code) => String.fromCharCode(Number(code)));
+  return [...page.matchAll(/<tr><td><a href="([^"]*)">([^<]*)<\/a><td>([^<]*)<td>(.*)\n/g)]
+    .map(([, href, name, size, date]) => ({ href: text(href), name: text(name), size: text(size), date: text(date) }));
+}
+
+/** The names that a folder is listed with; undefined if it is not listed. */
+async function listed(root: string, variables: Partial<Environ> = {}, options: FilesOptions = {}) {
+  const { status, body } = await run(validator(files(root, { listing: true, ...options })), variables);
+  return status === 200 ? rowsOf(Buffer.from(body, "latin1").toString()).map(({ name }) => name) : undefined;
+}
+
+/** A folder with files of some sizes. */
+function folderOf(sizes: Record<string, number>): string {
+  const root = mkdtempSync(join(FOLDER, "listed-"));
+  for (const [name, size] of Object.entries(sizes)) put(join(relative(FOLDER, root), name), new Uint8Array(size));
+  return root;
+}
+
+test("a folder without an index file is not there, and with listing: true it is a page", async () => {
+  assert.equal((await get("/bare/")).status, 404);
+  const { status, list, body } = await get("/bare/", {}, { listing: true, cacheControl: "max-age=60" });
+  assert.equal(status, 200);
+  assert.deepEqual(list, [
+    ["Content-Type", "text/html; charset=utf-8"],
+    ["Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"],
+    ["Cache-Control", "no-cache"], // the value for files may say for how long they never change
+  ]);
+  assert.match(body, /^<!doctype html>/);
+  assert.match(body, /<h1>Index of \/bare\/<\/h1>/);
+});
+
+test("with listing: true, a folder is still served by its index file, and redirected to", async () => {
+  assert.equal((await get("/sub/", {}, { listing: true })).body, "sub index");
+  const { status, headers } = await get("/bare", {}, { listing: true });
+  assert.deepEqual([status, headers.get("Location")], [301, "/bare/"]);
+  for (const path of ["/absent/", "/bare/file.txt/", "/absent"]) {
+    assert.equal((await get(path, {}, { listing: true })).status, 404);
+  }
+});
+
+test("a listing has folders first, then files, in the order in which people count", async () => {
+  const root = folderOf({ "file10": 0, "file2": 0, "Zoo": 0, "apple": 0, "zebra/x": 0, "älter": 0, "b1/x": 0 });
+  assert.deepEqual(await listed(root), ["b1/", "zebra/", "älter", "apple", "file2", "file10", "Zoo"]);
+});
+
+test("a listing has sizes, and dates in UTC", async () => {
+  const sizes = { a: 0, b: 999, c: 1000, d: 1049, e: 99_949, f: 99_950, g: 999_499, h: 999_500, i: 0, j: 0, k: 0 };
+  const root = folderOf({ ...sizes, "sub/x": 1 });
+  for (const [name, size] of [["i", 1_234_567_890], ["j", 2.5e12], ["k", 1.5e13]] as const) {
+    truncateSync(join(root, name), size);
+  }
+  for (const name of ["i", "j", "k", "sub"]) utimesSync(join(root, name), DAY, DAY);
+  utimesSync(join(root, "a"), 0, 951_782_399);
+  const { body } = await run(files(root, { listing: true }));
+  assert.deepEqual(rowsOf(body).map(({ name, size }) => `${name} ${size}`), [
+    "sub/ ",
+    "a 0 B",
+    "b 999 B",
+    "c 1.0 kB",
+    "d 1.0 kB",
+    "e 99.9 kB",
+    "f 100 kB",
+    "g 999 kB",
+    "h 1.0 MB",
+    "i 1.2 GB",
+    "j 2.5 TB",
+    "k 15.0 TB",
+  ]);
+  const dates = new Map(rowsOf(body).map(({ name, date }) => [name, date]));
+  assert.deepEqual([dates.get("sub/"), dates.get("a"), dates.get("b")], [
+    "2024-01-01 00:00",
+    "2000-02-28 23:59",
+    "2024-01-01 00:00",
+  ]);
+});
+
+test("each name of a listing is shown as it is, and leads to its file", async () => {
+  const { body } = await get("/names/", {}, { listing: true });
+  const rows = rowsOf(Buffer.from(body, "latin1").toString());
+  const expected = ["../", ...NAMES.filter((name) => !name.startsWith("."))];
+  assert.deepEqual(rows.map(({ name }) => name).sort(), expected.sort());
+  assert.deepEqual(
+    new Set(body.match(/<[a-z]\w*/g)).difference(new Set(["<html", "<meta", "<title", "<style"])),
+    new Set([
+      "<h1",
+      "<table",
+      "<thead",
+      "<tr",
+      "<th",
+      "<tbody",
+      "<td",
+      "<a",
+    ]),
+  );
+  for (const { href, name } of rows.slice(1)) {
+    const { origin, pathname, search, hash } = new URL(href, "http://test.example/names/");
+    assert.deepEqual([origin, search, hash], ["http://test.example", "", ""]);
+    const PATH_INFO = native(decodeURIComponent(pathname));
+    assert.equal((await run(files(ROOT), { PATH_INFO })).body, native(name));
+  }
+});
+
+test("a folder is listed below a prefix, by links that hold there, and behind a proxy that takes the prefix away", async () => {
+  const root = folderOf({ "sub/a b/x": 0 });
+  await using server = start(mount({ "/files": validator(files(root, { listing: true })) }), { scriptName: "/app" });
+  const { body } = await exchange(server, request("/app/files/sub/"));
+  assert.match(body, /<title>Index of \/app\/files\/sub\/<\/title>/);
+  assert.deepEqual(rowsOf(body).map(({ href }) => href), ["./../", "./a%20b/"]);
+  assert.deepEqual(rowsOf((await exchange(server, request("/app/files/"))).body).map(({ href }) => href), ["./sub/"]);
+  assert.equal((await exchange(server, request("/app/files/sub/a%20b/"))).status, 200);
+});
+
+test("an empty folder is said to be empty, and a folder below has a link to the one above", async () => {
+  const root = folderOf({});
+  assert.match((await run(files(root, { listing: true }))).body, /This folder is empty/);
+  mkdirSync(join(root, "sub"));
+  assert.deepEqual(await listed(root, { PATH_INFO: "/sub/" }), ["../"]);
+});
+
+test("a listing has nothing that would not be served: dot files, links to outside, pipes, backslashes", async () => {
+  const root = folderOf({
+    ".env": 0,
+    ".git/config": 0,
+    "back\\slash": 0,
+    "file": 3,
+    "sub/.env": 0,
+    ".well-known/x": 0,
+  });
+  for (
+    const [name, target] of [
+      ["linked", "file"],
+      ["linked-sub", "sub"],
+      ["out", "../outside"],
+      ["out.txt", "../outside/secret.txt"],
+      ["up", ".."],
+      ["broken", "nowhere"],
+      ["loop", "loop"],
+      ["seen-env", ".env"],
+      ["seen-git", ".git"],
+    ] as const
+  ) {
+    symlinkSync(target, join(root, name));
+  }
+  if (process.platform !== "win32") execFileSync("mkfifo", [join(root, "pipe")]);
+  const seen = ["linked-sub/", "sub/", "file", "linked"];
+  assert.deepEqual(await listed(root), seen);
+  assert.deepEqual(await listed(root, { PATH_INFO: "/linked-sub/" }), ["../"]);
+  assert.deepEqual(await listed(root, { PATH_INFO: "/.well-known/" }), ["../", "x"]);
+  const all = await listed(root, {}, { dotFiles: true }) ?? [];
+  assert.deepEqual(all.sort(), [...seen, ".env", ".git/", ".well-known/", "seen-env", "seen-git/"].sort());
+  for (const PATH_INFO of ["/out/", "/up/", "/.git/", "/seen-git/", "/pipe/"]) {
+    assert.equal(await listed(root, { PATH_INFO }), undefined);
+  }
+  const { body } = await run(files(root, { listing: true }));
+  assert.equal(rowsOf(body).find(({ name }) => name === "linked")?.size, "3 B");
+});
+
+test("a name that is not UTF-8, and so no path leads to, is not listed", async () => {
+  const root = folderOf({ "\ufffd": 0, "fine": 0 });
+  writeFileSync(Buffer.concat([Buffer.from(`${root}/`), Buffer.from([0xff])]), "");
+  assert.deepEqual((await listed(root))?.sort(), ["fine", "\ufffd"]);
+});
+
+test("a listing answers HEAD, a conditional request, and a client that accepts gzip", async () => {
+  const app = pipeline(
+    files(folderOf(Object.fromEntries(NAMES.map((_name, at) => [`file${at}`, at]))), { listing: true }),
+    conditional,
+    (app) => compress(app, { threshold: 0 }),
+  );
+  const ask = async (init: RequestInit = {}) => (await answer(app, new Request("http://test.example/", init))).response;
+  const page = await ask();
+  const head = await ask({ method: "HEAD" });
+  const { length } = new Uint8Array(await page.arrayBuffer());
+  assert.deepEqual([head.status, await head.text(), head.headers.get("Content-Length")], [200, "", String(length)]);
+  assert.equal((await ask({ headers: { "If-None-Match": page.headers.get("ETag") ?? "" } })).status, 304);
+  const coded = await ask({ headers: { "Accept-Encoding": "gzip" } });
+  assert.equal(coded.headers.get("Content-Encoding"), "gzip");
+});
+
+test("a folder of 10,000 files is listed whole, in order", async () => {
+  const names = Array.from({ length: 10_000 }, (_, at) => `file ${at}`);
+  const root = folderOf({});
+  for (const name of names) writeFileSync(join(root, name), "");
+  assert.deepEqual(await listed(root), names);
+});
+
+test("a folder that may be entered but not read is not listed", async () => {
+  const root = folderOf({ "closed/file": 1 });
+  chmodSync(root, 0o755);
+  chmodSync(join(root, "closed"), 0o311);
+  await unprivileged(async () => {
+    assert.equal(await listed(root, { PATH_INFO: "/closed/" }), undefined);
+    assert.equal((await run(files(root, { listing: true }), { PATH_INFO: "/closed/file" })).status, 200);
+  });
+});
+
+/** Changes what is seen of a path, by `Deno.lstatSync` or `node:fs`. */
+async function whenSeen<Value>(see: (path: unknown, look: () => object) => object, run: () => Promise<Value>) {
+  const { Deno = process.getBuiltinModule("node:fs") } = globalThis as { Deno?: object };
+  const looking = Deno as { lstatSync(...given: unknown[]): object };
+  const { lstatSync } = looking;
+  looking.lstatSync = (...given) => see(given[0], () => lstatSync(...given));
+  try {
+    return await within(run(), "a listing");
+  } finally {
+    looking.lstatSync = lstatSync;
+  }
+}
+
+/** Does something before a folder is read, for the first, second, … time, and undoes it before its path is traced. */
+async function whenRead<Value>(
+  folder: string,
+  act: (count: number) => (() => void) | void,
+  run: () => Promise<Value>,
+): Promise<Value> {
+  const fs = process.getBuiltinModule("node:fs");
+  const { readdirSync } = fs;
+  let count = 0;
+  let undo: (() => void) | void;
+  fs.readdirSync = ((...given: Parameters<typeof readdirSync>) => {
+    undo = act(++count);
+    return readdirSync(...given);
+  }) as typeof readdirSync;
+  const see = (path: unknown, look: () => object) => {
+    const undoing = path === folder ? undo : undefined;
+    if (undoing) undo = undefined; // since it may look there itself
+    undoing?.();
+    return look();
+  };
+  try {
+    return await whenSeen(see, run);
+  } finally {
+    fs.readdirSync = readdirSync;
+  }
+}
+
+/** Stops the clock of the file system, so that changes leave no marks. */
+function withoutMarks<Value>(run: () => Promise<Value>): Promise<Value> {
+  const now = Date.now();
+  const [time, nanoseconds] = [new Date(now), BigInt(now) * 1_000_000n];
+  const marks = { mtime: time, ctime: time, mtimeNs: nanoseconds, ctimeNs: nanoseconds, mtimeMs: now, ctimeMs: now };
+  return whenSeen((_path, look) => Object.assign(look(), marks), run);
+}
+
+for (
+  const [what, isPutBack, isDue, status] of [
+    ["becomes a link to outside while it is read", false, () => true, 404],
+    ["is a link to outside once while it is read", true, (count) => count === 1, 200],
+    ["is a link to outside each time but one while it is read", true, (count) => count !== 5, 200],
+  ] as [string, boolean, (count: number) => boolean, number][]
+) {
+  test(`a folder that ${what} shows nothing of outside`, async () => {
+    const { root, swap } = swappable("/sub/data.txt");
+    writeFileSync(join(root, "../outside/sub/only-outside"), SECRET);
+    const app = files(root, { listing: true });
+    const change = (count: number) => {
+      const undo = isDue(count) && !existsSync(join(root, "../aside")) ? swap("folder") : undefined;
+      if (isPutBack) return undo;
+    };
+    const list = () => withoutMarks(() => run(app, { PATH_INFO: "/sub/" }));
+    const listing = await whenRead(join(root, "sub"), change, list);
+    assert.equal(listing.status, status);
+    assert.ok(!listing.body.includes("only-outside"), listing.body);
+  });
+}
+
+test("a folder is listed while files come into it all the time", async () => {
+  const { root } = swappable("/sub/data.txt");
+  let count = 0;
+  const sub = join(root, "sub");
+  for (const [folder, PATH_INFO] of [[root, "/"], [sub, "/sub/"]] as const) {
+    const app = files(root, { listing: true });
+    const come = () => {
+      writeFileSync(join(folder, `new${count}`), "another file");
+      utimesSync(folder, ++count, count);
+    };
+    const { status, body } = await whenRead(folder, come, () => run(app, { PATH_INFO }));
+    assert.equal(status, 200);
+    assert.ok(rowsOf(body).some(({ name }) => name === (PATH_INFO === "/" ? "sub/" : "data.txt")));
+  }
 });

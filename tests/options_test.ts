@@ -127,6 +127,7 @@ for (
     ["timeout", "ms", "milliseconds"],
     ["cors", "origins", "origin"],
     ["files", "dotfiles", "dotFiles"],
+    ["files", "list", "listing"],
     ["basicAuth", "user", "users"],
     ["accessLog", "formt", "format"],
   ] as const
@@ -172,6 +173,7 @@ for (
     ["files", "cacheControl", "no\ncache", 'found "no\\ncache", expected a header value such as "no-cache"'],
     ["files", "dotFiles", "no", 'found "no", expected true or false'],
     ["files", "precompressed", "gzip", 'found "gzip", expected true or false'],
+    ["files", "listing", 1, "found 1, expected true or false"],
     [
       "files",
       "types",
