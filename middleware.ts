@@ -2271,7 +2271,7 @@ function formatJson(environ: Environ, entry: LogEntry): string {
  */
 export interface ErrorPageOptions {
   /**
-   * Whether to show the error, its causes, the stack and the environ, which nobody but the developer should see.
+   * Whether to show the error, its causes, its source, the stack and the environ, which nobody but the developer should see.
    *
    * @default {false}
    */
@@ -2338,38 +2338,99 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   };
 }
 
+const ERROR_STYLE = `
+h1 { color: var(--accent); }
+h2 { font-size: 1.125rem; margin: 2rem 0 0.5rem; }
+p { margin: 0.25rem 0; white-space: pre-wrap; }
+h1 + p { font-size: 1.125rem; font-weight: 500; }
+pre, table { font: 0.875rem/1.5 ui-monospace, monospace; tab-size: 2; }
+pre, .source { background: #8881; border-radius: 0.5rem; display: block; margin: 0; padding: 1rem; width: auto; }
+pre, .source td { white-space: pre-wrap; }
+.source td, .source th { padding: 0 0.5rem; }
+.source th { color: var(--dim); font-weight: 400; text-align: right; white-space: nowrap; }
+.source td { width: 100%; }
+.failed > * { background: color-mix(in srgb, var(--accent) 20%, transparent); }
+.request, .dim { color: var(--dim); }
+.environ th { padding-right: 1.5rem; width: 38ch; }
+@media (max-width: 48rem) {
+  .environ tr { display: block; padding: 0.25rem 0; }
+  .environ th, .environ td { display: block; padding: 0; width: auto; }
+}`.trim();
+
 function renderHtml(status: string, error: unknown, environ: Environ): string {
-  const escape = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  const cell = (value: unknown) => escape(typeof value === "string" ? value : inspectDeep(value));
+  const show = (value: unknown) => typeof value === "string" ? value : inspectDeep(value);
+  const cell = (value: unknown) => escapeHtml(show(value));
   const rows = Object.keys(environ).sort().map((name) => `<tr><th>${cell(name)}<td>${cell(environ[name])}\n`);
   const causes: string[] = [];
+  let source = "";
   let cause = error;
   while (cause !== undefined && causes.length < 10) {
     const shown = inspectDeep(cause);
-    causes.push(escape(safely(() => cause instanceof Error ? String(cause) : shown, shown)));
+    causes.push(escapeHtml(safely(() => cause instanceof Error ? String(cause) : shown, shown)));
+    source ||= safely(() => renderSource(cause), "");
     cause = safely(() => (Object(cause) as { cause?: unknown }).cause, undefined);
   }
-  return `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escape(status)}</title>
-<style>
-:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
-body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
-pre, td { font-family: ui-monospace, monospace; font-size: 0.875rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-pre { background: #8882; border-radius: 0.5rem; padding: 1rem; }
-th { font-weight: 500; overflow-wrap: anywhere; padding-right: 1.5rem; text-align: left; }
-th, td { vertical-align: top; }
-</style>
-<h1>${escape(status)}</h1>
+  const request = `${show(environ.REQUEST_METHOD)} ${safely(() => requestTarget(environ), "")}`;
+  const content = `<p class="request">${escapeHtml(request)}
+<h1>${escapeHtml(status)}</h1>
 <p>${causes.join("\n<p>Caused by ")}
-<h2>Stack</h2>
-<pre>${escape(inspectDeep(error, 16))}</pre>
+${source}<h2>Stack</h2>
+<pre>${inspectDeep(error, 16).split("\n").map(renderStackLine).join("\n")}</pre>
 <h2>Environ</h2>
-<table>
-${rows.join("")}</table>
-`;
+<table class="environ">
+${rows.join("")}</table>`;
+  return renderPage(`${status}: ${request}`, { style: ERROR_STYLE, content });
+}
+
+/**
+ * Shows the source around the line of the application that has thrown. Empty if there is none, or if Deno would ask before
+ * it is read. Throws if it is not in a file. Only programs are read, and no frame is looked for in the message, which may
+ * quote a client.
+ */
+function renderSource(error: unknown): string {
+  const { stack, message } = error as { stack: string; message: string };
+  const end = stack.indexOf(`${message}\n`);
+  if (end === -1) return "";
+  const frames = stack.slice(end + message.length).split("\n");
+  const place = frames.map(parseOwnFrame).find((own) => own !== undefined);
+  if (!place || !/\.[cm]?[jt]sx?$/.test(place.url.pathname)) return "";
+  const { url, lineNumber } = place;
+  if (DENO && DENO.permissions.querySync({ name: "read", path: url }).state !== "granted") return "";
+  const path = process.getBuiltinModule("node:url").fileURLToPath(url.href);
+  const lines = process.getBuiltinModule("node:fs").readFileSync(path, "utf8").split("\n");
+  if (lineNumber === 0 || lineNumber > lines.length) return ""; // the file is another by now
+  const first = Math.max(lineNumber - 5, 0);
+  const rows = lines.slice(first, lineNumber + 4).map((line, index) => {
+    const number = first + index + 1;
+    const row = number === lineNumber ? '<tr class="failed">' : "<tr>";
+    return `${row}<th>${number}<td>${escapeHtml(line.slice(0, 500))}\n`;
+  });
+  const title = `<p class="dim">${escapeHtml(`${place.text}:${lineNumber}`)}`;
+  return `<h2>Source</h2>\n${title}\n<table class="source">\n${rows.join("")}</table>\n`;
+}
+
+function renderStackLine(line: string): string {
+  const isForeign = /^\s*at /.test(line) && !parseOwnFrame(line);
+  return isForeign ? `<span class="dim">${escapeHtml(line)}</span>` : escapeHtml(line);
+}
+
+// A frame in a file: "at call (file:///app.ts:3:7)" on Deno, "at call (/app.ts:3:7)" on Bun, "at call (src/app.ts:3:7)" on
+// workerd. It may have no name, and stand before the properties of the error.
+const FRAME = /(?:^\s*at (?:async )?|\()((?:\w+:\/\/|[A-Za-z]:[\\/]|[\w.-]*\/).+?):(\d+):\d+\)?(?: \{)?$/;
+
+// The files of this library, which may have been compiled. What was bundled with a program is not told from it.
+const LIBRARY = URL.parse(".", import.meta.url)?.href ?? "";
+const LIBRARY_FILE = /^(?:server|middleware)\.[jt]s$/;
+
+/** Parses a frame of a stack; undefined if it is none of the application's own, but one of a package, or of us. */
+function parseOwnFrame(line: string): { text: string; url: URL; lineNumber: number } | undefined {
+  const [, text = "", lineNumber] = FRAME.exec(line) ?? [];
+  const path = text.replace(/[%?#]/g, encodeURIComponent).replace(/^\/?/, "file:///");
+  const url = URL.parse(/^\w+:\/\//.test(text) ? text : path);
+  const isLibrary = url?.href.startsWith(LIBRARY) && LIBRARY_FILE.test(url.href.slice(LIBRARY.length));
+  return !url || isLibrary || text === "" || text.includes("node_modules")
+    ? undefined
+    : { text, url, lineNumber: Number(lineNumber) };
 }
 
 // #endregion

@@ -5,7 +5,12 @@
  */
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { after, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { inspect } from "node:util";
 import {
   type Application,
@@ -32,6 +37,7 @@ import {
 import {
   answer,
   bytes,
+  Child,
   Client,
   EMPTY,
   Event,
@@ -41,6 +47,7 @@ import {
   PLAIN,
   reportsOf,
   request,
+  RUNTIME,
   settle,
   start,
 } from "./support.ts";
@@ -434,6 +441,150 @@ test("errorPage: the page for a developer has the environ", async () => {
   const page = shown(body);
   for (const part of ["REQUEST_METHOD", "GET", "PATH_INFO", "/page", "a=1&b=2", "wsgi.input"]) {
     assert.ok(page.includes(part), part);
+  }
+});
+
+test("errorPage: the page for a developer says which request has failed", async () => {
+  const asking = { development: true, path: "users/8?a=<b>", method: "POST" };
+  const { body } = await pageOf(failing(withStatus(404)), asking);
+  assert.match(body, /<title>404 Not Found: POST \/users\/8\?a=%3Cb%3E<\/title>/);
+  assert.match(body, /<p class="request">POST \/users\/8\?a=%3Cb%3E\n<h1>404 Not Found<\/h1>/);
+});
+
+test("errorPage: the page says what is left of a request whose variables the application has changed", async () => {
+  const { body } = await pageOf((environ) => {
+    Object.assign(environ, { REQUEST_METHOD: Symbol("none"), REQUEST_URI: undefined, PATH_INFO: "/日本" });
+    throw withStatus(404);
+  }, { development: true });
+  assert.match(body, /<p class="request">Symbol\(none\) \n/);
+});
+
+/** The source that a page shows, with a mark before the line that has failed. */
+function sourceOf(page: string): string[] {
+  const [, source = ""] = /<table class="source">\n([^]*?)<\/table>/.exec(page) ?? [];
+  return [...source.matchAll(/<tr( class="failed")?><th>(\d+)<td>(.*)\n/g)]
+    .map(([, failed = "", number, line = ""]) => `${failed && "> "}${number} ${shown(line)}`);
+}
+
+test("errorPage: the page for a developer has the source around the line that has thrown, and no other page", async () => {
+  const app: Application = () => {
+    throw new Error("no"); // <this> is the line
+  };
+  const lines = readFileSync(new URL(import.meta.url), "utf8").split("\n").map((line, index) => `${index + 1} ${line}`);
+  const at = lines.findIndex((line) => line.endsWith("// <this> is the line"));
+  lines[at] = `> ${lines[at]}`;
+  const { body } = await pageOf(app, { development: true });
+  assert.deepEqual(sourceOf(body), lines.slice(at - 4, at + 5));
+  assert.match(body, new RegExp(`<p class="dim">.*/tests/error_page_test.ts:${at + 1}\n`));
+  assert.doesNotMatch((await pageOf(app)).body, /the line/);
+});
+
+test("errorPage: the page dims the frames of the library and of the runtime, and not those of the application", async () => {
+  const app: Application = () => {
+    throw new Error("no");
+  };
+  const { body } = await pageOf(app, { development: true });
+  const dimmed = body.match(/<span class="dim">.*<\/span>/g) ?? [];
+  assert.ok(dimmed.some((frame) => /\/middleware\.ts:/.test(frame)));
+  assert.ok(!dimmed.some((frame) => /error_page_test\.ts:/.test(frame)), dimmed.join("\n"));
+  assert.doesNotMatch(body.replaceAll(/<span class="dim">.*<\/span>/g, ""), / at .*\/(?:middleware|server)\.ts:/);
+});
+
+/** An error that says that it was thrown there. */
+function thrownAt(frames: string[], message = "the message"): Error {
+  return Object.assign(new Error(message), { stack: [`Error: ${message}`, ...frames].join("\n") });
+}
+
+const SOURCES = realpathSync(mkdtempSync(join(tmpdir(), "wsgi-sources-")));
+after(() => rmSync(SOURCES, { recursive: true }));
+const PLACE = join(SOURCES, "a folder (100%)");
+mkdirSync(join(PLACE, "node_modules"), { recursive: true });
+for (const name of ["app.ts", "app.env", "node_modules/app.js"]) {
+  writeFileSync(join(PLACE, name), `one\n${"two".repeat(500)}\nthree\n`);
+}
+const FILE = join(PLACE, "app.ts");
+const LIBRARY = new URL("../middleware.ts", import.meta.url);
+
+for (
+  const [what, frames, expected] of [
+    ["a frame of Deno's", [`    at app (${pathToFileURL(FILE)}:3:7)`], "> 3 three"],
+    ["a frame of Deno's without a name", [`    at async ${pathToFileURL(FILE)}:1:7`], "> 1 one"],
+    ["a frame of Bun's", [`    at app (${FILE}:3:7)`], "> 3 three"],
+    ["a frame of Bun's without a name", [`    at ${FILE}:3:7`], "> 3 three"],
+    ["a constructor", [`    at new App (${FILE}:1:1)`], "> 1 one"],
+    ["a long line", [`    at ${FILE}:2:7`], `> 2 ${"two".repeat(500).slice(0, 500)}`],
+    [
+      "frames of the runtimes, of the library and of a package, before",
+      [
+        "    at JSON.parse (<anonymous>)",
+        "    at parse (unknown)",
+        "    at map (native:1:11)",
+        "    at node:internal/timers:5:5",
+        "    at run (ext:core/01_core.js:1:1)",
+        `    at catching (${LIBRARY}:1:1)`,
+        `    at catching (${fileURLToPath(LIBRARY)}:1:1)`,
+        `    at ${join(PLACE, "node_modules/app.js")}:1:1`,
+        `    at app (${FILE}:3:7)`,
+        `    at main (${FILE}:1:7)`,
+      ],
+      "> 3 three",
+    ],
+    ["an address on the network, before", ["    at https://test.example/app.ts:1:1", `    at ${FILE}:3:7`], undefined],
+    ["a file that is not there", [`    at ${FILE}.mjs:1:1`], undefined],
+    ["a file that is no program", [`    at ${join(PLACE, "app.env")}:1:1`], undefined],
+    ["a line that is not there", [`    at ${FILE}:9:1`], undefined],
+    ["a line 0", [`    at ${FILE}:0:1`], undefined],
+    ["no frame", [], undefined],
+  ] as [string, string[], string | undefined][]
+) {
+  test(`errorPage: the source is found by ${what}: ${expected !== undefined}`, async () => {
+    const { body, errors } = await pageOf(failing(thrownAt(frames)), { development: true });
+    assert.equal(sourceOf(body).find((line) => line.startsWith(">")), expected);
+    if (expected === undefined) assert.doesNotMatch(body, />Source</);
+    assert.equal(reportsOf(errors), 1);
+  });
+}
+
+test("errorPage: the page does not dim a frame in a relative path, as workerd has them, or before properties", async () => {
+  const frames = ["    at app (src/app.ts:3:7)", "    at app (file:///app.ts:3:7) {"];
+  const { body } = await pageOf(failing({ [inspect.custom]: () => frames.join("\n") }), { development: true });
+  assert.ok(body.includes(`<pre>${frames.join("\n")}</pre>`), body);
+});
+
+test("errorPage: no source is shown by a frame that a client has put into the message", async () => {
+  for (const message of [`no\n    at app (${FILE}:3:7)`, `no\n    at ${FILE}:3:7\n    at ${FILE}:3:7`]) {
+    const given = await pageOf(failing(thrownAt(["    at node:internal/x:1:1"], message)), { development: true });
+    assert.deepEqual(sourceOf(given.body), []);
+    const changed = Object.assign(thrownAt(["    at node:internal/x:1:1"], message), { message: "another" });
+    assert.deepEqual(sourceOf((await pageOf(failing(changed), { development: true })).body), []);
+  }
+});
+
+test("errorPage: the source is that of the first cause that has one", async () => {
+  const error = Object.assign(thrownAt([]), { cause: thrownAt([`    at ${FILE}:3:7`]) });
+  assert.ok(sourceOf((await pageOf(failing(error), { development: true })).body).includes("> 3 three"));
+});
+
+test("errorPage: without leave to read, Deno is not made to ask, and there is a page without a source", {
+  skip: RUNTIME === "deno" ? false : "only Deno asks before a file is read",
+}, async () => {
+  const program = `
+    import { errorPage, runApplication, testEnviron } from ${
+    JSON.stringify(new URL("../mod.ts", import.meta.url).href)
+  };
+    import fs from "node:fs";
+    const { readFileSync } = fs;
+    fs.readFileSync = (...given) => (console.log("reads"), readFileSync(...given));
+    const app = errorPage(() => { throw new Error("the message"); }, { development: true });
+    console.log(new TextDecoder().decode((await runApplication(app, testEnviron())).body));
+  `;
+  writeFileSync(join(SOURCES, "program.ts"), program);
+  for (const [flag, hasSource] of [["--allow-net", false], ["--allow-read", true]] as const) {
+    await using child = new Child(process.execPath, ["run", "--quiet", flag, join(SOURCES, "program.ts")]);
+    const { code, output, errors } = await child.ended();
+    assert.deepEqual([code, errors], [0, ""]);
+    assert.match(output, /Error: the message/);
+    assert.deepEqual([/^reads$/m.test(output), sourceOf(output).length > 0], [hasSource, hasSource]);
   }
 });
 
