@@ -21,7 +21,20 @@ import { application as hello } from "../examples/hello.ts";
 import { application as reversedEnviron, Reverseware } from "../examples/reverse.ts";
 import { application as stream } from "../examples/stream.ts";
 import { application as upload } from "../examples/upload.ts";
-import { bytes, Client, Event, HERE, parse, request, RUNTIME, start, startPatient, text } from "./support.ts";
+import {
+  bytes,
+  Child,
+  Client,
+  Event,
+  freePort,
+  HERE,
+  parse,
+  request,
+  RUNTIME,
+  start,
+  startPatient,
+  text,
+} from "./support.ts";
 
 const TEXT: HeaderList = [["Content-Type", "text/plain; charset=utf-8"]];
 
@@ -154,7 +167,7 @@ test("stream.ts ends its streams when the server stops", async () => {
   assert.equal(server.errors.text, "");
 });
 
-test("files.ts serves a folder, compressed and logged", async () => {
+test("files.ts serves and lists a folder, compressed and logged", async () => {
   const lines: unknown[] = [];
   const { log } = console;
   console.log = (line: unknown) => void lines.push(line);
@@ -164,10 +177,12 @@ test("files.ts serves a folder, compressed and logged", async () => {
     const body = response.body!.pipeThrough(new DecompressionStream("deflate"));
     assert.match(await new Response(body).text(), /^# WSGI/);
     assert.equal((await handler(new Request(`${HERE}missing`))).status, 404);
+    const listing = await (await handler(new Request(`${HERE}examples/`))).text();
+    assert.match(listing, /<a href="\.\/files\.ts">/);
   } finally {
     console.log = log;
   }
-  assert.equal(lines.length, 2);
+  assert.equal(lines.length, 3);
   assert.match(String(lines[0]), /"GET \/README.md HTTP\/1.1" 200 \d+ /);
 });
 
@@ -241,6 +256,16 @@ test("framework.ts answers a body above the limit with 413", async () => {
 test("framework.ts has fewer than 120 lines", () => {
   const program = readFileSync(new URL("../examples/framework.ts", import.meta.url), "utf8");
   assert.ok(program.trimEnd().split("\n").length < 120);
+});
+
+test("files.ts takes a folder and a port from the command line", async () => {
+  const program = fileURLToPath(new URL("../examples/files.ts", import.meta.url));
+  const folder = fileURLToPath(new URL("../examples/deploy", import.meta.url));
+  const flags = RUNTIME === "deno" ? ["--allow-net", "--allow-read"] : [];
+  const port = await freePort();
+  await using child = new Child(process.execPath, ["run", ...flags, program, folder, String(port)]);
+  await child.until(/^Serving on /m);
+  assert.match(await (await fetch(`http://127.0.0.1:${port}/`)).text(), /<h1>Index of \/<\/h1>[^]*nginx\.conf/);
 });
 
 test("stream.ts shows in the terminal who listens, and who is gone", async () => {
