@@ -1,18 +1,21 @@
 /**
- * In headless Chromium: the core in a service worker, without a server and without Node's modules, and the examples.
+ * In headless Chromium: the core in a service worker, without a server and without Node's modules, the pages that are for
+ * people, and the examples.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import * as module from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import process from "node:process";
-import { test } from "node:test";
+import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { application as stream } from "../examples/stream.ts";
-import type { Application } from "../mod.ts";
+import { type Application, errorPage, files, mount } from "../mod.ts";
 import { Browser, NO_BROWSER, type Page } from "./browser_support.ts";
 import { addressOf, bytes, Child, hello, ok, RUNTIME, start } from "./support.ts";
 
@@ -171,6 +174,114 @@ test("an application answers pages from a service worker", { skip: NO_BROWSER },
   });
   await context.test("what is not the application's goes to the server", async () => {
     assert.equal(await page.evaluate('fetch("/other").then((response) => response.text())'), "from the server");
+  });
+});
+
+/** What a page looks like. */
+interface Look {
+  /** The elements that are wider than their place. */
+  wide: string[];
+  /** The least contrast of a text. */
+  contrast: number;
+  isLight: boolean;
+}
+
+const LOOK = `(() => {
+  const { clientWidth } = document.documentElement;
+  const elements = [document.documentElement, ...document.body.querySelectorAll("*")];
+  const isInline = (element) => getComputedStyle(element).display === "inline";
+  const overflows = (element) => !isInline(element) && element.scrollWidth > element.clientWidth;
+  const leaves = (element) => element.getBoundingClientRect().right > clientWidth + 0.5;
+  const wide = elements.filter((element) => overflows(element) || leaves(element));
+  // WCAG 2.2: relative luminance, contrast ratio
+  const linear = (part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const luminance = (color) => {
+    const [red, green, blue] = color.match(/[\\d.]+/g).map((part) => linear(part / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const canvas = document.body.appendChild(document.createElement("div"));
+  canvas.style.background = "Canvas";
+  const background = luminance(getComputedStyle(canvas).backgroundColor);
+  canvas.remove();
+  const contrasts = elements.map((element) => luminance(getComputedStyle(element).color)).map((text) =>
+    (Math.max(text, background) + 0.05) / (Math.min(text, background) + 0.05)
+  );
+  return { wide: wide.map((element) => element.outerHTML.slice(0, 80)), contrast: Math.min(...contrasts), isLight: background > 0.5 };
+})()`;
+
+const FOLDER = mkdtempSync(join(tmpdir(), "wsgi-page-"));
+after(() => rmSync(FOLDER, { recursive: true }));
+for (const name of ["a".repeat(250), "two  spaces", "new\nline", "file10", "日本語"]) {
+  writeFileSync(join(FOLDER, name), "");
+}
+mkdirSync(join(FOLDER, "sub"));
+
+const LONG = "x".repeat(1000);
+
+/** Fails, with text that is hard to place. */
+const failingAtLength: Application = (environ) => {
+  environ[environ.PATH_INFO === "/" ? "test" : LONG] = LONG;
+  throw new Error(LONG, { cause: new TypeError("the cause", { cause: LONG }) });
+};
+
+test("the pages that are for people", { skip: NO_BROWSER }, async (context) => {
+  const fallback = errorPage(failingAtLength, { development: true });
+  await using server = start(mount({ "/files": files(FOLDER, { listing: true }), "/": fallback }));
+  await using browser = new Browser();
+  const page = await browser.open(addressOf(server));
+  const show = (width: number, scheme = "light") =>
+    Promise.all([
+      page.send("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] }),
+      page.send("Emulation.setDeviceMetricsOverride", {
+        width,
+        height: 800,
+        deviceScaleFactor: 1,
+        mobile: width < 500,
+      }),
+    ]);
+
+  for (const [what, path] of [["a listing", "/files/"], ["the error page", `/${LONG}`]] as const) {
+    for (const scheme of ["light", "dark"]) {
+      for (const width of [1280, 360]) {
+        await context.test(`${what} is readable and fits a screen that is ${scheme} and ${width} wide`, async () => {
+          await page.goTo(addressOf(server, path));
+          await show(width, scheme);
+          const { wide, contrast, isLight } = await page.evaluate<Look>(LOOK);
+          assert.deepEqual({ wide, isLight }, { wide: [], isLight: scheme === "light" });
+          assert.ok(contrast >= 4.5, `the contrast of a text is ${contrast}`);
+        });
+      }
+    }
+  }
+  await context.test("a listing gives a name the whole width of a narrow screen", async () => {
+    await page.goTo(addressOf(server, "/files/"));
+    await show(360);
+    const [name, table] = await page.evaluate<number[]>(
+      `["td", "table"].map((selector) => document.querySelector(selector).getBoundingClientRect().width)`,
+    );
+    assert.equal(name, table);
+  });
+  await context.test("the links of a listing lead up, down and to a file", async () => {
+    writeFileSync(join(FOLDER, "sub/100% #1?.txt"), "the file");
+    await page.goTo(addressOf(server, "/files/"));
+    for (const name of ["sub/", "../", "sub/", "100% #1?.txt"]) {
+      const link = `[...document.links].find((link) => link.text === ${JSON.stringify(name)})`;
+      await page.goTo(await page.evaluate<string>(`${link}.href`));
+    }
+    assert.equal(await page.evaluate("document.body.innerText"), "the file");
+  });
+  await context.test("the error page has each name of the environ on one line where there is room", async () => {
+    await page.goTo(addressOf(server));
+    await show(1280);
+    const names = await page.evaluate<[name: string, lines: number][]>(`
+      [...document.querySelectorAll(".environ th")].map((th) => {
+        const range = document.createRange();
+        range.selectNodeContents(th);
+        return [th.textContent, new Set([...range.getClientRects()].map(({ top }) => top)).size];
+      })
+    `);
+    assert.ok(names.some(([name]) => name === "HTTP_UPGRADE_INSECURE_REQUESTS"));
+    assert.deepEqual(names.filter(([, lines]) => lines !== 1).map(([name]) => name), []);
   });
 });
 
