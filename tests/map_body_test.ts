@@ -126,7 +126,7 @@ for (const [when, app] of Object.entries(FAILURES)) {
 
 test("mapBody closes once where the application returns no body", async () => {
   const { events, result } = await happening(() => undefined as never, {}, false);
-  assert.match(String(result), /Cannot send undefined as the body/);
+  assert.match(String(result), /the application returned undefined/);
   assert.deepEqual(events, ["close"]);
 });
 

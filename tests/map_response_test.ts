@@ -164,7 +164,7 @@ for (const [pace, at] of Object.entries(PACES)) {
       ok(startResponse);
       return [];
     };
-    await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), /Cannot start the response again/);
+    await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), /startResponse was called again/);
   });
 }
 
