@@ -501,7 +501,8 @@ export function pipeline(app: ApplicationLike, ...middleware: Middleware[]): App
  */
 export interface BodyTransformer {
   /**
-   * Returns the chunk to send in place of a chunk, or a promise of it.
+   * Returns the chunk to send in place of a chunk, or a promise of it, for which the next chunk waits. Empty chunks are
+   * passed on without it.
    *
    * A transformer that changes the length of the body has to take Content-Length off the headers.
    *
@@ -516,8 +517,8 @@ export interface BodyTransformer {
    * @returns The last chunk.
    */
   flush?(): Uint8Array | Promise<Uint8Array>;
-  /** Is called once for each request, however it has ended, after the application's own `close`. */
-  close?(): void;
+  /** Is called once for each request, however it has ended, right after the application's own `close`. */
+  close?(): void | Promise<void>;
 }
 
 /**
@@ -547,7 +548,9 @@ export interface BodyTransformer {
  *         bytes += chunk.length;
  *         return chunk;
  *       },
- *       close: () => counts[PATH_INFO] = bytes,
+ *       close() {
+ *         counts[PATH_INFO] = bytes;
+ *       },
  *     };
  *   });
  *
@@ -561,56 +564,105 @@ export interface BodyTransformer {
  */
 export function mapBody(app: ApplicationLike, transformerOf: (environ: Environ) => BodyTransformer): Application {
   const inner = application(app);
-  return (environ, startResponse) => {
-    const transformer = transformerOf(environ);
-    const transform = (chunk: Uint8Array) =>
-      transformer.transform && chunk instanceof Uint8Array ? transformer.transform(chunk) : chunk;
-    let sending: Promise<void> | undefined;
-    const start: StartResponse = (status, headers, error) => {
-      const write = startResponse(status, headers, error);
-      return (chunk) => {
-        const mapped = transform(chunk);
-        if (!sending && !isPromise(mapped)) return write(mapped);
-        // The application may write again before the promise of the last chunk has resolved.
-        return sending = handled(Promise.all([mapped, sending]).then(([chunk]) => write(chunk)));
-      };
-    };
-    const mapAll = (body: ResponseBody & Uint8Array[]) => {
-      const chunks: Uint8Array[] = [];
-      const mapNext = (chunk: Uint8Array) => mapMaybe(transform(chunk), (mapped) => void chunks.push(mapped));
-      const mapped = body.reduce<void | Promise<void>>(
-        (last, chunk) => mapMaybe(last, () => mapNext(chunk)),
-        undefined,
-      );
-      const flushed = mapMaybe(mapped, () => transformer.flush?.());
-      return mapMaybe(flushed, (last) => withChunks(body, last?.length ? [...chunks, last] : chunks));
-    };
-    const hooks: BodyHooks = {
-      transform,
-      flush: () => transformer.flush?.() ?? EMPTY,
-      close(inner) {
-        try {
-          return inner();
-        } finally {
-          transformer.close?.();
-        }
-      },
-    };
-    const onReturn = (body: ResponseBody) => {
-      if (!isIterableBody(body)) transformer.close?.(); // the server refuses it, and calls no close
-      return cancelOnError(body, () => {
-        const mapped = mapMaybe(sending, () => Array.isArray(body) ? mapAll(body) : body);
-        return mapMaybe(mapped, (body) => withHooks(body, hooks));
-      });
-    };
+  return (environ, startResponse) => new TransformedBody(transformerOf(environ), startResponse).run(inner, environ);
+}
+
+/** One request, whose body passes a transformer. */
+class TransformedBody implements BodyHooks {
+  readonly #transformer: BodyTransformer;
+  readonly #startResponse: StartResponse;
+  /** Settles when all that was written is passed on, if a chunk takes time. It rejects for good when a chunk fails. */
+  #sending: Promise<unknown> | undefined;
+  #hasReturned = false;
+
+  constructor(transformer: BodyTransformer, startResponse: StartResponse) {
+    this.#transformer = transformer;
+    this.#startResponse = startResponse;
+  }
+
+  run(app: Application, environ: Environ): ResponseBody | Promise<ResponseBody> {
     return catching(
-      () => mapMaybe(inner(environ, start), onReturn),
-      (error) => {
-        transformer.close?.();
-        throw error;
-      },
+      () => mapMaybe(app(environ, this.#start), (body) => this.#onReturn(body)),
+      (error) => this.#fail(error),
     );
+  }
+
+  transform(chunk: Uint8Array): Uint8Array | Promise<Uint8Array> {
+    return this.#transformer.transform && hasBytes(chunk) ? this.#transformer.transform(chunk) : chunk;
+  }
+
+  flush(): Uint8Array | Promise<Uint8Array> {
+    return this.#transformer.flush?.() ?? EMPTY;
+  }
+
+  close(inner: () => void | Promise<void>): void | Promise<void> {
+    let closed: void | Promise<void>;
+    let own: void | Promise<void>;
+    try {
+      closed = inner();
+    } finally {
+      own = this.#closeTransformer();
+    }
+    return isPromise(own) ? Promise.all([closed, own]).then(() => {}) : closed;
+  }
+
+  readonly #start: StartResponse = (status, headers, error) => {
+    if (error !== undefined && this.#sending && !this.#hasReturned) {
+      // The server would take it, as it does not know yet of the chunk before.
+      this.#sending = handled(this.#sending.then(() => Promise.reject(error)));
+      throw error;
+    }
+    const write = this.#startResponse(status, headers, error);
+    return (chunk) => this.#write(write, chunk);
   };
+
+  #write(write: Write, chunk: Uint8Array): Promise<void> {
+    if (this.#hasReturned) throw sendError(...WRITTEN_LATE);
+    const transformed = catching(
+      () => mapMaybe(this.#sending, () => this.transform(chunk)),
+      (error) => Promise.reject(error), // the application may ignore it and go on
+    );
+    if (!isPromise(transformed)) return write(transformed);
+    const sending = transformed.then((chunk) => ({ written: write(chunk) }));
+    this.#sending = handled(sending);
+    return handled(sending.then(({ written }) => written));
+  }
+
+  #onReturn(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
+    this.#hasReturned = true;
+    if (!isIterableBody(body)) {
+      this.#closeTransformer();
+      return body; // the server refuses it, and calls no close
+    }
+    return cancelOnError(body, () => {
+      const transformed = mapMaybe(this.#sending, () => Array.isArray(body) ? this.#transformAll(body) : body);
+      return mapMaybe(transformed, (body) => withHooks(body, this));
+    });
+  }
+
+  /** Transforms an array, which stays one. */
+  #transformAll(body: ResponseBody & Uint8Array[]): ResponseBody | Promise<ResponseBody> {
+    const chunks: Uint8Array[] = [];
+    const push = (chunk: Uint8Array) => void chunks.push(chunk);
+    let pushed: void | Promise<void> = undefined;
+    for (const chunk of body) pushed = mapMaybe(pushed, () => mapMaybe(this.transform(chunk), push));
+    const flushed = mapMaybe(pushed, () => this.flush());
+    return mapMaybe(flushed, (last) => withChunks(body, last?.length ? [...chunks, last] : chunks));
+  }
+
+  /** Passes a failure on, after the chunks that were written before. */
+  #fail(error: unknown): Promise<never> {
+    const fail = (): never => {
+      safely(() => this.#closeTransformer(), undefined); // the first failure is the one to report
+      throw error;
+    };
+    return this.#sending ? this.#sending.then(fail, fail) : fail();
+  }
+
+  #closeTransformer(): void | Promise<void> {
+    const closed = this.#transformer.close?.();
+    return isPromise(closed) ? handled(closed) : closed;
+  }
 }
 
 /**
@@ -860,6 +912,11 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
 /** Whether a body is an array of chunks. The server refuses an array of anything else. */
 function isChunkArray(body: unknown): body is ResponseBody & Uint8Array[] {
   return Array.isArray(body) && body.every((chunk) => chunk instanceof Uint8Array);
+}
+
+/** Whether a chunk begins the response. Until then status and headers can change. */
+function hasBytes(chunk: unknown): boolean {
+  return chunk instanceof Uint8Array && chunk.length > 0;
 }
 
 function isIterableBody(body: unknown): body is ResponseBody {
@@ -2886,7 +2943,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       });
     const transformer: BodyTransformer = {
       transform(chunk) {
-        if (!encoder || chunk.length === 0) return chunk;
+        if (!encoder) return chunk;
         if (isFile) chunk = chunk.subarray(0, declared - received);
         received += chunk.length;
         if (received > declared) failLength();

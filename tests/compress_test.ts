@@ -25,7 +25,7 @@ import {
   runApplication,
   testEnviron,
 } from "../mod.ts";
-import { between, BODIES, get, giving, NOISE, responding, TEXT, WHOLE } from "./middleware_support.ts";
+import { between, BODIES, get, giving, Log, NOISE, responding, TEXT, WHOLE } from "./middleware_support.ts";
 import {
   answer,
   bytes,
@@ -33,6 +33,7 @@ import {
   EMPTY,
   Event,
   exchange,
+  FAILURE,
   ok,
   parse,
   PLAIN,
@@ -740,4 +741,44 @@ test("compress compresses what is written, each chunk at once, and what is retur
   gate.happen();
   assert.equal(await readChunk(reader), "returned");
   assert.equal(await readChunk(reader), undefined);
+});
+
+test("compress lets the access log see that a HEAD was answered to which the application writes", async () => {
+  const log = new Log();
+  const app: Application = (_environ, startResponse) => {
+    void startResponse("200 OK", PLAIN)(bytes(TEXT));
+    return [];
+  };
+  const { response } = await answer(log.around(app, compress), get({ "Accept-Encoding": "gzip" }, "HEAD"));
+  assert.equal(response.status, 200);
+  assert.deepEqual((await log.one()).said, { status: 200, bytes: 0, aborted: false });
+});
+
+test("compress fails a response where too much is written and the application goes on", async () => {
+  const app: Application = async (_environ, startResponse) => {
+    const write = startResponse("200 OK", [...PLAIN, ["Content-Length", String(TEXT.length)]]);
+    await write(bytes(TEXT));
+    await assert.rejects(async () => await write(bytes("more")), /Content-Length declares/);
+    return [];
+  };
+  const { response, errors } = await answer(unchecked(compress(app)), get({ "Accept-Encoding": "gzip" }));
+  await assert.rejects(response.bytes());
+  assert.match(errors.text, /Content-Length declares/);
+});
+
+test("compress throws an error back at once after a write, while it compresses the chunk", async () => {
+  let thrown: unknown;
+  const app: Application = (_environ, startResponse) => {
+    void startResponse("200 OK", PLAIN)(bytes(TEXT));
+    try {
+      startResponse("500 Internal Server Error", PLAIN, FAILURE);
+    } catch (error) {
+      thrown = error;
+    }
+    return [];
+  };
+  const { response } = await answer(unchecked(compress(app)), get({ "Accept-Encoding": "gzip" }));
+  assert.equal(thrown, FAILURE);
+  assert.equal(response.headers.get("Content-Encoding"), "gzip");
+  await assert.rejects(response.bytes());
 });

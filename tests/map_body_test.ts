@@ -7,7 +7,23 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Application, type BodyTransformer, mapBody, runApplication, testEnviron, validator } from "../mod.ts";
-import { bytes, Client, EMPTY, Event, FAILURE, ok, PLAIN, request, settle, start, text, unchecked } from "./support.ts";
+import {
+  answer,
+  bytes,
+  Client,
+  EMPTY,
+  Event,
+  FAILURE,
+  ok,
+  PLAIN,
+  readChunk,
+  reportsIn,
+  request,
+  settle,
+  start,
+  text,
+  unchecked,
+} from "./support.ts";
 
 /** What happened, in its order, with an application inside. */
 async function happening(app: Application, transformer: BodyTransformer = {}, isChecked = true) {
@@ -171,4 +187,140 @@ test("mapBody makes a transformer for each request", async () => {
   const app = mapBody(APPLICATIONS["an array"]!, ({ PATH_INFO }) => ({ close: () => void seen.push(PATH_INFO) }));
   for (const path of ["/a", "/b"]) await runApplication(app, testEnviron({ PATH_INFO: path }));
   assert.deepEqual(seen, ["/a", "/b"]);
+});
+
+test("mapBody does not transform an empty chunk, which does not begin the response", async () => {
+  const app: Application = function* (_environ, startResponse) {
+    yield EMPTY;
+    ok(startResponse);
+    yield bytes("one");
+  };
+  const { body } = await happening(app, { transform: (chunk) => bytes(`<${text(chunk)}>`) });
+  assert.equal(body, "<one>");
+});
+
+const WRITES: Application = (_environ, startResponse) => {
+  const write = startResponse("200 OK", PLAIN);
+  void write(bytes("one"));
+  void write(bytes("two"));
+  return [bytes("three")];
+};
+
+test("mapBody transforms a chunk after the promise of the one before, also where both are written at once", async () => {
+  const log: string[] = [];
+  const transform = async (chunk: Uint8Array) => {
+    log.push(`begin ${text(chunk)}`);
+    await settle();
+    log.push(`end ${text(chunk)}`);
+    return chunk;
+  };
+  await happening(WRITES, { transform });
+  assert.deepEqual(log, ["one", "two", "three"].flatMap((chunk) => [`begin ${chunk}`, `end ${chunk}`]));
+});
+
+for (const pace of ["at once", "after a while"]) {
+  const fail = (): Promise<never> => {
+    if (pace === "at once") throw FAILURE;
+    return settle().then(() => Promise.reject(FAILURE));
+  };
+
+  test(`mapBody fails a response where a transformer fails ${pace} and the application goes on`, async () => {
+    const app: Application = async (_environ, startResponse) => {
+      const write = startResponse("200 OK", PLAIN);
+      for (const chunk of ["one", "two"]) {
+        try {
+          await write(bytes(chunk));
+        } catch {
+          // It goes on.
+        }
+      }
+      return [bytes("three")];
+    };
+    const transform = (chunk: Uint8Array) => text(chunk) === "two" ? fail() : chunk;
+    const { events, result } = await happening(app, { transform });
+    assert.equal(result, FAILURE);
+    assert.deepEqual(events, ["close"]);
+  });
+
+  test(`mapBody closes once where a chunk fails ${pace} and the application returns no body`, async () => {
+    const app: Application = (_environ, startResponse) => {
+      void startResponse("200 OK", PLAIN)(bytes("one"))?.catch(() => {});
+      return undefined as never;
+    };
+    const { events } = await happening(app, { transform: fail }, false);
+    assert.deepEqual(events, ["close"]);
+  });
+
+  test(`mapBody waits for a close that returns a promise, which fails ${pace}`, async () => {
+    const { result } = await happening(APPLICATIONS["an array"]!, { close: fail });
+    assert.equal(result, FAILURE);
+  });
+
+  test(`mapBody passes on the application's failure, not that of a close that fails ${pace}`, async () => {
+    const close = () => pace === "at once" ? assert.fail("close fails") : Promise.reject(new Error("close fails"));
+    const { result } = await happening(FAILURES["in the call"]!, { close });
+    assert.equal(result, FAILURE);
+  });
+}
+
+test("mapBody throws an error back at once after a write, also while its chunk takes time", async () => {
+  let thrown: unknown;
+  const app: Application = (_environ, startResponse) => {
+    void startResponse("200 OK", PLAIN)(bytes("one"));
+    try {
+      startResponse("500 Internal Server Error", PLAIN, FAILURE);
+    } catch (error) {
+      thrown = error;
+    }
+    return [];
+  };
+  const slow = async (chunk: Uint8Array) => {
+    await settle();
+    return chunk;
+  };
+  const { response, errors } = await answer(unchecked(mapBody(app, () => ({ transform: slow }))));
+  assert.equal(thrown, FAILURE);
+  await assert.rejects(response.text());
+  assert.equal(response.status, 200);
+  assert.equal(reportsIn(errors).length, 1);
+});
+
+test("mapBody sends what was written before the application fails", async () => {
+  const events: string[] = [];
+  const app: Application = (_environ, startResponse) => {
+    void startResponse("200 OK", PLAIN)(bytes("one"));
+    throw FAILURE;
+  };
+  const transform = async (chunk: Uint8Array) => {
+    await settle();
+    events.push("transformed");
+    return chunk;
+  };
+  const { response } = await answer(mapBody(app, () => ({ transform, close: () => void events.push("close") })));
+  const reader = response.body!.getReader();
+  assert.equal(await readChunk(reader), "one");
+  await assert.rejects(reader.read());
+  assert.deepEqual(events, ["transformed", "close"]);
+});
+
+test("mapBody refuses a write while it transforms the body that the application has returned", async () => {
+  const failure = new Event<unknown>("a refusal");
+  const app: Application = (_environ, startResponse) => {
+    const write = startResponse("200 OK", PLAIN);
+    queueMicrotask(() => {
+      try {
+        void write(bytes("late"));
+      } catch (error) {
+        failure.happen(error);
+      }
+    });
+    return [bytes("one")];
+  };
+  const transform = async (chunk: Uint8Array) => {
+    await settle();
+    return chunk;
+  };
+  const { body } = await happening(app, { transform }, false);
+  assert.match(String(await failure.wait()), /write was called after the body was returned/);
+  assert.equal(body, "one");
 });
