@@ -998,42 +998,49 @@ class DeferredStart implements BodyHooks {
   /** Has a chunk of a stream wait for a change that takes time. */
   transform(chunk: Uint8Array): Uint8Array | Promise<Uint8Array> {
     return mapMaybe(this.#changing, () => {
-      this.#hasSent ||= chunk?.length > 0;
+      this.#throwIfFailed();
+      this.#hasSent ||= hasBytes(chunk);
       return chunk;
     });
   }
 
   flush(): Uint8Array | Promise<Uint8Array> {
-    return mapMaybe(this.#changing, () => EMPTY);
+    return this.transform(EMPTY);
   }
 
   readonly #start: StartResponse = (status, headers, error) => {
-    if (this.#hasSent) return this.#startResponse(status, headers, error); // which throws the error back
     const head = { status, headers, error };
     try {
       if (this.#wasCalled && error === undefined) throw startError(...startedTwice(status));
+      if (this.#hasSent) throw error;
       this.#wasCalled = true;
       parseHead(status, headers);
       this.#failure = undefined;
     } catch (failure) {
       this.#failure = failure;
+      // The server has to know, too, once calls are passed on. It throws the same.
+      if ((this.#hasReturned || this.#write) && !this.#changing) this.#startResponse(status, headers, error);
       throw failure;
     }
-    if (this.#hasReturned || this.#write) this.#passOn(head);
+    if (this.#hasReturned || this.#write || this.#changing) this.#passOn(head);
     else this.#deferred = head;
     return this.#send;
   };
 
   readonly #send: Write = (chunk) => {
+    // The server does not know of the return while the body is being changed.
+    if (this.#hasReturned) throw sendError(...WRITTEN_LATE);
+    if (hasBytes(chunk)) this.#throwIfFailed();
     if (this.#deferred) this.#passOn(this.#deferred);
-    const write = () => {
-      // After the return, until the body is changed, there is no call to pass on any more.
-      if (!this.#write) throw sendError(...WRITTEN_LATE);
-      this.#hasSent ||= chunk?.length > 0;
-      return this.#write(chunk);
-    };
+    this.#hasSent ||= hasBytes(chunk);
+    const write = () => this.#write!(chunk);
     return this.#changing ? handled(this.#changing.then(write)) : write();
   };
+
+  /** Throws the error of `startResponse` again, for an application that has caught it and gone on. */
+  #throwIfFailed(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
 
   /** Changes status, headers and body together, and starts the response with them, unless it has been started. */
   #onReturn(body: ResponseBody): ResponseBody | Promise<ResponseBody> {
@@ -1041,7 +1048,7 @@ class DeferredStart implements BodyHooks {
     this.#deferred = undefined;
     this.#hasReturned = true;
     return cancelOnError(body, () => {
-      if (this.#failure) throw this.#failure; // the application may have caught it and gone on
+      this.#throwIfFailed();
       if (!head) return mapMaybe(this.#changing, () => body);
       return mapMaybe(this.#change(head, body), (changed) => {
         this.#begin(head);
@@ -1053,9 +1060,13 @@ class DeferredStart implements BodyHooks {
   /** Changes status and headers without a body, and starts the response with them. */
   #passOn(head: StartArguments): void {
     this.#deferred = undefined;
-    const changed = mapMaybe(this.#changing, () => this.#change(head));
-    if (isPromise(changed)) this.#changing = handled(Promise.resolve(changed).then(() => this.#begin(head)));
-    else this.#begin(head);
+    try {
+      const begun = mapMaybe(mapMaybe(this.#changing, () => this.#change(head)), () => this.#begin(head));
+      if (isPromise(begun)) this.#changing = handled(begun);
+    } catch (failure) {
+      this.#failure = failure;
+      throw failure;
+    }
   }
 
   #begin({ status, headers, error }: StartArguments): void {

@@ -782,3 +782,15 @@ test("compress throws an error back at once after a write, while it compresses t
   assert.equal(response.headers.get("Content-Encoding"), "gzip");
   await assert.rejects(response.bytes());
 });
+
+for (const [name, middleware] of Object.entries({ compress, conditional })) {
+  test(`${name} fails a response whose generator ignores that startResponse has failed`, async () => {
+    const app: Application = function* (_environ, startResponse) {
+      ok(startResponse);
+      assert.throws(() => ok(startResponse));
+      yield bytes(TEXT);
+    };
+    const { response } = await answer(unchecked(middleware(app)), get({ "Accept-Encoding": "gzip" }));
+    assert.equal(response.status, 500);
+  });
+}

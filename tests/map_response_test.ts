@@ -158,6 +158,30 @@ for (const [pace, at] of Object.entries(PACES)) {
     assert.equal(reportsIn(errors).length, 1);
   });
 
+  test(`mapResponse throws an error back at once after a write, ${pace}`, async () => {
+    let thrown: unknown;
+    const app: Application = (_environ, startResponse) => {
+      void startResponse("200 OK", PLAIN)(bytes("one"));
+      try {
+        startResponse("500 Internal Server Error", PLAIN, FAILURE);
+      } catch (error) {
+        thrown = error;
+      }
+      return [];
+    };
+    await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), FAILURE);
+    assert.equal(thrown, FAILURE);
+  });
+
+  test(`mapResponse fails a response whose generator ignores that startResponse has failed, ${pace}`, async () => {
+    const app: Application = function* (_environ, startResponse) {
+      ok(startResponse);
+      assert.throws(() => ok(startResponse));
+      yield bytes("one");
+    };
+    await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), /startResponse was called again/);
+  });
+
   test(`mapResponse refuses a second call without an error, ${pace}`, async () => {
     const app: Application = (_environ, startResponse) => {
       ok(startResponse);
@@ -189,4 +213,13 @@ test("mapResponse has an application stopped and closed when its change fails wh
   };
   await assert.rejects(runApplication(mapResponse(app, () => Promise.reject(FAILURE)), testEnviron()), FAILURE);
   await closed.wait();
+});
+
+test("mapResponse passes on its own failure where the application ignores that of write", async () => {
+  const app: Application = (_environ, startResponse) => {
+    const write = startResponse("200 OK", PLAIN);
+    assert.throws(() => write(bytes("one")));
+    return [bytes("two")];
+  };
+  await assert.rejects(runApplication(mapResponse(app, () => assert.fail(FAILURE)), testEnviron()), FAILURE);
 });
