@@ -651,12 +651,11 @@ class TransformedBody implements BodyHooks {
   }
 
   /** Passes a failure on, after the chunks that were written before. */
-  #fail(error: unknown): Promise<never> {
-    const fail = (): never => {
+  #fail(error: unknown): ResponseBody | Promise<ResponseBody> {
+    return catching<ResponseBody>(() => failAfter(this.#sending, error), () => {
       safely(() => this.#closeTransformer(), undefined); // the first failure is the one to report
       throw error;
-    };
-    return this.#sending ? this.#sending.then(fail, fail) : fail();
+    });
   }
 
   #closeTransformer(): void | Promise<void> {
@@ -835,6 +834,14 @@ function catching<Result>(
   }
 }
 
+/** Throws an error, after a promise has settled if there is one. */
+function failAfter(pending: Promise<unknown> | undefined, error: unknown): Promise<never> {
+  const fail = (): never => {
+    throw error;
+  };
+  return pending ? pending.then(fail, fail) : fail();
+}
+
 /** The functions of a middleware for the steps of a body. Without a hook, a step passes through unchanged. */
 interface BodyHooks {
   /** Asks the application for a chunk. `cancel` tells the application that no more is wanted. */
@@ -992,7 +999,10 @@ class DeferredStart implements BodyHooks {
   }
 
   run(app: Application, environ: Environ): ResponseBody | Promise<ResponseBody> {
-    return mapMaybe(app(environ, this.#start), (body) => this.#onReturn(body));
+    return catching(
+      () => mapMaybe(app(environ, this.#start), (body) => this.#onReturn(body)),
+      (error) => failAfter(this.#changing, error),
+    );
   }
 
   /** Has a chunk of a stream wait for a change that takes time. */

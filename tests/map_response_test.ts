@@ -16,7 +16,7 @@ import {
   testEnviron,
 } from "../mod.ts";
 import { between } from "./middleware_support.ts";
-import { answer, bytes, Event, FAILURE, ok, PLAIN, reportsIn, settle, text } from "./support.ts";
+import { answer, bytes, Event, FAILURE, ok, PLAIN, readChunk, reportsIn, settle, text } from "./support.ts";
 
 type Change = (response: PendingResponse) => PendingResponse | Promise<PendingResponse>;
 
@@ -171,6 +171,17 @@ for (const [pace, at] of Object.entries(PACES)) {
     };
     await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), FAILURE);
     assert.equal(thrown, FAILURE);
+  });
+
+  test(`mapResponse sends what was written before the application fails, ${pace}`, async () => {
+    const app: Application = (_environ, startResponse) => {
+      void startResponse("200 OK", PLAIN)(bytes("one"));
+      throw FAILURE;
+    };
+    const { response } = await answer(mapResponse(app, at(sign)));
+    const reader = response.body!.getReader();
+    assert.equal(await readChunk(reader), "one");
+    await assert.rejects(reader.read());
   });
 
   test(`mapResponse fails a response whose generator ignores that startResponse has failed, ${pace}`, async () => {
