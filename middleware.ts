@@ -328,13 +328,13 @@ function quote(bytes: string, safe = ""): string {
 // #region Cookies
 
 /**
- * Reads the cookies of a request. RFC 6265, section 5.4.
+ * Reads the cookies of a request. RFC 6265, sections 4.2 and 5.4.
  *
- * Percent-encoded text is decoded, as {@linkcode formatCookie} encodes it. Where two cookies have the same name, the
- * first counts, which has the longer path.
+ * Percent-encoded text is decoded, as {@linkcode formatCookie} encodes it, unless its bytes are not UTF-8. Quotes around
+ * a value are removed. Of two cookies with the same name the first counts: browsers send that of the longer path first.
  *
  * @param environ The environ.
- * @returns The values by name. The object has no prototype, so that it has no other names.
+ * @returns The values by name, in an object without a prototype.
  *
  * @example
  * ```ts
@@ -349,12 +349,26 @@ export function parseCookies({ HTTP_COOKIE = "" }: Environ): Record<string, stri
   const cookies: Record<string, string | undefined> = Object.create(null);
   for (const pair of HTTP_COOKIE.split(";")) {
     const end = pair.indexOf("=");
-    const name = pair.slice(0, end).trim();
+    const name = trimBlanks(pair.slice(0, end));
     if (end < 0 || name in cookies) continue;
-    const value = pair.slice(end + 1).trim().replace(/^"(.*)"$/s, "$1");
-    cookies[name] = safely(() => fromNativeString(percentDecode(value)), value);
+    cookies[name] = decodeCookie(trimBlanks(pair.slice(end + 1)).replace(/^"(.*)"$/s, "$1"));
   }
   return cookies;
+}
+
+/** Trims spaces and tabs. `trim` would also take the last byte of "à", which is a no-break space as a character. */
+function trimBlanks(native: string): string {
+  return /[^ \t]+(?:[ \t]+[^ \t]+)*/.exec(native)?.[0] ?? "";
+}
+
+const COOKIE_DECODER = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+
+/** Decodes a value, or returns it as it is. It makes no errors, which a header could cause by the thousand. */
+function decodeCookie(value: string): string {
+  const bytes = percentDecode(value);
+  if (!/[^\0-\x7f]/.test(bytes)) return bytes;
+  const text = COOKIE_DECODER.decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0)));
+  return toNativeString(text) === bytes ? text : value;
 }
 
 /**
@@ -368,12 +382,16 @@ export function parseCookies({ HTTP_COOKIE = "" }: Environ): Record<string, stri
  * ```
  */
 export interface CookieOptions {
-  /** How long the browser keeps the cookie, in seconds. 0 deletes it. By default it ends with the browser's session. */
+  /**
+   * How long the browser keeps the cookie, in seconds: 400 days at the most. 0 deletes it. By default it ends with the
+   * browser's session.
+   */
   maxAge?: number | undefined;
   /** The host that gets the cookie together with its subdomains. By default only the host of the request gets it. */
   domain?: string | undefined;
   /**
-   * The prefix of the paths that get the cookie. Under `mount`, it is mostly `environ.SCRIPT_NAME || "/"`.
+   * The prefix of the paths that get the cookie, percent-encoded. Under `mount`, it is mostly
+   * `new URL(applicationUri(environ)).pathname`.
    *
    * @default {"/"}
    */
@@ -391,7 +409,8 @@ export interface CookieOptions {
    */
   httpOnly?: boolean | undefined;
   /**
-   * Whether requests that another site has caused have the cookie: `"Lax"` only when a link is followed.
+   * Whether the cookie is sent with requests that another site causes: `"Strict"` never, `"Lax"` only when the user
+   * follows a link, `"None"` always.
    *
    * @default {"Lax"}
    */
@@ -400,8 +419,8 @@ export interface CookieOptions {
 
 const COOKIE_OPTIONS: OptionChecks<CookieOptions> = {
   maxAge: [integerFrom(0, Number.MAX_SAFE_INTEGER), "a number of seconds from 0 on"],
-  domain: [matching(/^[\w.-]+$/), 'a host such as "example.com"'],
-  path: [matching(/^\/[\x21-\x3a\x3c-\x7e]*$/), 'a path such as "/account"'],
+  domain: [matching(/^\.?[\w-]+(?:\.[\w-]+)*$/), 'a host such as "example.com"'],
+  path: [matching(/^\/[\x21-\x3a\x3c-\x7e]{0,1023}$/), 'a path such as "/account"'], // browsers ignore longer ones
   secure: [isBoolean, "true or false"],
   httpOnly: [isBoolean, "true or false"],
   sameSite: [matching(/^(?:Strict|Lax|None)$/), '"Strict", "Lax" or "None"'],
@@ -433,13 +452,18 @@ export function formatCookie(name: string, value: string, options: CookieOptions
   const fail = (reason: string): never => {
     throw new TypeError(`Cannot set the cookie ${inspect(name)}: ${reason}`);
   };
-  const pair = `${name}=${encodeURIComponent(value.toWellFormed())}`;
+  const encoded = encodeURIComponent(value.toWellFormed());
+  const size = name.length + encoded.length;
+  const prefix = /^__(?:(?:Host-)?Http|Host|Secure)-/i.exec(name)?.[0].toLowerCase() ?? "";
   if (!TOKEN.test(name)) fail('its name is not a token, expected one such as "session"');
-  if (pair.length > 4096) fail(`it has ${pair.length} bytes, browsers keep at most 4096`);
-  if (!secure && (sameSite === "None" || /^__(?:Host|Secure)-/i.test(name))) fail('it needs "secure: true"');
-  if (/^__Host-/i.test(name) && (domain !== undefined || path !== "/")) fail('it needs the path "/", and no domain');
+  if (size > 4096) fail(`it has ${size} bytes, browsers keep at most 4096`);
+  if (!secure && (sameSite === "None" || prefix)) fail('it needs "secure: true"');
+  if (!httpOnly && prefix.endsWith("http-")) fail('it needs "httpOnly: true"');
+  if (prefix.startsWith("__host-") && (domain !== undefined || path !== "/")) {
+    fail('it needs the path "/", and no domain');
+  }
   return [
-    pair,
+    `${name}=${encoded}`,
     ...(maxAge === undefined ? [] : [`Max-Age=${maxAge}`]),
     ...(domain === undefined ? [] : [`Domain=${domain}`]),
     `Path=${path}`,

@@ -6,7 +6,15 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type CookieOptions, formatCookie, parseCookies, testEnviron } from "../mod.ts";
+import {
+  applicationUri,
+  type CookieOptions,
+  formatCookie,
+  mount,
+  parseCookies,
+  runApplication,
+  testEnviron,
+} from "../mod.ts";
 
 const HEADERS: [header: string, cookies: [name: string, value: string][]][] = [
   ["a=1", [["a", "1"]]],
@@ -21,8 +29,10 @@ const HEADERS: [header: string, cookies: [name: string, value: string][]][] = [
   ['a="one', [["a", '"one']]],
   ["a=%E2%82%AC%20", [["a", "€ "]]],
   ["a=caf\xc3\xa9", [["a", "café"]]],
+  ["a=voil\xc3\xa0; \t b\t = \xc3\xa0 ;", [["a", "voilà"], ["b", "à"]]],
   ["a=%ff", [["a", "%ff"]]],
   ["a=\xff", [["a", "\xff"]]],
+  ["a=%EF%BF%BD; b=%EF%BB%BF; c=%ED%A0%80", [["a", "\ufffd"], ["b", "\ufeff"], ["c", "%ED%A0%80"]]],
   ["a=100%", [["a", "100%"]]],
   ["__proto__=a; toString=b", [["__proto__", "a"], ["toString", "b"]]],
 ];
@@ -61,7 +71,24 @@ for (const [options, attributes] of FORMATTED) {
   });
 }
 
+test("formatCookie takes as many bytes of name and value as browsers keep", () => {
+  assert.equal(formatCookie("a", "x".repeat(4095)).split("; ")[0]!.length, 4097);
+});
+
+test("formatCookie takes the path under which an application is mounted", async () => {
+  const app = mount({
+    "/café": (environ, startResponse) => {
+      const path = new URL(applicationUri(environ)).pathname;
+      startResponse("200 OK", [["Set-Cookie", formatCookie("a", "1", { path })]]);
+      return [];
+    },
+  });
+  const { headers } = await runApplication(app, testEnviron({ PATH_INFO: "/caf\xc3\xa9/menu" }));
+  assert.deepEqual(headers, [["Set-Cookie", "a=1; Path=/caf%C3%A9; HttpOnly; SameSite=Lax"]]);
+});
+
 test("formatCookie takes the prefixes of names whose promises are kept", () => {
+  assert.match(formatCookie("__Host-Http-a", "1", { secure: true }), /^__Host-Http-a=1; /);
   assert.match(formatCookie("__Host-a", "1", { secure: true }), /^__Host-a=1; /);
   assert.match(formatCookie("__Secure-a", "1", { secure: true, domain: "a.example" }), /^__Secure-a=1; /);
 });
@@ -70,7 +97,7 @@ const REFUSED: [name: string, value: string, options: CookieOptions, message: st
   ["a b", "1", {}, 'Cannot set the cookie "a b": its name is not a token, expected one such as "session"'],
   ["", "1", {}, 'Cannot set the cookie "": its name is not a token, expected one such as "session"'],
   ["a\r\nb", "1", {}, 'Cannot set the cookie "a\\r\\nb": its name is not a token, expected one such as "session"'],
-  ["a", "x".repeat(4095), {}, 'Cannot set the cookie "a": it has 4097 bytes, browsers keep at most 4096'],
+  ["a", "x".repeat(4096), {}, 'Cannot set the cookie "a": it has 4097 bytes, browsers keep at most 4096'],
   ["a", "1", { sameSite: "None" }, 'Cannot set the cookie "a": it needs "secure: true"'],
   ["__Secure-a", "1", {}, 'Cannot set the cookie "__Secure-a": it needs "secure: true"'],
   [
@@ -84,6 +111,20 @@ const REFUSED: [name: string, value: string, options: CookieOptions, message: st
     "1",
     { secure: true, domain: "a.example" },
     'Cannot set the cookie "__host-a": it needs the path "/", and no domain',
+  ],
+  ["__Http-a", "1", {}, 'Cannot set the cookie "__Http-a": it needs "secure: true"'],
+  ["__Http-a", "1", { secure: true, httpOnly: false }, 'Cannot set the cookie "__Http-a": it needs "httpOnly: true"'],
+  [
+    "__Host-Http-a",
+    "1",
+    { secure: true, path: "/a" },
+    'Cannot set the cookie "__Host-Http-a": it needs the path "/", and no domain',
+  ],
+  [
+    "a",
+    "1",
+    { domain: "a.example." },
+    'Cannot use option "domain": found "a.example.", expected a host such as "example.com"',
   ],
   ["a", "1", { path: "/;b" }, 'Cannot use option "path": found "/;b", expected a path such as "/account"'],
   ["a", "1", { path: "a" }, 'Cannot use option "path": found "a", expected a path such as "/account"'],
