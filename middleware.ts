@@ -658,10 +658,8 @@ class TransformedBody implements BodyHooks {
       this.#closeTransformer();
       return body; // the server refuses it, and calls no close
     }
-    return cancelOnError(body, () => {
-      const transformed = mapMaybe(this.#sending, () => Array.isArray(body) ? this.#transformAll(body) : body);
-      return mapMaybe(transformed, (body) => withHooks(body, this));
-    });
+    const transform = () => Array.isArray(body) ? this.#transformAll(body) : withHooks(body, this);
+    return cancelOnError(body, () => mapMaybe(this.#sending, transform));
   }
 
   /** Transforms an array, which stays one. */
@@ -671,7 +669,10 @@ class TransformedBody implements BodyHooks {
     let pushed: void | Promise<void> = undefined;
     for (const chunk of body) pushed = mapMaybe(pushed, () => mapMaybe(this.transform(chunk), push));
     const flushed = mapMaybe(pushed, () => this.flush());
-    return mapMaybe(flushed, (last) => withChunks(body, last?.length ? [...chunks, last] : chunks));
+    return mapMaybe(flushed, (last) => {
+      if (last?.length) push(last);
+      return Object.assign(chunks, { close: () => this.close(() => body.close?.()) });
+    });
   }
 
   /** Passes a failure on, after the chunks that were written before. */
