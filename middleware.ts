@@ -3003,7 +3003,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
       },
       close: () => encoder?.close(),
     };
-    return mapBody(deferred, () => transformer)(environ, startResponse);
+    return new TransformedBody(transformer, startResponse).run(deferred, environ);
   };
 }
 
