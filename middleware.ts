@@ -535,8 +535,8 @@ export interface BodyTransformer {
    */
   transform?(chunk: Uint8Array): Uint8Array | Promise<Uint8Array>;
   /**
-   * Returns a chunk to send after the last one, or a promise of it. It is not called where the body does not come to its
-   * end.
+   * Returns a chunk to send after the last one, or a promise of it. It is not called for a body that fails, or whose
+   * client leaves.
    *
    * @returns The last chunk.
    */
@@ -704,15 +704,19 @@ export interface PendingResponse {
   status: string;
   /** The headers. */
   headers: HeaderList;
-  /** The chunks, where the application has returned an array. Those of a stream do not exist yet. */
+  /**
+   * The chunks, where the application has returned an array and not written. Without it in the response to send, the body
+   * stays as it is. A body of another length needs another Content-Length.
+   */
   body?: readonly Uint8Array[] | undefined;
 }
 
 /**
- * Changes the status and the headers of each response before it is started, with the whole body where there is one.
+ * Changes the status and the headers of each response before it is started, and the body where that is an array.
  *
- * It may take its time: `startResponse` is synchronous, while WebCrypto is not. Until the change is made, the call of
- * `startResponse` is held back, and so are the first chunks.
+ * Until the change is made, the call of `startResponse` is held back, and so are the first chunks: the change may take
+ * time, as WebCrypto does, although `startResponse` is synchronous. Where the application calls `startResponse` again,
+ * with an error, that response is changed as well.
  *
  * @throws {TypeError} When `app` is not an application.
  *
