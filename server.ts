@@ -1511,6 +1511,7 @@ class Exchange {
   #onThrow(error: unknown): void {
     this.#applicationState = "returned";
     if (this.#iterator instanceof WriteQueue && this.#responseState !== "complete") {
+      this.#report(error); // a response without a body ends before the queue does
       this.#iterator.append({ next: () => Promise.reject(error) });
     } else this.#fail(error);
   }

@@ -8,16 +8,21 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ResponseBody } from "../mod.ts";
 import {
+  answer,
   bytes,
   Client,
   Event,
   exchange,
+  FAILURE,
   generated,
   generatedAsync,
+  HERE,
   KIB,
   parse,
   PLAIN,
+  reportsIn,
   request,
+  settle,
   startPatient,
   unchecked,
 } from "./support.ts";
@@ -221,3 +226,19 @@ test("write() rejects with an AbortError when the client has left, which is not 
   await server.shutdown();
   assert.equal(server.errors.text, "");
 });
+
+for (const [method, status] of [["GET", "200 OK"], ["HEAD", "200 OK"], ["GET", "204 No Content"]] as const) {
+  test(`an application that fails after it has written is reported once: ${method}, ${status}`, async () => {
+    const { response, errors } = await answer(
+      unchecked((_environ, startResponse) => {
+        void startResponse(status, status.startsWith("204") ? [] : PLAIN)(bytes("written"));
+        throw FAILURE;
+      }),
+      new Request(HERE, { method }),
+    );
+    await response.text().catch(() => {});
+    await settle();
+    assert.equal(reportsIn(errors).length, 1);
+    assert.match(errors.text, /This application fails/);
+  });
+}
