@@ -803,10 +803,16 @@ function safely<Value>(call: () => Value, fallback: Value): Value {
   }
 }
 
-/** The status that an error asks for, which `errorPage` gives it: its own `status` from 400 to 599, or 500. */
-function errorStatus(error: unknown): number {
+/** The status that an error asks for: its own `status` from 400 to 599. */
+function ownStatus(error: unknown): number | undefined {
   const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
-  return typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600 ? status : 500;
+  const isStatus = typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600;
+  return isStatus ? status : undefined;
+}
+
+/** The status that `errorPage` gives an error. */
+function errorStatus(error: unknown): number {
+  return ownStatus(error) ?? 500;
 }
 
 /** Whether an error means that the client has left: the server's own error, or one that the signal has caused. */
@@ -880,7 +886,7 @@ interface BodyHooks {
   /** Returns a chunk to send after the last one. */
   flush?(): Uint8Array | Promise<Uint8Array>;
   /** Handles a failure of the application: returns a body to send instead, or throws. A failure of that is thrown on. */
-  recover?(error: unknown): ResponseBody;
+  recover?(error: unknown): ResponseBody | Promise<ResponseBody>;
   /** Calls the inner `close`. `isOpen` tells whether chunks were asked for and the body has not ended. */
   close?(inner: () => void | Promise<void>, isOpen: () => boolean): void | Promise<void>;
 }
@@ -896,8 +902,12 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
   let isOpen = false;
   let hasEnded = false;
   let hasRecovered = false;
-  const closeInner = () => body.close?.();
-  const close = () => hooks.close ? hooks.close(closeInner, () => isOpen) : closeInner();
+  let replacement: ResponseBody | undefined;
+  const closeInner = () => replacement ? closeAll(body, replacement) : body.close?.();
+  const close = () => {
+    hasEnded = true;
+    return hooks.close ? hooks.close(closeInner, () => isOpen) : closeInner();
+  };
   if (Array.isArray(body)) return hooks.close ? Object.assign([...body], { close }) : body;
 
   const ask = async () => {
@@ -920,8 +930,15 @@ function withHooks(body: ResponseBody, hooks: BodyHooks): ResponseBody {
     } catch (error) {
       isOpen = false;
       if (!hooks.recover || hasRecovered || hasEnded) throw error;
-      iterator = openBody(hooks.recover(error));
       hasRecovered = true;
+      iterator = openBody([]); // what has thrown has ended: a client that leaves meanwhile has nothing to cancel
+      const recovered = await hooks.recover(error);
+      if (hasEnded) {
+        await cancelBody(recovered);
+        return END;
+      }
+      replacement = recovered;
+      iterator = openBody(replacement);
       return await iterator.next();
     }
   };
@@ -970,6 +987,11 @@ async function cancelBody(body: ResponseBody): Promise<void> {
   const stop = async () => isIterableBody(body) ? await openBody(body).return?.() : undefined;
   const close = async () => await body?.close?.();
   await Promise.all([stop(), close()]);
+}
+
+/** Closes several bodies, also where closing one of them fails. */
+async function closeAll(...bodies: ResponseBody[]): Promise<void> {
+  await Promise.all(bodies.map(async (body) => await body.close?.()));
 }
 
 /** Does some work before a body is passed on, and cancels the body if that fails. */
@@ -1169,6 +1191,11 @@ function addVary(headers: HeaderList, name: string): HeaderList {
   const known = parseList(vary.toLowerCase());
   const isKnown = known.includes("*") || known.includes(name.toLowerCase());
   return isKnown ? headers : setHeader(headers, "Vary", `${vary}, ${name}`);
+}
+
+/** The headers with those of other ones whose names they do not have. */
+function addMissing(headers: HeaderList, others: HeaderList): HeaderList {
+  return [...headers, ...others.filter(([name]) => getHeader(headers, name) === undefined)];
 }
 
 /** The elements of a header that is a list. */
@@ -1374,6 +1401,45 @@ ${content}
 
 // #endregion
 
+// #region Refusals
+
+/** What a middleware says when it refuses a request. It may be an error. */
+interface Refusal {
+  status: number;
+  /** Says why, in the site's own page; to the client only if it is exposed. */
+  message: string;
+  headers?: HeaderList;
+  expose?: boolean;
+}
+
+/** Responds to an error with its page, in place of an application. A failure is logged, and a refusal is not. */
+type RespondToError = (
+  environ: Environ,
+  startResponse: StartResponse,
+  error: unknown,
+  isFailure?: boolean,
+) => ResponseBody | Promise<ResponseBody>;
+
+const ERROR_PAGE = Symbol("error page"); // a symbol, so that the application does not find it
+
+/** Where `errorPage` leaves the function that responds to an error, for the middleware inside. */
+type WithErrorPage = Environ & { [ERROR_PAGE]?: RespondToError | undefined };
+
+/** Refuses a request: with the page of the `errorPage` outside, if there is one, else with the status as plain text. */
+function refuse(
+  environ: WithErrorPage,
+  startResponse: StartResponse,
+  refusal: Refusal,
+): ResponseBody | Promise<ResponseBody> {
+  const { status, message, headers } = refusal;
+  const page = environ[ERROR_PAGE];
+  const error = refusal instanceof Error ? refusal : undefined;
+  if (page) return page(environ, startResponse, error ?? Object.assign(new Error(message), refusal));
+  return respondWith(startResponse, `${status} ${REASONS[status]}`, headers, error);
+}
+
+// #endregion
+
 // #region mount
 
 /**
@@ -1442,8 +1508,8 @@ function parseMountKey(key: string): { host: Host | undefined; prefix: string } 
   return { host, prefix: path === "/" ? "" : percentDecode(toNativeString(path)) };
 }
 
-function notFound(_environ: Environ, startResponse: StartResponse): ResponseBody {
-  return respondWith(startResponse, "404 Not Found");
+function notFound(environ: Environ, startResponse: StartResponse): ResponseBody | Promise<ResponseBody> {
+  return refuse(environ, startResponse, { status: 404, message: `Cannot find ${inspect(environ.PATH_INFO)}` });
 }
 
 // #endregion
@@ -1641,7 +1707,9 @@ export function files(root: string | URL, options: FilesOptions = {}): Applicati
   return (environ, startResponse) => {
     const { REQUEST_METHOD: method } = environ;
     if (method !== "GET" && method !== "HEAD") {
-      return respondWith(startResponse, "405 Method Not Allowed", [["Allow", "GET, HEAD"]]);
+      const message = `Cannot ${method} a file, expected GET or HEAD`;
+      const headers: HeaderList = [["Allow", "GET, HEAD"]];
+      return refuse(environ, startResponse, { status: 405, message, headers, expose: true });
     }
     const opened = open(environ);
     if (!opened) {
@@ -2367,13 +2435,34 @@ function formatJson(environ: Environ, entry: LogEntry): string {
 // #region errorPage
 
 /**
+ * A response to an error, as `render` of {@linkcode ErrorPageOptions} may return it.
+ *
+ * @example
+ * ```ts
+ * import type { ErrorResponse } from "./mod.ts";
+ *
+ * const problem = { type: "https://example.com/out-of-stock", title: "Out of stock" };
+ * const response: ErrorResponse = {
+ *   headers: [["Content-Type", "application/problem+json"]],
+ *   body: [new TextEncoder().encode(JSON.stringify(problem))],
+ * };
+ * ```
+ */
+export interface ErrorResponse {
+  /** The headers, which replace those that the error and `errorPage` have under the same names. */
+  headers: HeaderList;
+  /** The body. Its `close` is called as that of any other. */
+  body: ResponseBody;
+}
+
+/**
  * Options for {@linkcode errorPage}.
  *
  * @example
  * ```ts
  * import type { ErrorPageOptions } from "./mod.ts";
  *
- * const options: ErrorPageOptions = { development: true };
+ * const options: ErrorPageOptions = { render: (status) => `<!doctype html><title>${status}</title><h1>${status}</h1>` };
  * ```
  */
 export interface ErrorPageOptions {
@@ -2383,17 +2472,54 @@ export interface ErrorPageOptions {
    * @default {false}
    */
   development?: boolean | undefined;
+  /**
+   * Makes the site's own page for an error. In development it is not called for a status of 500 and above.
+   *
+   * Text is HTML, and is sent to clients that accept HTML no less than plain text and JSON; the others get the default
+   * page. An {@linkcode ErrorResponse} is sent to all. For `undefined` all get the default page, and also if the call
+   * fails, which is logged.
+   *
+   * @param status The status line, such as `"404 Not Found"`.
+   * @param error What was thrown; for a refusal of another middleware an `Error` with `status`, `headers` and a message.
+   * @param environ The environ.
+   * @returns HTML, a response, or nothing.
+   */
+  render?:
+    | ((
+      status: string,
+      error: unknown,
+      environ: Environ,
+    ) => string | ErrorResponse | undefined | Promise<string | ErrorResponse | undefined>)
+    | undefined;
 }
 
-const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = { development: [isBoolean, "true or false"] };
+const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = {
+  development: [isBoolean, "true or false"],
+  render: [isFunction, "a function"],
+};
 
 /**
  * Responds with an error page when the application fails, and logs the error to `wsgi.errors`.
  *
  * A `status` of the error from 400 to 599 is that of the response. Errors below 500 are not logged; they may be the
- * server's own, for a body that is too large. The page is JSON, plain text or HTML, as the client accepts it. In JSON it is
- * `{ "status": 404, "title": "Not Found" }`, with the error and its stack as `detail` in development. Once bytes have
- * left, no page can be sent, and the error is thrown on. PEP 3333, "Error Handling".
+ * server's own, for a body that is too large. An error with such a status may say more:
+ *
+ * - `expose: true`: its `message` is for the client. Nothing else of an error is sent in production.
+ * - `headers`: a list of headers for the response, such as `[["Retry-After", "60"]]`. What describes a body or is for one
+ *   connection is left out.
+ *
+ * The page is plain text, HTML or JSON, as the client accepts it; without a preference plain text, and in development
+ * HTML. In JSON it is an object with these fields of RFC 9457:
+ *
+ * - `status`: a number, such as `404`
+ * - `title`: the reason phrase, such as `"Not Found"`
+ * - `detail`: the message that is for the client, if there is one; in development the error with its stack
+ *
+ * It also makes the page where a middleware inside refuses a request: `mount` (404), `files` (404 and 405), `proxyFix` and
+ * `trustedHosts` (400), `basicAuth` (401), `limitBody` (413), `limitConcurrency` (503) and `timeout` (504). The page is
+ * sent from the place of that middleware, so that those between, such as {@linkcode cors}, add their headers.
+ *
+ * Once bytes have left, no page can be sent, and the error is thrown on. PEP 3333, "Error Handling".
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
@@ -2407,42 +2533,130 @@ const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = { development: [isBoo
  * import { errorPage, runApplication, testEnviron } from "./mod.ts";
  *
  * const app = errorPage(() => {
- *   throw Object.assign(new Error("Article 7 is not there"), { status: 404 });
+ *   throw Object.assign(new Error("Article 7 is not there"), { status: 404, expose: true });
  * });
  * const { status, body, errors } = await runApplication(app, testEnviron());
  * assert.equal(status, "404 Not Found");
- * assert.equal(new TextDecoder().decode(body), "404 Not Found\n");
+ * assert.equal(new TextDecoder().decode(body), "404 Not Found\nArticle 7 is not there\n");
  * assert.equal(errors, "");
+ * ```
+ *
+ * @example A page of the site's own
+ * ```ts
+ * import assert from "node:assert/strict";
+ * import { errorPage, mount, runApplication, testEnviron } from "./mod.ts";
+ *
+ * const app = errorPage(mount({ "/shop": () => [] }), {
+ *   render: (status) => `<!doctype html><title>${status}</title><h1>Have you lost your way?</h1>`,
+ * });
+ * const { status, body } = await runApplication(app, testEnviron({ PATH_INFO: "/shpo", HTTP_ACCEPT: "text/html" }));
+ * assert.equal(status, "404 Not Found");
+ * assert.match(new TextDecoder().decode(body), /lost your way/);
  * ```
  */
 export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}): Application {
   checkOptions(options, ERROR_PAGE_OPTIONS);
-  const { development = false } = options;
+  const { development = false, render } = options;
   const inner = application(app);
-  return (environ, startResponse) => {
-    const recover = (thrown: unknown): ResponseBody => {
+  const respond: RespondToError = (environ, startResponse, error, isFailure = false) => {
+    const code = errorStatus(error);
+    const status = `${code} ${REASONS[code] ?? "Unknown"}`;
+    const start = ({ headers, body }: ErrorResponse): ResponseBody => {
+      const all = addMissing(addMissing(headers, errorHeaders(error)), [["Cache-Control", "no-store"]]);
+      startResponse(status, addVary(all, "Accept"), error);
+      return body;
+    };
+    const page = defaultPage(status, error, environ, development);
+    const body = start(page); // throws the error on if bytes have left
+    if (isFailure && code >= 500) logFailure(environ, error);
+    if (!render || development && code >= 500) return body;
+    const use = (rendered: string | ErrorResponse | undefined) => {
+      const own = typeof rendered === "string" ? pageForHtml(rendered, environ) : rendered;
+      return own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
+    };
+    const recover = (failure: unknown) => {
+      if (isDisconnect(failure, environ["fetch.context"])) throw failure;
+      logFailure(environ, failure, "Error page");
+      return start(page);
+    };
+    return catching(() => mapMaybe(render(status, error, environ), use), recover);
+  };
+  return (environ: WithErrorPage, startResponse) => {
+    environ[ERROR_PAGE] = respond;
+    const recover = (thrown: unknown) => {
       // The server expects this error, and nobody would read the page.
       if (isDisconnect(thrown, environ["fetch.context"])) throw thrown;
       const error = thrown ?? new Error(`${thrown} was thrown`); // startResponse takes undefined for no error
-      const code = errorStatus(error);
-      const status = `${code} ${REASONS[code] ?? "Unknown"}`;
-      const types = development ? ["text/html", "application/json", "text/plain"] : ["text/plain", "application/json"];
-      const type = preferredType(environ, types);
-      startResponse(status, [
-        ["Content-Type", type === "application/json" ? type : `${type}; charset=utf-8`],
-        ["Content-Security-Policy", PAGE_POLICY],
-        ["Cache-Control", "no-store"],
-        ["Vary", "Accept"],
-      ], error);
-      if (code >= 500) logFailure(environ, error);
-      const detail = development ? inspectDeep(error, 16) : undefined;
-      let page = `${detail ?? status}\n`;
-      if (type === "text/html") page = renderHtml(status, error, environ);
-      if (type === "application/json") page = JSON.stringify({ status: code, title: status.slice(4), detail });
-      return [ENCODER.encode(page)];
+      return respond(environ, startResponse, error, true);
     };
     return catching(() => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })), recover);
   };
+}
+
+/** The headers of an error's own, if it has a list of valid ones, without those that would not fit its page. */
+function errorHeaders(error: unknown): HeaderList {
+  if (ownStatus(error) === undefined) return [];
+  return safely(() => {
+    const { headers } = error as { headers?: unknown };
+    if (!isPairs(headers)) return [];
+    const own = headers.map((pair) => [...pair] as const)
+      .filter(([name]) => !/^content-(?:type|length|encoding)$/i.test(name) && !HOP_BY_HOP.test(name.toLowerCase()));
+    parseHead("500 Internal Server Error", own);
+    return own;
+  }, []);
+}
+
+/** The message of an error that is for the client. */
+function exposedMessage(error: unknown): string | undefined {
+  if (ownStatus(error) === undefined) return undefined;
+  return safely(() => {
+    const { expose, message } = error as { expose?: unknown; message?: unknown };
+    return expose === true && typeof message === "string" && message !== "" ? message : undefined;
+  }, undefined);
+}
+
+/** Checks a response before the server does, for which a failed start would count. */
+function checkErrorResponse(response: ErrorResponse): ErrorResponse {
+  if (!isIterableBody(response.body)) {
+    const expected = 'a string of HTML, or { headers: [["Content-Type", "text/html"]], body: [bytes] }';
+    throw new TypeError(`Cannot use ${inspect(response)} as an error page: expected ${expected}`);
+  }
+  parseHead("500 Internal Server Error", response.headers);
+  return response;
+}
+
+/** The site's own HTML, if the client prefers that. */
+function pageForHtml(html: string, environ: Environ): ErrorResponse | undefined {
+  const type = preferredType(environ, ["text/html", "text/plain", "application/json"]);
+  return type === "text/html" ? makePage(type, html) : undefined;
+}
+
+function makePage(type: string, text: string, ...headers: HeaderList): ErrorResponse {
+  const contentType = type === "application/json" ? type : `${type}; charset=utf-8`;
+  return { headers: [["Content-Type", contentType], ...headers], body: [ENCODER.encode(text)] };
+}
+
+/** The page of this library's own, of the type that the client prefers. */
+function defaultPage(status: string, error: unknown, environ: Environ, development: boolean): ErrorResponse {
+  const types = development
+    ? ["text/html", "application/json", "text/plain"]
+    : ["text/plain", "text/html", "application/json"];
+  const type = preferredType(environ, types);
+  const detail = development ? inspectDeep(error, 16) : exposedMessage(error);
+  let page = development ? `${detail}\n` : `${status}\n${detail === undefined ? "" : `${detail}\n`}`;
+  if (type === "text/html") page = development ? renderHtml(status, error, environ) : renderStatus(status, detail);
+  if (type === "application/json") {
+    page = JSON.stringify({ status: Number(status.slice(0, 3)), title: status.slice(4), detail });
+  }
+  return makePage(type, page, ["Content-Security-Policy", PAGE_POLICY]);
+}
+
+/** The page for a visitor: the status and, if there is one, the message that is for the client. */
+function renderStatus(status: string, detail = ""): string {
+  return renderPage(status, {
+    style: "body { margin-top: 20vh; max-width: 40rem; }\np { white-space: pre-line; }",
+    content: `<h1>${escapeHtml(status)}</h1>${detail && `\n<p>${escapeHtml(detail)}`}`,
+  });
 }
 
 const ERROR_STYLE = `
@@ -2644,12 +2858,13 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
   checkOptions(options, PROXY_FIX_OPTIONS);
   const { trust = LOOPBACK, header } = options;
   const proxies = typeof trust === "number" ? trust : trustCheck(trust);
+  const refusal: Refusal = { status: 400, message: "Cannot read the forwarding headers of the proxy" };
   const inner = application(app);
   return (environ, startResponse) => {
     if (typeof proxies === "function" && !proxies(environ.REMOTE_ADDR)) return inner(environ, startResponse);
     const lists = parseForwarded(environ, header);
     const forwarded = lists && pickForwarded(lists, proxies);
-    if (!forwarded) return respondWith(startResponse, "400 Bad Request");
+    if (!forwarded) return refuse(environ, startResponse, refusal);
     applyForwarded(environ, forwarded);
     return inner(environ, startResponse);
   };
@@ -2871,9 +3086,10 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
   const inner = application(app);
   return (environ, startResponse) => {
     const asked = requestedHost(environ);
-    return asked && hosts.some((host) => meetsHost(asked, host))
-      ? inner(environ, startResponse)
-      : respondWith(startResponse, "400 Bad Request");
+    if (asked && hosts.some((host) => meetsHost(asked, host))) return inner(environ, startResponse);
+    const { HTTP_HOST, SERVER_NAME } = environ;
+    const host = inspect(HTTP_HOST || SERVER_NAME);
+    return refuse(environ, startResponse, { status: 400, message: `Cannot serve host ${host}` });
   };
 }
 
@@ -3180,25 +3396,22 @@ export function limitBody(app: ApplicationLike, options: LimitBodyOptions = {}):
   const inner = application(app);
   return (environ, startResponse) => {
     const { CONTENT_LENGTH } = environ;
-    const input = new LimitedInput(environ["wsgi.input"], maxBodySize);
-    const refuse = (error: unknown) => {
-      if (error !== input.error) throw error;
-      return respondWith(startResponse, "413 Content Too Large", [], error);
-    };
-    if (Number(CONTENT_LENGTH) > maxBodySize) return respondWith(startResponse, "413 Content Too Large");
+    if (Number(CONTENT_LENGTH) > maxBodySize) return refuse(environ, startResponse, bodyTooLarge(maxBodySize));
     if (/^\d+$/.test(CONTENT_LENGTH ?? "")) return inner(environ, startResponse); // the server lets no more through
+    const input = new LimitedInput(environ["wsgi.input"], maxBodySize);
+    const recover = (error: unknown) => {
+      if (!input.error || error !== input.error) throw error;
+      return refuse(environ, startResponse, input.error);
+    };
     environ["wsgi.input"] = input;
-    return catching(
-      () => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover: refuse })),
-      refuse,
-    );
+    return catching(() => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })), recover);
   };
 }
 
 /** `wsgi.input` with a limit. */
 class LimitedInput implements InputStream {
   /** The error that was thrown because the body is too large. */
-  error: Error | undefined;
+  error: (RangeError & Refusal) | undefined;
   readonly #input: InputStream;
   readonly #maxBodySize: number;
   /** The bytes that may still be read, plus one. At 0 the body is too large. */
@@ -3310,25 +3523,28 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
 
 /** One request, whose response must be started in time. */
 class Deadline implements BodyHooks {
-  readonly #environ: Environ;
+  readonly #environ: WithErrorPage;
   readonly #startResponse: StartResponse;
+  /** That of the `errorPage` outside. One inside leaves its own in the environ. */
+  readonly #page: RespondToError | undefined;
   /** Rejects when the time is up. It is made when the application has not started the response at once. */
   #expired: Promise<never> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Made when the application reads its signal. */
   #controller: AbortController | undefined;
   /** The error that the time is up. */
-  #error: DOMException | undefined;
+  #error: (DOMException & Refusal) | undefined;
   #isStarted = false;
   #cancel: (() => Promise<void>) | undefined;
   #hasClose = false;
   /** Whether the body has been closed by a method of its own, which may make pending reads fail. */
   #isClosed = false;
 
-  constructor(environ: Environ, startResponse: StartResponse) {
+  constructor(environ: WithErrorPage, startResponse: StartResponse) {
     this.#environ = environ;
     this.#startResponse = startResponse;
-    const { "fetch.context": context } = environ;
+    const { "fetch.context": context, [ERROR_PAGE]: page } = environ;
+    this.#page = page;
     if (context) environ["fetch.context"] = new DeadlineContext(context, () => this.#signal());
   }
 
@@ -3373,11 +3589,12 @@ class Deadline implements BodyHooks {
     return this.#isStarted ? ask() : this.#orTimeout(ask());
   }
 
-  recover(error: unknown): ResponseBody {
+  recover(error: unknown): ResponseBody | Promise<ResponseBody> {
     clearTimeout(this.#timer);
     if (!this.#error || error !== this.#error) throw error;
     this.#isStarted = true;
-    return respondWith(this.#startResponse, "504 Gateway Timeout", [], error);
+    this.#environ[ERROR_PAGE] = this.#page;
+    return refuse(this.#environ, this.#startResponse, this.#error);
   }
 
   close(inner: () => void | Promise<void>): void | Promise<void> {
@@ -3392,7 +3609,8 @@ class Deadline implements BodyHooks {
   }
 
   #expire(milliseconds: number, reject: (error: unknown) => void): void {
-    this.#error = new DOMException(`The response was not started in ${milliseconds} ms`, "TimeoutError");
+    const message = `The response was not started in ${milliseconds} ms`;
+    this.#error = Object.assign(new DOMException(message, "TimeoutError"), { status: 504 });
     reject(this.#error); // first, so that a response to the signal comes too late
     this.#controller?.abort(this.#error);
     this.#cancel?.().catch(this.#onLateError);
@@ -3513,13 +3731,11 @@ export function limitConcurrency(app: ApplicationLike, options: LimitConcurrency
   }
   const inner = application(app);
   const places = new Places(max, queue);
+  const refusal: Refusal = { status: 503, message: "Too many requests wait", headers: [["Retry-After", "1"]] };
   return (environ, startResponse) =>
     mapMaybe(
       places.take(environ["fetch.context"]),
-      (isTaken) =>
-        isTaken
-          ? places.hold(() => inner(environ, startResponse))
-          : respondWith(startResponse, "503 Service Unavailable", [["Retry-After", "1"]]),
+      (isTaken) => isTaken ? places.hold(() => inner(environ, startResponse)) : refuse(environ, startResponse, refusal),
     );
 }
 
@@ -3902,11 +4118,7 @@ export function secureHeaders(app: ApplicationLike, options: SecureHeadersOption
   const inner = application(app);
   return (environ, startResponse) => {
     const added = environ["wsgi.url_scheme"] === "https" ? secure : plain;
-    const addMissing = (headers: HeaderList) => {
-      const missing = added.filter(([name]) => getHeader(headers, name) === undefined);
-      return [...headers, ...missing];
-    };
-    return inner(environ, mapStart(startResponse, addMissing));
+    return inner(environ, mapStart(startResponse, (headers) => addMissing(headers, added)));
   };
 }
 
@@ -3983,9 +4195,14 @@ export function basicAuth(app: ApplicationLike, options: BasicAuthOptions): Appl
     throw new TypeError('Cannot check passwords: expected either "users" or "check"');
   }
   const challenge = `Basic realm="${realm.replace(/["\\]/g, "\\$&")}", charset="UTF-8"`;
+  const refusal: Refusal = {
+    status: 401,
+    message: `Cannot log in to ${inspect(realm)}: expected a user and the right password`,
+    headers: [["WWW-Authenticate", challenge]],
+  };
   const inner = application(app);
   return (environ, startResponse) => {
-    const deny = () => respondWith(startResponse, "401 Unauthorized", [["WWW-Authenticate", challenge]]);
+    const deny = () => refuse(environ, startResponse, refusal);
     const credentials = parseBasicAuth(environ.HTTP_AUTHORIZATION);
     if (!credentials) return deny();
     const [user, password] = credentials;

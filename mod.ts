@@ -878,6 +878,7 @@ export {
   type CorsOptions,
   errorPage,
   type ErrorPageOptions,
+  type ErrorResponse,
   files,
   type FilesOptions,
   formatCookie,

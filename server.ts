@@ -122,7 +122,7 @@ export const REASONS: Record<number, string> = Object.fromEntries(
 const HTTP_ERRORS = new WeakMap<object, number>();
 
 /** Gives an error its status, also as a property, for an application or a middleware that catches it. */
-function httpError<Fault extends Error>(status: number, error: Fault): Fault {
+function httpError<Fault extends Error>(status: number, error: Fault): Fault & { status: number } {
   HTTP_ERRORS.set(error, status);
   return Object.assign(error, { status });
 }
@@ -132,9 +132,10 @@ function serverStopping(): DOMException {
   return httpError(503, new DOMException("The server is stopping", "AbortError"));
 }
 
-/** The error for a request body above a limit, in bytes. @internal */
-export function bodyTooLarge(limit: number): RangeError {
-  return httpError(413, new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`));
+/** The error for a request body above a limit, in bytes. Its message is for the client. @internal */
+export function bodyTooLarge(limit: number): RangeError & { status: number; expose: true } {
+  const error = new RangeError(`Cannot read the request body: it has more than the ${limit} bytes allowed`);
+  return Object.assign(httpError(413, error), { expose: true } as const);
 }
 
 /** The error for a client that left: the same one on both runtimes. */

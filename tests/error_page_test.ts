@@ -13,14 +13,30 @@ import { after, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { inspect } from "node:util";
 import {
+  accessLog,
   type Application,
   type ApplicationLike,
+  basicAuth,
+  compress,
+  conditional,
+  cors,
+  type Environ,
   errorPage,
+  type ErrorPageOptions,
+  type ErrorResponse,
+  files,
+  type HeaderList,
   limitBody,
+  limitConcurrency,
   type Middleware,
+  mount,
+  proxyFix,
   runApplication,
+  secureHeaders,
   testEnviron,
+  timeout,
   type ToFetchOptions,
+  trustedHosts,
   validator,
 } from "../mod.ts";
 import {
@@ -28,10 +44,14 @@ import {
   Closing,
   explode,
   failing,
+  giving,
   lacking,
   Log,
+  never,
   responding,
   stacked,
+  valuesOf,
+  whole,
   withStatus,
 } from "./middleware_support.ts";
 import {
@@ -50,6 +70,8 @@ import {
   RUNTIME,
   settle,
   start,
+  text,
+  within,
 } from "./support.ts";
 
 interface Page {
@@ -63,6 +85,7 @@ interface Page {
 interface Asking {
   accept?: string;
   development?: boolean;
+  render?: ErrorPageOptions["render"];
   method?: string;
   path?: string;
   headers?: Record<string, string>;
@@ -71,7 +94,7 @@ interface Asking {
 
 /** What an error page answers. */
 async function pageOf(app: ApplicationLike, asking: Asking = {}): Promise<Page> {
-  const { accept, development = false, method = "GET", path = "", options } = asking;
+  const { accept, development = false, render, method = "GET", path = "", options } = asking;
   const headers = { ...asking.headers, ...accept === undefined ? {} : { Accept: accept } };
   let reason = "";
   // A Response does not tell the reason that it was made with.
@@ -81,7 +104,7 @@ async function pageOf(app: ApplicationLike, asking: Asking = {}): Promise<Page> 
       return startResponse(status, headers, error);
     });
   const { response, errors } = await answer(
-    stacked(app, listening, (app) => errorPage(app, { development })),
+    stacked(app, listening, (app) => errorPage(app, { development, render })),
     new Request(`${HERE}${path}`, { method, headers }),
     options,
   );
@@ -244,10 +267,12 @@ const CHUNKED = request("/", {
   body: "5\r\n12345\r\n0\r\n\r\n",
 });
 
+const TOO_LARGE = "413 Content Too Large\nCannot read the request body: it has more than the 4 bytes allowed\n";
+
 test("errorPage: a body that is too large for the server is a 413, and not reported", async () => {
   await using server = start(stacked(reading, errorPage), { maxBodySize: 4 });
   const reply = await exchange(server, CHUNKED);
-  assert.deepEqual([reply.status, reply.body], [413, "413 Content Too Large\n"]);
+  assert.deepEqual([reply.status, reply.body], [413, TOO_LARGE]);
   assert.equal(server.errors.text, "");
 });
 
@@ -261,7 +286,7 @@ for (
     await using server = start(stacked(reading, ...middleware));
     const reply = await exchange(server, CHUNKED);
     assert.equal(reply.status, 413);
-    assert.match(reply.body, /Content Too Large\n$/);
+    assert.equal(reply.body, TOO_LARGE);
     assert.equal(server.errors.text, "");
   });
 }
@@ -320,8 +345,8 @@ for (
     [undefined, "text/html", "text/plain"],
     ["*/*", "text/html", "text/plain"],
     ["", "text/html", "text/plain"],
-    [BROWSER, "text/html", "text/plain"],
-    ["text/html", "text/html", "text/plain"],
+    [BROWSER, "text/html", "text/html"],
+    ["text/html", "text/html", "text/html"],
     ["text/*", "text/html", "text/plain"],
     ["application/json", "application/json", "application/json"],
     ["application/*", "application/json", "application/json"],
@@ -330,7 +355,8 @@ for (
     ["application/json;q=0.5, text/plain;q=0.9", "text/plain", "text/plain"],
     ["application/json;q=0.9, text/plain;q=0.5", "application/json", "application/json"],
     ["text/html;q=0, */*;q=0.1", "application/json", "text/plain"],
-    ["text/plain;q=0, text/*;q=0.4, application/json;q=0.3", "text/html", "application/json"],
+    ["text/plain;q=0, text/*;q=0.4, application/json;q=0.3", "text/html", "text/html"],
+    ["text/*;q=0, application/json;q=0.3", "application/json", "application/json"],
     ["text/plain", "text/plain", "text/plain"],
     ["application/json ; charset=utf-8 ; q=1 , text/*;q=0.1", "application/json", "application/json"],
     ["application/json;q=nonsense, text/plain;q=0.1", "text/plain", "text/plain"],
@@ -355,7 +381,7 @@ for (
     ["__proto__, constructor;q=1", "text/html", "text/plain"],
   ] as const
 ) {
-  // With equal weights the server may choose (RFC 9110, section 12.5.1), and prefers what is said first here.
+  // With equal weights the server may choose (RFC 9110, section 12.5.1): HTML in development, and else plain text.
   test(`errorPage: Accept ${JSON.stringify(accept)} is answered with ${inDevelopment}, or ${inProduction}`, async () => {
     for (const [development, expected] of [[true, inDevelopment], [false, inProduction]] as const) {
       const asking = { development, ...accept === undefined ? {} : { accept } };
@@ -650,12 +676,12 @@ for (const [name, error] of Object.entries(ODDITIES)) {
   test(`errorPage: whatever is thrown is answered with a page: ${name}`, async () => {
     const expected = name === "a response" ? 404 : 500;
     for (const development of [true, false]) {
-      for (const [accept, type] of [["text/html", development ? "text/html" : "text/plain"], ["application/json"]]) {
-        const page = await pageOf(failing(error), { accept: accept!, development });
+      for (const accept of ["text/html", "application/json"]) {
+        const page = await pageOf(failing(error), { accept, development });
         assert.equal(page.status, expected);
         // What the server answers by itself is plain text without this header.
         assert.equal(page.headers.get("Cache-Control"), "no-store", "the page is not the server's own");
-        assert.match(page.headers.get("Content-Type")!, new RegExp(`^${type ?? accept}`));
+        assert.match(page.headers.get("Content-Type")!, new RegExp(`^${accept}`));
         assert.equal(reportsOf(page.errors), expected === 500 ? 1 : 0, page.errors);
         if (accept === "application/json") JSON.parse(page.body);
       }
@@ -775,3 +801,639 @@ test("errorPage passes an array on as it is, since nothing of it can fail any mo
   });
   assert.equal(app(testEnviron(), () => () => Promise.resolve()), body);
 });
+
+// What an error says for the client
+
+/** An error whose message is for the client. */
+function exposed(message: string, properties: object = {}): Error {
+  return Object.assign(new Error(message), { status: 404, expose: true, ...properties });
+}
+
+test("errorPage: in production the message of an error that may be exposed is on the page", async () => {
+  const pages: Record<string, string> = {};
+  for (const accept of ["text/plain", "application/json", "text/html"]) {
+    pages[accept] = (await pageOf(failing(exposed("Article 7\nis sold")), { accept })).body;
+  }
+  assert.equal(pages["text/plain"], "404 Not Found\nArticle 7\nis sold\n");
+  assert.deepEqual(JSON.parse(pages["application/json"]!), {
+    status: 404,
+    title: "Not Found",
+    detail: "Article 7\nis sold",
+  });
+  assert.match(pages["text/html"]!, /<h1>404 Not Found<\/h1>\n<p>Article 7\nis sold\n$/);
+});
+
+for (
+  const [name, error] of Object.entries<unknown>({
+    "expose is only truthy": exposed(SECRET, { expose: 1 }),
+    "there is no status": exposed(SECRET, { status: undefined }),
+    "the status is none of an error": exposed(SECRET, { status: 302 }),
+    "the message is empty": exposed(""),
+    "the message is no text": exposed("", { message: { toString: () => SECRET } }),
+    "expose cannot be read": Object.defineProperty(exposed(SECRET), "expose", { get: explode }),
+    "the message cannot be read": Object.defineProperty(exposed(SECRET), "message", { get: explode }),
+    "the status cannot be read": Object.defineProperty(exposed(SECRET), "status", { get: explode }),
+  })
+) {
+  test(`errorPage: no message is exposed where ${name}`, async () => {
+    for (const accept of ["text/plain", "text/html", "application/json"]) {
+      const { body, status } = await pageOf(failing(error), { accept });
+      assert.doesNotMatch(body, /secret/);
+      if (accept === "application/json") assert.deepEqual(Object.keys(JSON.parse(body)), ["status", "title"]);
+      if (accept === "text/plain") assert.match(body, new RegExp(`^${status} [A-Z a-z]+\n$`));
+      if (accept === "text/html") assert.match(body, /<\/h1>\n$/);
+    }
+  });
+}
+
+test("errorPage: in production, too, nothing can be slipped into the page by a message", async () => {
+  const harmless = await pageOf(failing(exposed("no")), { accept: "text/html" });
+  const { body } = await pageOf(failing(exposed(XSS)), { accept: "text/html" });
+  assert.deepEqual(tagsOf(body), tagsOf(harmless.body));
+  assert.ok(shown(body).includes(XSS));
+});
+
+test("errorPage: the page for a visitor is light and dark, fits a small screen, and runs nothing", async () => {
+  const { body, headers } = await pageOf(failing(new Error("no")), { accept: "text/html" });
+  for (
+    const part of [/^<!doctype html>/, /color-scheme: light dark/, /content="width=device-width/, /<html lang="en">/]
+  ) {
+    assert.match(body, part);
+  }
+  assert.equal(headers.get("Content-Security-Policy"), "default-src 'none'; style-src 'unsafe-inline'");
+});
+
+/** The headers of the page for an error with these. */
+async function headersFor(headers: unknown, properties: object = { status: 503 }): Promise<HeaderList> {
+  const app = stacked(failing(Object.assign(new Error("no"), { headers }, properties)), errorPage);
+  return (await runApplication(app, testEnviron())).headers;
+}
+
+test("errorPage: the headers of an error are those of the response", async () => {
+  const cookies: HeaderList = [["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"]];
+  const headers = await headersFor([["Retry-After", "60"], ...cookies, ["Content-Range", "bytes */5"]]);
+  assert.deepEqual(valuesOf(headers, "Retry-After"), ["60"]);
+  assert.deepEqual(valuesOf(headers, "Set-Cookie"), ["a=1", "b=2"]);
+  assert.deepEqual(valuesOf(headers, "Content-Range"), ["bytes */5"]);
+});
+
+test("errorPage: the headers of an error come before those of the page, and Vary has both", async () => {
+  const headers = await headersFor([["cache-control", "max-age=5"], ["Vary", "Cookie"]]);
+  assert.deepEqual(valuesOf(headers, "Cache-Control"), ["max-age=5"]);
+  assert.deepEqual(valuesOf(headers, "Vary"), ["Cookie, Accept"]);
+});
+
+test("errorPage: of the headers of an error, those of another body or of a connection are left out", async () => {
+  const all = ["Content-Type", "content-length", "Content-Encoding", "Transfer-Encoding", "connection", "Upgrade"];
+  const headers = await headersFor([...all, "Retry-After"].map((name) => [name, "7"]));
+  assert.deepEqual(headers, await headersFor([["Retry-After", "7"]]));
+  assert.deepEqual(valuesOf(headers, "Retry-After"), ["7"]);
+});
+
+for (
+  const [name, headers] of Object.entries<unknown>({
+    "an object": { "X-Test": "1" },
+    "Headers": new Headers({ "X-Test": "1" }),
+    "text": "X-Test: 1",
+    "null": null,
+    "a list of text": ["X-Test: 1"],
+    "a list with a number in it": [["X-Test", 1]],
+    "a list with three parts": [["X-Test", "1", "2"]],
+    "a line feed in a value": [["X-Test", "1\r\nX-Forged: 1"]],
+    "a value that is not Latin-1": [["X-Test", "塩"]],
+    "a name that is none": [["X Test", "1"]],
+    "a pair that cannot be read": [
+      new Proxy(["X-Test", "1"], {
+        get: (pair, name) => name === "1" ? explode() : Reflect.get(pair, name),
+      }),
+    ],
+  })
+) {
+  test(`errorPage: the headers of an error are ignored, and there is a page: ${name}`, async () => {
+    assert.deepEqual(await headersFor(headers), await headersFor(undefined));
+  });
+}
+
+test("errorPage: the headers of an error without a status are not for the client", async () => {
+  const headers: HeaderList = [["X-Test", "1"]];
+  for (const status of [undefined, 200, "404"]) {
+    assert.deepEqual(valuesOf(await headersFor(headers, { status }), "X-Test"), []);
+  }
+  const error = Object.defineProperty(withStatus(503), "headers", { get: explode });
+  assert.equal((await pageOf(failing(error))).body, "503 Service Unavailable\n");
+});
+
+// The site's own pages
+
+const RENDERED = "<!doctype html><title>Ours</title>";
+
+test("errorPage: render is given the status line, what was thrown, and the environ", async () => {
+  const given: unknown[] = [];
+  const error = withStatus(404);
+  let environ: Environ | undefined;
+  const app = errorPage((inside) => {
+    environ = inside;
+    throw error;
+  }, { render: (...all) => void given.push(...all) });
+  await runApplication(app, testEnviron());
+  assert.equal(given.length, 3);
+  assert.equal(given[0], "404 Not Found");
+  assert.equal(given[1], error);
+  assert.equal(given[2], environ);
+});
+
+for (
+  const [accept, expected] of [
+    [undefined, "text/html; charset=utf-8"],
+    ["*/*", "text/html; charset=utf-8"],
+    [BROWSER, "text/html; charset=utf-8"],
+    ["application/json, text/plain, */*", "text/html; charset=utf-8"],
+    ["application/json", "application/json"],
+    ["application/json, */*;q=0.5", "application/json"],
+    ["text/plain", "text/plain; charset=utf-8"],
+  ] as const
+) {
+  test(`errorPage: HTML of render is for clients that accept it: ${expected} for ${accept}`, async () => {
+    for (const render of [() => RENDERED, () => Promise.resolve(RENDERED)]) {
+      const page = await pageOf(failing(withStatus(404)), { render, ...accept === undefined ? {} : { accept } });
+      assert.equal(page.status, 404);
+      assert.equal(page.headers.get("Content-Type"), expected);
+      assert.equal(page.headers.get("Vary"), "Accept");
+      assert.equal(page.headers.get("Cache-Control"), "no-store");
+      assert.equal(page.body === RENDERED, expected.startsWith("text/html"));
+    }
+  });
+}
+
+test("errorPage: HTML of render may load what the site has", async () => {
+  const { headers } = await pageOf(failing(new Error("no")), { render: () => RENDERED });
+  assert.equal(headers.get("Content-Security-Policy"), null);
+});
+
+for (const [name, make] of Object.entries(FAILURES)) {
+  test(`errorPage: render makes the page for a failure ${name}, whose body is closed once`, async () => {
+    for (const isLater of [false, true]) {
+      const closing = new Closing();
+      const render = (): ErrorResponse | Promise<ErrorResponse> => {
+        const response = {
+          headers: [["content-type", "application/problem+json"], ["Cache-Control", "max-age=1"]] as const,
+          body: closing.body(function* () {
+            yield bytes("{");
+            yield bytes("}");
+          }()),
+        };
+        return isLater ? settle().then(() => response) : response;
+      };
+      const page = await pageOf(make(new Error(SECRET)), { render, accept: "text/plain" });
+      assert.deepEqual([page.status, page.body], [500, "{}"]);
+      assert.equal(page.headers.get("Content-Type"), "application/problem+json");
+      assert.equal(page.headers.get("Cache-Control"), "max-age=1");
+      assert.equal(page.headers.get("X-First"), null);
+      assert.equal(reportsOf(page.errors), 1, page.errors);
+      await closing.closed.wait();
+      await settle();
+      assert.equal(closing.count, 1);
+    }
+  });
+}
+
+test("errorPage: both the body that has failed and that of render are closed once", async () => {
+  const [failed, rendered] = [new Closing(), new Closing()];
+  const page = await pageOf(giving(() => failed.body(generatedFailure(withStatus(404)))), {
+    render: () => ({ headers: PLAIN, body: rendered.body([bytes("ours")]) }),
+  });
+  assert.equal(page.body, "ours");
+  await rendered.closed.wait();
+  await settle();
+  assert.deepEqual([failed.count, rendered.count], [1, 1]);
+});
+
+/** A body that fails before its first byte. */
+function* generatedFailure(error: unknown): Generator<Uint8Array> {
+  yield EMPTY;
+  throw error;
+}
+
+for (
+  const [name, render] of Object.entries<ErrorPageOptions["render"]>({
+    "returns nothing": () => undefined,
+    "resolves with nothing": () => Promise.resolve(undefined),
+  })
+) {
+  test(`errorPage: where render ${name}, there is the page of the library`, async () => {
+    for (const error of [withStatus(404), new Error("no")]) {
+      const { errors, headers, ...page } = await pageOf(failing(error), { render });
+      const { errors: _errors, headers: _headers, ...expected } = await pageOf(failing(error));
+      assert.deepEqual(page, expected);
+      assert.equal(headers.get("Content-Type"), "text/plain; charset=utf-8");
+      assert.equal(reportsOf(errors), error === undefined || !("status" in error) ? 1 : 0);
+    }
+  });
+}
+
+/** A render that returns what the compiler would refuse. */
+function returning(value: unknown): NonNullable<ErrorPageOptions["render"]> {
+  return () => value as ErrorResponse;
+}
+
+for (
+  const [name, render] of Object.entries<NonNullable<ErrorPageOptions["render"]>>({
+    "throws": failing(new Error("The template is gone")) as () => never,
+    "throws what it was given": (_status, error) => {
+      throw error;
+    },
+    "throws undefined": failing(undefined) as () => never,
+    "rejects": () => Promise.reject(new Error("The template is gone")),
+    "returns a number": returning(5),
+    "returns no body": returning({ headers: PLAIN }),
+    "returns no headers": returning({ body: [bytes("ours")] }),
+    "returns text as a body": returning({ headers: PLAIN, body: "ours" }),
+    "returns headers as an object": returning({ headers: { "Content-Type": "text/plain" }, body: [] }),
+    "returns a header that is none": returning({ headers: [["X Test", "1"]], body: [] }),
+    "returns a body that fails before its first byte": () => ({
+      headers: PLAIN,
+      body: generatedFailure(new Error("The template is gone")),
+    }),
+    "resolves with what is no response": () => Promise.resolve(5 as unknown as string),
+  })
+) {
+  test(`errorPage: where render ${name}, there is the page of the library, and a report`, async () => {
+    for (const make of Object.values(FAILURES)) {
+      const page = await pageOf(make(withStatus(404)), { render });
+      assert.deepEqual([page.status, page.body], [404, "404 Not Found\n"]);
+      assert.equal(reportsOf(page.errors), 1, page.errors);
+      assert.match(page.errors, /^Error page failed on GET \/: /);
+    }
+  });
+}
+
+test("errorPage: a body that render returns with wrong headers is closed once", async () => {
+  const closing = new Closing();
+  const body = closing.body([bytes("ours")]);
+  const page = await pageOf(failing(withStatus(404)), { render: () => ({ headers: [["X Test", "1"]], body }) });
+  assert.equal(page.body, "404 Not Found\n");
+  await settle();
+  assert.equal(closing.count, 1);
+});
+
+test("errorPage: to HEAD, a page of render is a head without a body, which is closed", async () => {
+  const closing = new Closing();
+  const body = closing.body([bytes("ours")]);
+  const page = await pageOf(failing(withStatus(404)), { render: () => ({ headers: PLAIN, body }), method: "HEAD" });
+  assert.deepEqual([page.status, page.body, page.headers.get("Content-Length")], [404, "", "4"]);
+  await closing.closed.wait();
+});
+
+test("errorPage: once bytes have left, render is not called", async () => {
+  let calls = 0;
+  const app: Application = function* (_environ, startResponse) {
+    ok(startResponse);
+    yield bytes("one");
+    throw new Error(SECRET);
+  };
+  await using server = start(stacked(app, (app) => errorPage(app, { render: () => `${++calls}` })));
+  const reply = await exchange(server, request("/"));
+  assert.deepEqual([reply.status, reply.body, reply.complete, calls], [200, "one", false, 0]);
+  assert.equal(reportsOf(server.errors.text), 1, server.errors.text);
+});
+
+test("errorPage: in development, failures have the page for a developer, and render makes the others", async () => {
+  const asking = { development: true, render: () => RENDERED };
+  assert.match((await pageOf(failing(new Error(SECRET)), asking)).body, /the-secret/);
+  assert.match((await pageOf(failing(withStatus(503)), asking)).body, /Environ/);
+  assert.equal((await pageOf(failing(withStatus(404)), asking)).body, RENDERED);
+});
+
+for (
+  const [name, app] of Object.entries<Application>({
+    "in the call": failing(withStatus(404)),
+    "in a generator": giving(() => generatedFailure(withStatus(404))),
+  })
+) {
+  test(`errorPage: a client that leaves while a page is made gets none, and all is closed once: ${name}`, async () => {
+    const [failed, rendered] = [new Closing(), new Closing()];
+    const [waiting, go] = [new Event("a page that is made"), new Event("permission to go on")];
+    const render = async (_status: string, _error: unknown, environ: Environ): Promise<ErrorResponse> => {
+      const left = aborted(environ);
+      waiting.happen();
+      await left;
+      await go.wait();
+      return { headers: PLAIN, body: rendered.body(generatedFailure(new Error(SECRET))) };
+    };
+    const inner: Application = async (environ, startResponse) => failed.body(await app(environ, startResponse));
+    await using server = start(stacked(inner, (app) => errorPage(app, { render })));
+    const client = await Client.connect(server);
+    await client.send(request("/"));
+    await waiting.wait();
+    client.leave();
+    if (name === "in a generator") await failed.closed.wait();
+    await settle();
+    go.happen();
+    await rendered.closed.wait();
+    await settle();
+    assert.deepEqual([failed.count, rendered.count], [name === "in a generator" ? 1 : 0, 1]);
+    assert.equal(server.errors.text, "");
+  });
+}
+
+for (const isReturned of [true, false]) {
+  test(`errorPage: a body ${isReturned ? "is returned" : "is only closed"} while its page is made`, async () => {
+    const [calls, go, rendered] = [[] as string[], new Event("permission to go on"), new Closing()];
+    const render = async (): Promise<ErrorResponse> => {
+      await go.wait();
+      return { headers: PLAIN, body: rendered.body([bytes("ours")]) };
+    };
+    const app = errorPage((_environ, startResponse) => {
+      ok(startResponse);
+      const next = () => Promise.reject(withStatus(404));
+      const end = () => Promise.resolve({ done: true as const, value: calls.push("return") });
+      return { [Symbol.asyncIterator]: () => ({ next, return: end }), close: () => void calls.push("close") };
+    }, { render });
+    const body = await app(testEnviron(), () => () => Promise.resolve());
+    assert.ok(Symbol.asyncIterator in body);
+    const chunks = body[Symbol.asyncIterator]();
+    const chunk = chunks.next();
+    await settle();
+    if (isReturned) await chunks.return?.();
+    await body.close?.();
+    go.happen();
+    assert.equal((await chunk).done, true);
+    // An iterator that has thrown has ended.
+    assert.deepEqual([calls, rendered.count], [["close"], 1]);
+  });
+}
+
+test("errorPage: a render that fails because the client has left is not reported", async () => {
+  const [waiting, failed] = [new Event("a page that is made"), new Event("the failure")];
+  const render = async (_status: string, _error: unknown, environ: Environ): Promise<never> => {
+    const left = aborted(environ);
+    waiting.happen();
+    await left;
+    failed.happen();
+    throw new DOMException("The operation was aborted", "AbortError");
+  };
+  await using server = start(stacked(failing(withStatus(404)), (app) => errorPage(app, { render })));
+  const client = await Client.connect(server);
+  await client.send(request("/"));
+  await waiting.wait();
+  client.leave();
+  await failed.wait();
+  await settle();
+  assert.equal(server.errors.text, "");
+});
+
+test("errorPage: a page of render that fails after its first byte is cut off, and reported", async () => {
+  const body = function* (): Generator<Uint8Array> {
+    yield bytes("one");
+    throw new Error(SECRET);
+  };
+  const render = () => ({ headers: PLAIN, body: body() });
+  await using server = start(stacked(failing(withStatus(404)), (app) => errorPage(app, { render })));
+  const reply = await exchange(server, request("/"));
+  assert.deepEqual([reply.status, reply.body, reply.complete], [404, "one", false]);
+  assert.match(server.errors.text, /^Error page failed on GET \/: Error: the-secret/);
+});
+
+// Refusals of other middleware
+
+const FOLDER = new URL(".", import.meta.url);
+
+interface RefusalCase {
+  middleware: Middleware;
+  environ?: Partial<Environ>;
+  body?: string;
+  /** The reply where no page stands outside. */
+  plain: [status: string, headers: HeaderList, body: string];
+  detail?: string;
+  message: RegExp;
+}
+
+/** Each refusal of a middleware. */
+const REFUSALS: Record<string, RefusalCase> = {
+  "mount": {
+    middleware: (app) => mount({ "/other": app }),
+    plain: ["404 Not Found", [], "Not Found\n"],
+    message: /^Cannot find "\/"$/,
+  },
+  "files": {
+    middleware: () => files(FOLDER),
+    environ: { PATH_INFO: "/missing" },
+    plain: ["404 Not Found", [], "Not Found\n"],
+    message: /^Cannot find "\/missing"$/,
+  },
+  "files, for a method": {
+    middleware: () => files(FOLDER),
+    environ: { REQUEST_METHOD: "PUT" },
+    plain: ["405 Method Not Allowed", [["Allow", "GET, HEAD"]], "Method Not Allowed\n"],
+    detail: "Cannot PUT a file, expected GET or HEAD",
+    message: /^Cannot PUT a file/,
+  },
+  "proxyFix": {
+    middleware: (app) => proxyFix(app, { trust: 1 }),
+    environ: { HTTP_X_FORWARDED_PROTO: "gopher" },
+    plain: ["400 Bad Request", [], "Bad Request\n"],
+    message: /^Cannot read the forwarding headers/,
+  },
+  "trustedHosts": {
+    middleware: (app) => trustedHosts(app, { hosts: ["test.example"] }),
+    environ: { HTTP_HOST: "evil.example" },
+    plain: ["400 Bad Request", [], "Bad Request\n"],
+    message: /^Cannot serve host "evil\.example"$/,
+  },
+  "basicAuth": {
+    middleware: (app) => basicAuth(app, { users: { cook: "salt" } }),
+    plain: ["401 Unauthorized", [["WWW-Authenticate", 'Basic realm="Restricted", charset="UTF-8"']], "Unauthorized\n"],
+    message: /^Cannot log in to "Restricted"/,
+  },
+  "basicAuth, later": {
+    middleware: (app) => basicAuth(app, { check: () => Promise.resolve(false) }),
+    environ: { HTTP_AUTHORIZATION: `Basic ${btoa("cook:pepper")}` },
+    plain: ["401 Unauthorized", [["WWW-Authenticate", 'Basic realm="Restricted", charset="UTF-8"']], "Unauthorized\n"],
+    message: /^Cannot log in to "Restricted"/,
+  },
+  "limitBody": {
+    middleware: (app) => limitBody(app, { maxBodySize: 4 }),
+    environ: { REQUEST_METHOD: "POST", CONTENT_LENGTH: "5" },
+    plain: ["413 Content Too Large", [], "Content Too Large\n"],
+    detail: "Cannot read the request body: it has more than the 4 bytes allowed",
+    message: /more than the 4 bytes/,
+  },
+  "limitBody, later": {
+    middleware: () => limitBody(reading, { maxBodySize: 4 }),
+    environ: { CONTENT_LENGTH: "" },
+    body: "12345",
+    plain: ["413 Content Too Large", [], "Content Too Large\n"],
+    detail: "Cannot read the request body: it has more than the 4 bytes allowed",
+    message: /more than the 4 bytes/,
+  },
+  "limitBody, in a generator": {
+    middleware: () =>
+      limitBody(async function* (environ, startResponse) {
+        yield EMPTY;
+        yield* await reading(environ, startResponse);
+      }, { maxBodySize: 4 }),
+    environ: { CONTENT_LENGTH: "" },
+    body: "12345",
+    plain: ["413 Content Too Large", [], "Content Too Large\n"],
+    detail: "Cannot read the request body: it has more than the 4 bytes allowed",
+    message: /more than the 4 bytes/,
+  },
+  "limitConcurrency": {
+    middleware: () => {
+      const limited = limitConcurrency(() => never(), { max: 1, queue: 0 });
+      limited(testEnviron(), () => () => Promise.resolve());
+      return limited;
+    },
+    plain: ["503 Service Unavailable", [["Retry-After", "1"]], "Service Unavailable\n"],
+    message: /^Too many requests wait$/,
+  },
+  "timeout": {
+    middleware: () => timeout(() => never(), { milliseconds: 5 }),
+    plain: ["504 Gateway Timeout", [], "Gateway Timeout\n"],
+    message: /^The response was not started in 5 ms$/,
+  },
+  "timeout, in a generator": {
+    middleware: () =>
+      timeout(async function* () {
+        await never();
+        yield EMPTY;
+      }, { milliseconds: 5 }),
+    plain: ["504 Gateway Timeout", [], "Gateway Timeout\n"],
+    message: /^The response was not started in 5 ms$/,
+  },
+};
+
+/** The environ of the request that is refused. */
+function refusedEnviron({ environ, body }: RefusalCase, variables: Partial<Environ> = {}): Environ {
+  return testEnviron({ ...environ, ...variables }, { body });
+}
+
+/** What a middleware that refuses answers, inside of others. */
+async function refused(refusal: RefusalCase, outside: Middleware[], variables?: Partial<Environ>) {
+  const app = stacked(whole("inside"), ...outside, refusal.middleware);
+  return await within(runApplication(app, refusedEnviron(refusal, variables)), "an answer");
+}
+
+for (const [name, refusal] of Object.entries(REFUSALS)) {
+  const [status, headers, body] = refusal.plain;
+
+  test(`${name}: a refusal without a page outside is plain text`, async () => {
+    const result = await refused(refusal, []);
+    assert.equal(result.status, status);
+    assert.deepEqual(result.headers, [["Content-Type", "text/plain; charset=utf-8"], ...headers]);
+    assert.equal(text(result.body), body);
+  });
+
+  test(`${name}: a refusal is a page of the errorPage outside, and is no failure`, async () => {
+    for (const development of [false, true]) {
+      const page = (app: ApplicationLike) => errorPage(app, { development });
+      const result = await refused(refusal, [page], { HTTP_ACCEPT: "application/json" });
+      assert.equal(result.status, status);
+      for (const [name, value] of headers) assert.deepEqual(valuesOf(result.headers, name), [value]);
+      assert.deepEqual(valuesOf(result.headers, "Content-Type"), ["application/json"]);
+      const { detail, ...others } = JSON.parse(text(result.body));
+      assert.deepEqual(others, { status: Number(status.slice(0, 3)), title: status.slice(4) });
+      if (development) assert.match(detail, /Error/);
+      else assert.equal(detail, refusal.detail);
+      assert.equal(reportsOf(result.errors), 0, result.errors);
+    }
+  });
+
+  test(`${name}: the page for a refusal passes through the middleware between, as any response`, async () => {
+    for (const render of [() => RENDERED, () => settle().then(() => RENDERED)]) {
+      const lines: string[] = [];
+      const result = await refused(refusal, [
+        (app) => errorPage(app, { render }),
+        cors,
+        secureHeaders,
+        conditional,
+        compress,
+        (app) => accessLog(app, { write: (line) => lines.push(line) }),
+      ], { HTTP_ORIGIN: "http://a.example", HTTP_ACCEPT: "text/html" });
+      assert.equal(result.status, status);
+      assert.equal(text(result.body), RENDERED);
+      assert.deepEqual(valuesOf(result.headers, "Access-Control-Allow-Origin"), ["*"]);
+      assert.deepEqual(valuesOf(result.headers, "X-Content-Type-Options"), ["nosniff"]);
+      for (const [name, value] of headers) assert.deepEqual(valuesOf(result.headers, name), [value]);
+      assert.equal(lines.length, 1);
+      assert.match(lines[0]!, new RegExp(` ${status.slice(0, 3)} ${RENDERED.length} `));
+    }
+  });
+
+  test(`${name}: render is given the refusal as an error with a status, headers and a message`, async () => {
+    const errors: unknown[] = [];
+    const page: Middleware = (app) => errorPage(app, { render: (_status, error) => void errors.push(error) });
+    await refused(refusal, [page]);
+    assert.equal(errors.length, 1);
+    const [error] = errors;
+    assert.ok(error instanceof Error);
+    assert.match(error.message, refusal.message);
+    const { status: code, headers: own = [] }: { status?: number; headers?: HeaderList } = error as object;
+    assert.deepEqual([code, own], [Number(status.slice(0, 3)), headers]);
+  });
+
+  test(`${name}: the page for a refusal has its body closed once, where render fails there is another page`, async () => {
+    const closing = new Closing();
+    const own = () => ({ headers: PLAIN, body: closing.body(new Set([bytes("ours")])) });
+    const result = await refused(refusal, [(app) => errorPage(app, { render: own })]);
+    assert.equal(text(result.body), "ours");
+    assert.equal(closing.count, 1);
+    const failed = await refused(refusal, [(app) => errorPage(app, { render: explode })]);
+    assert.equal(failed.status, status);
+    assert.equal(reportsOf(failed.errors), 1);
+    assert.match(failed.errors, /Error page failed on [A-Z]+ \/.*: Error: the trap/);
+  });
+
+  test(`${name}: the page of the next errorPage outside is the one for a refusal`, async () => {
+    const page = (page: string): Middleware => (app) => errorPage(app, { render: () => page });
+    const result = await refused(refusal, [page("outer"), page("inner")]);
+    assert.equal(text(result.body), "inner");
+    const { middleware } = refusal;
+    const around = { ...refusal, middleware: (app: ApplicationLike) => middleware(validator(page("inner")(app))) };
+    assert.equal(text((await refused(around, [page("outer")])).body), "outer");
+  });
+}
+
+test("errorPage: a refusal finds the page also in a copy of the environ", async () => {
+  const copying: Middleware = (app) => (environ, startResponse) => (app as Application)({ ...environ }, startResponse);
+  const result = await refused(REFUSALS.mount!, [(app) => errorPage(app, { render: () => RENDERED }), copying]);
+  assert.equal(text(result.body), RENDERED);
+});
+
+test("errorPage: what timeout refuses has the page outside of it, and never the one inside", async () => {
+  const page = (page: string): Middleware => (app) => errorPage(app, { render: () => page });
+  const slow: Middleware = (app) => timeout(app, { milliseconds: 5 });
+  const inside = stacked(() => never(), slow, page("inner"));
+  assert.equal(text((await runApplication(inside, testEnviron())).body), "Gateway Timeout\n");
+  assert.equal(text((await runApplication(page("outer")(inside), testEnviron())).body), "outer");
+});
+
+test("limitBody answers for its own errors alone: an application may throw undefined", async () => {
+  await using server = start(stacked(failing(undefined), limitBody));
+  assert.equal((await exchange(server, CHUNKED)).status, 500);
+  assert.match(server.errors.text, /: undefined was thrown\n$/);
+});
+
+for (
+  const [name, variables, status] of [
+    ["412", { HTTP_IF_MATCH: '"other"' }, "412 Precondition Failed"],
+    ["416", { HTTP_RANGE: "bytes=999999999-" }, "416 Range Not Satisfiable"],
+    ["304", { HTTP_IF_NONE_MATCH: "*" }, "304 Not Modified"],
+    ["301", { PATH_INFO: "/folder" }, "301 Moved Permanently"],
+  ] as const
+) {
+  test(`files: ${name}, which is for a program that knows the file, is no error for a page`, async () => {
+    const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
+    try {
+      writeFileSync(join(folder, "file.txt"), "content");
+      mkdirSync(join(folder, "folder"));
+      const environ = () => testEnviron({ PATH_INFO: "/file.txt", ...variables });
+      const plain = await runApplication(files(folder), environ());
+      const paged = await runApplication(errorPage(files(folder), { render: () => RENDERED }), environ());
+      assert.equal(plain.status, status);
+      assert.deepEqual([paged.status, paged.headers, paged.body], [plain.status, plain.headers, plain.body]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+}

@@ -184,6 +184,7 @@ for (
     ["accessLog", "write", "log.txt", 'found "log.txt", expected a function'],
     ["accessLog", "skip", "/livez", 'found "/livez", expected an array of paths such as "/livez"'],
     ["errorPage", "development", "yes", 'found "yes", expected true or false'],
+    ["errorPage", "render", "404.html", 'found "404.html", expected a function'],
     ["proxyFix", "trust", 0, "found 0, expected a number of proxies or an array of their addresses"],
     ["proxyFix", "header", "X-Real-IP", 'found "X-Real-IP", expected "X-Forwarded-For" or "Forwarded"'],
     ["trustedHosts", "hosts", "a.example", 'found "a.example", expected an array of hosts such as "example.com"'],
