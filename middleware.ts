@@ -74,6 +74,7 @@ import {
   parseHead,
   parseList,
   percentDecode,
+  printable,
   readAtHand,
   REASONS,
   requireNodeModule,
@@ -85,6 +86,7 @@ import {
   TOKEN,
   toNativeString,
   wrapFile,
+  writeError,
   WRITTEN_LATE,
   wrongBody,
   wrongChunk,
@@ -823,7 +825,34 @@ function isDisconnect(error: unknown, context: FetchContext | undefined): boolea
 
 /** Logs a failure that is handled here, so that the server never sees it. */
 function logFailure(environ: Environ, error: unknown, what = "Application"): void {
-  logError(environ["wsgi.errors"], `${what} failed on ${environ.REQUEST_METHOD} ${requestTarget(environ)}`, error);
+  logError(environ["wsgi.errors"], `${what} failed on ${describeRequest(environ)}`, error);
+}
+
+/** A request in a report: its method and its target. */
+function describeRequest(environ: Environ): string {
+  return `${environ.REQUEST_METHOD} ${requestTarget(environ)}`;
+}
+
+// The least time between two lines of one middleware about requests, in milliseconds: a client must not fill the log.
+const WARNING_INTERVAL = 10_000;
+
+/** Writes a line about a request to `wsgi.errors`, unless one was written a moment ago. */
+type Warn = (environ: Environ, event: string, reason: string) => void;
+
+function rateLimitedWarning(): Warn {
+  let quietUntil = 0;
+  let omitted = 0;
+  return (environ, event, reason) => {
+    const now = performance.now();
+    if (now < quietUntil) {
+      omitted++;
+      return;
+    }
+    const more = omitted > 0 ? ` (${omitted} more since the last line)` : "";
+    writeError(environ["wsgi.errors"], `${printable(`${event} ${describeRequest(environ)}: ${reason}${more}`)}\n`);
+    quietUntil = now + WARNING_INTERVAL;
+    omitted = 0;
+  };
 }
 
 /** Describes a value with its contents, and an error with its stack and its causes. `inspect` only names the class. */
@@ -2801,6 +2830,7 @@ const REWRITTEN = [
 ];
 const X_FORWARDED = ["for", "proto", "host", "port", "prefix"]
   .map((name) => [name, `HTTP_X_FORWARDED_${name.toUpperCase()}`] as const);
+const FORWARDING = [...X_FORWARDED.map(([, variable]) => variable), "HTTP_FORWARDED"] as const;
 
 // A pair of Forwarded: RFC 7239, section 4. A quote that is left open does not match: it must not swallow what the next
 // proxy adds.
@@ -2859,9 +2889,19 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
   const { trust = LOOPBACK, header } = options;
   const proxies = typeof trust === "number" ? trust : trustCheck(trust);
   const refusal: Refusal = { status: 400, message: "Cannot read the forwarding headers of the proxy" };
+  const warn = rateLimitedWarning();
   const inner = application(app);
   return (environ, startResponse) => {
-    if (typeof proxies === "function" && !proxies(environ.REMOTE_ADDR)) return inner(environ, startResponse);
+    const { REMOTE_ADDR: peer } = environ;
+    if (typeof proxies === "function" && !proxies(peer)) {
+      const sent = FORWARDING.find((variable) => environ[variable] !== undefined);
+      if (sent) {
+        const found = peer === undefined ? 'the peer has no address, and "unix"' : `peer ${inspect(peer)}`;
+        const name = sent.slice("HTTP_".length).toLowerCase().replaceAll("_", "-");
+        warn(environ, `proxyFix ignored ${name} on`, `${found} is not in option "trust"`);
+      }
+      return inner(environ, startResponse);
+    }
     const lists = parseForwarded(environ, header);
     const forwarded = lists && pickForwarded(lists, proxies);
     if (!forwarded) return refuse(environ, startResponse, refusal);
@@ -3083,12 +3123,15 @@ export function trustedHosts(app: ApplicationLike, options: TrustedHostsOptions)
     if (!host) throw optionError("hosts", entry, '"example.com" or ".example.com"');
     return entry.startsWith(".") ? { ...host, name: `.${host.name}` } : host;
   });
+  const warn = rateLimitedWarning();
   const inner = application(app);
   return (environ, startResponse) => {
     const asked = requestedHost(environ);
     if (asked && hosts.some((host) => meetsHost(asked, host))) return inner(environ, startResponse);
-    const { HTTP_HOST, SERVER_NAME } = environ;
+    const { HTTP_HOST, SERVER_NAME, REMOTE_ADDR } = environ;
     const host = inspect(HTTP_HOST || SERVER_NAME);
+    const reason = `${REMOTE_ADDR ?? "a client"} asked for host ${host}, which is not in option "hosts"`;
+    warn(environ, "trustedHosts refused", reason);
     return refuse(environ, startResponse, { status: 400, message: `Cannot serve host ${host}` });
   };
 }
@@ -3518,13 +3561,15 @@ export function timeout(app: ApplicationLike, options: TimeoutOptions = {}): App
   checkOptions(options, TIMEOUT_OPTIONS);
   const { milliseconds = 30_000 } = options;
   const inner = application(app);
-  return (environ, startResponse) => new Deadline(environ, startResponse).run(inner, milliseconds);
+  const warn = rateLimitedWarning();
+  return (environ, startResponse) => new Deadline(environ, startResponse, warn).run(inner, milliseconds);
 }
 
 /** One request, whose response must be started in time. */
 class Deadline implements BodyHooks {
   readonly #environ: WithErrorPage;
   readonly #startResponse: StartResponse;
+  readonly #warn: Warn;
   /** That of the `errorPage` outside. One inside leaves its own in the environ. */
   readonly #page: RespondToError | undefined;
   /** Rejects when the time is up. It is made when the application has not started the response at once. */
@@ -3540,9 +3585,10 @@ class Deadline implements BodyHooks {
   /** Whether the body has been closed by a method of its own, which may make pending reads fail. */
   #isClosed = false;
 
-  constructor(environ: WithErrorPage, startResponse: StartResponse) {
+  constructor(environ: WithErrorPage, startResponse: StartResponse, warn: Warn) {
     this.#environ = environ;
     this.#startResponse = startResponse;
+    this.#warn = warn;
     const { "fetch.context": context, [ERROR_PAGE]: page } = environ;
     this.#page = page;
     if (context) environ["fetch.context"] = new DeadlineContext(context, () => this.#signal());
@@ -3611,6 +3657,7 @@ class Deadline implements BodyHooks {
   #expire(milliseconds: number, reject: (error: unknown) => void): void {
     const message = `The response was not started in ${milliseconds} ms`;
     this.#error = Object.assign(new DOMException(message, "TimeoutError"), { status: 504 });
+    this.#warn(this.#environ, "timeout gave up on", `its response was not started in ${milliseconds} ms`);
     reject(this.#error); // first, so that a response to the signal comes too late
     this.#controller?.abort(this.#error);
     this.#cancel?.().catch(this.#onLateError);

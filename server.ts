@@ -161,8 +161,8 @@ function printError(text: string): void {
   }
 }
 
-/** Writes to an error stream, or to standard error where a stream of the deployer's own fails. */
-function writeError(errors: ErrorStream, text: string): void {
+/** Writes to an error stream, or to standard error where a stream of the deployer's own fails. @internal */
+export function writeError(errors: ErrorStream, text: string): void {
   try {
     errors.write(text);
     errors.flush();

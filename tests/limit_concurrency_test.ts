@@ -407,7 +407,7 @@ test("limitConcurrency: a request that timeout gives up while it waits does not 
   await first.body!.cancel();
   await settle();
   assert.equal(calls, 1);
-  assert.equal(errors.text, "");
+  assert.equal(errors.text, "timeout gave up on GET /: its response was not started in 50 ms\n");
 });
 
 test("limitConcurrency inside health: a full queue does not fail the checks", async () => {

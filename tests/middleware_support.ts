@@ -178,6 +178,22 @@ export class Closing {
 
 // #endregion
 
+// #region Time
+
+/** Runs with a clock that stands still unless it is moved on, by milliseconds. */
+export async function withClock(run: (moveOn: (milliseconds: number) => void) => Promise<void>): Promise<void> {
+  const { now } = performance;
+  let time = now.call(performance);
+  performance.now = () => time;
+  try {
+    await run((milliseconds) => void (time += milliseconds));
+  } finally {
+    performance.now = now;
+  }
+}
+
+// #endregion
+
 // #region Bodies without an end
 
 /** A promise that never settles. */

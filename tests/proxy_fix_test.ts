@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import {
+  type Application,
   applicationUri,
   type Environ,
   fromFetch,
@@ -21,7 +22,7 @@ import {
   testEnviron,
   toRequest,
 } from "../mod.ts";
-import { between, inside, lacking, shown, telling, through, type Variables } from "./middleware_support.ts";
+import { between, inside, lacking, shown, telling, through, type Variables, withClock } from "./middleware_support.ts";
 import { answer, bytes, Client, exchange, native, ok, parse, request, start, text } from "./support.ts";
 
 /** Whom an application behind proxyFix takes for the client, or the status with which the request was refused. */
@@ -900,4 +901,58 @@ test("proxyFix gives a Fetch handler the client's address", async () => {
   const headers = { "X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.com" };
   const { response } = await answer(app, new Request("http://inner.example/page?x=1", { headers }));
   assert.equal(await response.text(), "https://example.com/page?x=1");
+});
+
+/** What proxyFix writes to `wsgi.errors` about a request. */
+async function lineFor(app: Application, variables: Variables): Promise<string> {
+  return (await runApplication(app, testEnviron(variables))).errors;
+}
+
+for (
+  const [name, { options = {}, variables, expected }] of Object.entries<
+    { options?: ProxyFixOptions; variables: Variables; expected: string }
+  >({
+    "an address that is not trusted": {
+      variables: { REMOTE_ADDR: "10.0.0.3", HTTP_X_FORWARDED_FOR: "203.0.113.7", PATH_INFO: "/x" },
+      expected: 'proxyFix ignored x-forwarded-for on GET /x: peer "10.0.0.3" is not in option "trust"\n',
+    },
+    "an address that is not trusted, with Forwarded": {
+      variables: { REMOTE_ADDR: "10.0.0.3", HTTP_FORWARDED: "for=203.0.113.7" },
+      expected: 'proxyFix ignored forwarded on GET /: peer "10.0.0.3" is not in option "trust"\n',
+    },
+    "a unix socket that is not trusted": {
+      variables: { HTTP_X_FORWARDED_PROTO: "https" },
+      expected:
+        'proxyFix ignored x-forwarded-proto on GET /: the peer has no address, and "unix" is not in option "trust"\n',
+    },
+    "an address that is trusted": {
+      variables: { REMOTE_ADDR: "127.0.0.1", HTTP_X_FORWARDED_FOR: "203.0.113.7" },
+      expected: "",
+    },
+    "an address that is trusted, and sends what is invalid": {
+      variables: { REMOTE_ADDR: "127.0.0.1", HTTP_X_FORWARDED_PROTO: "gopher" },
+      expected: "",
+    },
+    "a client that sends no such header": { variables: { REMOTE_ADDR: "10.0.0.3" }, expected: "" },
+    "any address, where proxies are counted": {
+      options: { trust: 1 },
+      variables: { REMOTE_ADDR: "10.0.0.3", HTTP_X_FORWARDED_FOR: "203.0.113.7" },
+      expected: "",
+    },
+  })
+) {
+  test(`proxyFix writes ${expected ? "a line" : "nothing"} about ${name}`, async () => {
+    assert.equal(await lineFor(between((app) => proxyFix(app, options), telling(() => "")), variables), expected);
+  });
+}
+
+test("proxyFix writes one line in ten seconds about proxies that are not trusted", async () => {
+  await withClock(async (moveOn) => {
+    const variables = { REMOTE_ADDR: "10.0.0.3", HTTP_X_FORWARDED_FOR: "203.0.113.7" };
+    const app = between(proxyFix, telling(() => ""));
+    assert.match(await lineFor(app, variables), /^proxyFix ignored /);
+    assert.equal(await lineFor(app, variables), "");
+    moveOn(10_000);
+    assert.match(await lineFor(app, variables), / \(1 more since the last line\)\n$/);
+  });
 });

@@ -18,7 +18,7 @@ import {
   testEnviron,
   timeout,
 } from "../mod.ts";
-import { between, giving, never, stubborn, unending } from "./middleware_support.ts";
+import { between, giving, never, stubborn, unending, withClock } from "./middleware_support.ts";
 import {
   answer,
   bytes,
@@ -37,6 +37,9 @@ import {
 
 /** A time in which nothing happens that is to happen. */
 const SHORT = 15;
+
+/** What a middleware with this time writes to the log about the first request that is too slow. */
+const LINE = `timeout gave up on GET /: its response was not started in ${SHORT} ms\n`;
 
 function timed(app: ApplicationLike, milliseconds = SHORT): Application {
   return between((app) => timeout(app, { milliseconds }), app);
@@ -69,7 +72,7 @@ for (const [what, app] of SLOW) {
     const { response, errors } = await answer(timed(app));
     assert.equal(response.status, 504);
     assert.equal(await response.text(), "Gateway Timeout\n");
-    assert.equal(errors.text, "");
+    assert.equal(errors.text, LINE);
   });
 }
 
@@ -145,7 +148,7 @@ for (const [what, app] of LATE_STARTS) {
     assert(error instanceof DOMException);
     assert.equal(error.name, "TimeoutError");
     await settle();
-    assert.equal(errors.text, "");
+    assert.equal(errors.text, LINE);
   });
 }
 
@@ -300,7 +303,7 @@ test("timeout closes what an application returns too late, once", async () => {
   await closed.wait();
   await settle();
   assert.deepEqual(log, ["return", "close"]);
-  assert.equal(errors.text, "");
+  assert.equal(errors.text, LINE);
 });
 
 test("timeout closes an array that an application returns too late, once", async () => {
@@ -321,7 +324,7 @@ test("timeout closes an array that an application returns too late, once", async
   await closed.wait();
   await settle();
   assert.equal(count, 1);
-  assert.equal(errors.text, "");
+  assert.equal(errors.text, LINE);
 });
 
 test("timeout cancels a ReadableStream that an application returns too late, once", async () => {
@@ -379,7 +382,7 @@ for (const microtasks of [0, 1, 2, 3, 4, 5]) {
     await closed.wait();
     await settle();
     assert.deepEqual(log, ["return", "close"]);
-    assert.equal(errors.text, "");
+    assert.equal(errors.text, LINE);
   });
 
   test(`timeout answers 504, and reports once, when an application fails ${when}`, async () => {
@@ -389,7 +392,7 @@ for (const microtasks of [0, 1, 2, 3, 4, 5]) {
     assert.equal(response.status, 504);
     await errors.matches(/Cancelled/);
     await settle();
-    assert.equal(reportsIn(errors).length, 1, errors.text);
+    assert.equal(reportsIn(errors).length, 2, errors.text);
   });
 
   test(`timeout answers 504 when a body gives its first chunk ${when}`, async () => {
@@ -402,7 +405,7 @@ for (const microtasks of [0, 1, 2, 3, 4, 5]) {
     const { response, errors } = await answer(timeout(app, { milliseconds: SHORT }));
     assert.equal(response.status, 504);
     assert.equal(await response.text(), "Gateway Timeout\n");
-    assert.equal(errors.text, "");
+    assert.equal(errors.text, LINE);
   });
 }
 
@@ -415,7 +418,7 @@ test("timeout ends a body that waits for its first chunk, once", async () => {
   await closed.wait();
   await settle();
   assert.deepEqual(log, ["return", "close"]);
-  assert.equal(errors.text, "");
+  assert.equal(errors.text, LINE);
 });
 
 test("timeout cancels a ReadableStream that waits for its first chunk, once", async () => {
@@ -474,7 +477,7 @@ for (const [what, app] of LATE_FAILURES) {
     assert.equal(response.status, 504);
     await errors.matches(/Out of order/);
     await settle();
-    assert.equal(reportsIn(errors).length, 1, errors.text);
+    assert.equal(reportsIn(errors).length, 2, errors.text);
   });
 }
 
@@ -495,7 +498,7 @@ for (const [what, error] of OWN_FAILURES) {
     assert.equal(response.status, 504);
     await failed.wait();
     await settle();
-    assert.equal(errors.text, "");
+    assert.equal(errors.text, LINE);
   });
 }
 
@@ -695,4 +698,15 @@ test("timeout makes neither a timer nor a controller for an application that sta
     Object.assign(globalThis, { AbortController: Controller, setTimeout: later });
   }
   assert.deepEqual(made, []);
+});
+
+test("timeout writes one line in ten seconds, and then how many requests were too slow", async () => {
+  await withClock(async (moveOn) => {
+    const app = timed(() => never());
+    const lineFor = async () => (await answer(app)).errors.text;
+    assert.equal(await lineFor(), LINE);
+    for (let count = 0; count < 3; count++) assert.equal(await lineFor(), "");
+    moveOn(10_000);
+    assert.equal(await lineFor(), LINE.replace("\n", " (3 more since the last line)\n"));
+  });
 });

@@ -6,8 +6,17 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Middleware, proxyFix, runApplication, trustedHosts, validator } from "../mod.ts";
-import { between, lacking, telling, through } from "./middleware_support.ts";
+import {
+  type Application,
+  type Environ,
+  type Middleware,
+  proxyFix,
+  runApplication,
+  testEnviron,
+  trustedHosts,
+  validator,
+} from "../mod.ts";
+import { between, lacking, telling, through, withClock } from "./middleware_support.ts";
 import { exchange, start, text } from "./support.ts";
 
 const BAD_REQUEST = "400 Bad Request";
@@ -169,3 +178,56 @@ for (const host of ["evil.org", "evil.org/.example.com", "evil.org?.example.com"
     assert.equal(calls, 0);
   });
 }
+
+/** What is written to `wsgi.errors` about a request. */
+async function lineFor(app: Application, variables: Partial<Environ> = {}): Promise<string> {
+  return (await runApplication(app, testEnviron({ HTTP_HOST: "evil.example", ...variables }))).errors;
+}
+
+function guarded(): Application {
+  return between((app) => trustedHosts(app, { hosts: ["example.com"] }), telling(() => ""));
+}
+
+for (
+  const [name, variables, expected] of [
+    [
+      "who has asked for which host",
+      { REMOTE_ADDR: "192.0.2.1", PATH_INFO: "/x" },
+      'GET /x: 192.0.2.1 asked for host "evil.example", which is not in option "hosts"',
+    ],
+    [
+      "the host also where the client has no address",
+      {},
+      'GET /: a client asked for host "evil.example", which is not in option "hosts"',
+    ],
+    [
+      "nothing that a terminal obeys",
+      { HTTP_HOST: "\x1b[31m\n\u202e", REQUEST_URI: "/\x1b\nforged" },
+      'GET /\\x1b\n    forged: a client asked for host "\\u001b[31m\\n\\u202e", which is not in option "hosts"',
+    ],
+  ] as const
+) {
+  test(`trustedHosts writes a line about a request that it refuses, with ${name}`, async () => {
+    const app = trustedHosts(telling(() => ""), { hosts: ["example.com"] });
+    assert.equal(await lineFor(app, variables), `trustedHosts refused ${expected}\n`);
+  });
+}
+
+test("trustedHosts writes nothing about a request that it serves", async () => {
+  assert.equal(await lineFor(guarded(), { HTTP_HOST: "example.com" }), "");
+});
+
+test("trustedHosts writes one line in ten seconds, and then how many requests were left out", async () => {
+  await withClock(async (moveOn) => {
+    const [app, other] = [guarded(), guarded()];
+    assert.match(await lineFor(app), /"hosts"\n$/);
+    for (let count = 0; count < 3; count++) assert.equal(await lineFor(app), "");
+    moveOn(9_999);
+    assert.equal(await lineFor(app), "");
+    assert.match(await lineFor(other), /"hosts"\n$/, "another middleware has a line of its own");
+    moveOn(1);
+    assert.match(await lineFor(app), /"hosts" \(4 more since the last line\)\n$/);
+    moveOn(10_000);
+    assert.match(await lineFor(app), /"hosts"\n$/);
+  });
+});
