@@ -66,6 +66,7 @@ import {
   matching,
   MAX_DELAY,
   memoize,
+  nameRequest,
   nextTurn,
   NOT_STARTED,
   NULL_BODY_STATUSES,
@@ -77,6 +78,7 @@ import {
   printable,
   readAtHand,
   REASONS,
+  REQUEST_ID,
   requireNodeModule,
   sendError,
   startedTwice,
@@ -828,9 +830,10 @@ function logFailure(environ: Environ, error: unknown, what = "Application"): voi
   logError(environ["wsgi.errors"], `${what} failed on ${describeRequest(environ)}`, error);
 }
 
-/** A request in a report: its method and its target. */
+/** A request in a report: its method, its target, and the id that `requestId` has given it. */
 function describeRequest(environ: Environ): string {
-  return `${environ.REQUEST_METHOD} ${requestTarget(environ)}`;
+  const id = nameRequest(environ["fetch.context"]?.request, environ["request.id"]);
+  return `${environ.REQUEST_METHOD} ${requestTarget(environ)}${id}`;
 }
 
 // The least time between two lines of one middleware about requests, in milliseconds: a client must not fill the log.
@@ -3949,6 +3952,8 @@ export function requestId(app: ApplicationLike, options: RequestIdOptions = {}):
     const id = isKept ? given : crypto.randomUUID();
     environ[variable] = id;
     environ["request.id"] = id;
+    const request: (Request & { [REQUEST_ID]?: string }) | undefined = environ["fetch.context"]?.request;
+    if (request) request[REQUEST_ID] = id;
     return inner(environ, mapStart(startResponse, (headers) => setHeader(headers, header, id)));
   };
 }

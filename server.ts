@@ -171,6 +171,15 @@ export function writeError(errors: ErrorStream, text: string): void {
   }
 }
 
+/** Where `requestId` leaves the id of a request: on the `Request`, which copies of the environ share. @internal */
+export const REQUEST_ID: unique symbol = Symbol("request id");
+
+/** Says in a report which request it is about, if that has an id, which another server only has in the environ. @internal */
+export function nameRequest(request: (Request & { [REQUEST_ID]?: string }) | undefined, given?: string): string {
+  const id = request?.[REQUEST_ID] ?? given;
+  return id === undefined ? "" : `, request ${id}`;
+}
+
 /** Writes a line about an error to an error stream, with its stack, its causes and a hint. @internal */
 export function logError(errors: ErrorStream, message: string, error: unknown, app?: Application): void {
   writeError(errors, `${printable(message)}: ${formatError(error)}${hintFor(error, app)}\n`);
@@ -1709,7 +1718,7 @@ class Exchange {
       this.#disconnected && (error === ABORTED || isAbortError(error));
     this.#reported = error;
     if (isKnown) return;
-    const target = `${this.method} ${percentEncode(this.request.url)}`;
+    const target = `${this.method} ${percentEncode(this.request.url)}${nameRequest(this.request)}`;
     logError(this.errors, `Application failed on ${target}`, error, this.gateway.app);
   }
 
@@ -1782,8 +1791,10 @@ class Context implements FetchContext {
   }
 
   waitUntil(work: Promise<unknown>): void {
-    const { gateway, errors, info } = this.#exchange;
-    const settled = gateway.pending.track(work, (error) => logError(errors, "Work after the response failed", error));
+    const { gateway, errors, info, request } = this.#exchange;
+    const settled = gateway.pending.track(work, (error) => {
+      logError(errors, `Work after the response failed${nameRequest(request)}`, error);
+    });
     (info as { waitUntil?(work: Promise<unknown>): void } | undefined)?.waitUntil?.(settled);
   }
 }

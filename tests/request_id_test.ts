@@ -10,18 +10,24 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import {
+  accessLog,
   type Application,
+  application,
   type Environ,
   errorPage,
+  health,
   type Middleware,
+  pipeline,
   proxyFix,
   requestId,
   type RequestIdOptions,
   runApplication,
   testEnviron,
+  timeout,
+  trustedHosts,
 } from "../mod.ts";
-import { failing, Log, responding, stacked, whole, withStatus } from "./middleware_support.ts";
-import { Client, exchange, ok, parse, request, start } from "./support.ts";
+import { explode, failing, giving, Log, never, responding, stacked, whole, withStatus } from "./middleware_support.ts";
+import { bytes, Client, exchange, FAILURE, ok, parse, reportsIn, request, start, unchecked } from "./support.ts";
 
 const UUID = /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/;
 
@@ -232,3 +238,105 @@ for (
     assert.throws(() => requestId(whole(), wrong), TypeError);
   });
 }
+
+const ID = "given-1";
+const log: Middleware = (app) => accessLog(app, { write: explode });
+
+/** Each report about a request, by who writes it. The first middleware is the outermost. */
+const REPORTS: Record<string, { app: Application; middleware?: Middleware[]; report: RegExp; headers?: string[] }> = {
+  "the server, in the call": { app: failing(FAILURE), report: /^Application failed on GET / },
+  "the server, in a promise": { app: () => Promise.reject(FAILURE), report: /^Application failed on GET / },
+  "the server, before the first byte": { app: giving(() => failingAfter()), report: /^Application failed on GET / },
+  "the server, after the first byte": { app: giving(() => failingAfter("one")), report: /^Application failed on GET / },
+  "the server, in the close of an array": {
+    app: giving(() => Object.assign([bytes("one")], { close: explode })),
+    report: /^Application failed on GET .*the trap/,
+  },
+  "the server, after the response": {
+    app: (environ, startResponse) => {
+      environ["fetch.context"]!.waitUntil(Promise.reject(FAILURE));
+      ok(startResponse);
+      return [];
+    },
+    report: /^Work after the response failed, /,
+  },
+  "the server, where a middleware has copied the environ": {
+    app: failing(FAILURE),
+    middleware: [(app) => (environ, startResponse) => application(app)({ ...environ }, startResponse), requestId],
+    report: /^Application failed on GET /,
+  },
+  "errorPage": { app: failing(FAILURE), middleware: [requestId, errorPage], report: /^Application failed on GET / },
+  "errorPage outside": {
+    app: failing(FAILURE),
+    middleware: [errorPage, requestId],
+    report: /^Application failed on GET /,
+  },
+  "errorPage, where render fails": {
+    app: failing(withStatus(404)),
+    middleware: [requestId, (app) => errorPage(app, { render: explode })],
+    report: /^Error page failed on GET /,
+  },
+  "accessLog": { app: whole(), middleware: [requestId, log], report: /^Access log failed on GET / },
+  "accessLog outside": { app: whole(), middleware: [log, requestId], report: /^Access log failed on GET / },
+  "health": {
+    app: whole(),
+    middleware: [requestId, (app) => health(app, { ready: "/path", check: explode })],
+    report: /^Health check failed on GET /,
+  },
+  "timeout": {
+    app: () => never(),
+    middleware: [requestId, (app) => timeout(app, { milliseconds: 5 })],
+    report: /^timeout gave up on GET /,
+  },
+  "trustedHosts": {
+    app: whole(),
+    middleware: [requestId, (app) => trustedHosts(app, { hosts: [] })],
+    report: /^trustedHosts refused GET /,
+  },
+  "proxyFix": {
+    app: whole(),
+    middleware: [requestId, (app) => proxyFix(app, { trust: [] })],
+    report: /^proxyFix ignored /,
+    headers: ["X-Forwarded-For: 203.0.113.7"],
+  },
+};
+
+/** A body that fails after its chunks. */
+function* failingAfter(...chunks: string[]): Generator<Uint8Array> {
+  for (const chunk of chunks) yield bytes(chunk);
+  throw FAILURE;
+}
+
+for (const [name, { app, middleware = [requestId], report, headers = [] }] of Object.entries(REPORTS)) {
+  test(`requestId: the id is in the report of ${name}`, async () => {
+    // A close that fails would be a breach to a validator.
+    await using server = start(unchecked(pipeline(app, ...middleware)));
+    await exchange(server, request("/path", { headers: [`X-Request-Id: ${ID}`, ...headers] }));
+    await server.errors.matches(report);
+    const reports = reportsIn(server.errors);
+    assert.equal(reports.length, 1, server.errors.text);
+    assert.match(reports[0]!, /^[^:]+(?: https?:\/\/[^ ]+)?, request given-1: /);
+  });
+}
+
+test("requestId: the id is in a report also where the server has no fetch.context", async () => {
+  const environ = testEnviron({ REMOTE_ADDR: "127.0.0.1", HTTP_X_REQUEST_ID: ID });
+  delete environ["fetch.context"];
+  const { errors } = await runApplication(pipeline(failing(FAILURE), requestId, errorPage), environ);
+  assert.match(errors, /^Application failed on GET \/, request given-1: Error: /);
+});
+
+test("requestId: a report about a request without an id says nothing of one", async () => {
+  await using server = start(failing(FAILURE));
+  await exchange(server, request("/path"));
+  assert.match(server.errors.text, /^Application failed on GET http:\/\/[^ ]+\/path: Error: /);
+});
+
+test("requestId: what the application writes to wsgi.errors stays as it is", async () => {
+  const app: Application = (environ, startResponse) => {
+    environ["wsgi.errors"].write('{"level":"warn"}\n');
+    ok(startResponse);
+    return [];
+  };
+  assert.equal((await runApplication(stacked(app, requestId), testEnviron())).errors, '{"level":"warn"}\n');
+});
