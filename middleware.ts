@@ -2856,7 +2856,8 @@ const UNSAFE_PREFIX = /\/\.{0,2}(?:\/|$)|\x7f/;
  * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, up to
  * the first sender that is not trusted: values further left could come from anybody. A trusted proxy must set or remove
  * every one of these headers. A request with an invalid value gets 400. Without an address for the client, as in
- * `for=unknown`, REMOTE_ADDR is absent.
+ * `for=unknown`, REMOTE_ADDR is absent. Where a peer that is not trusted sends such a header, a line on `wsgi.errors` says
+ * so, at most every ten seconds.
  *
  * `proxy_fix.original` keeps the variables as they were.
  *
@@ -3099,6 +3100,8 @@ const TRUSTED_HOSTS_OPTIONS: OptionChecks<TrustedHostsOptions> = {
 
 /**
  * Responds with 400 to requests for other hosts. Clients choose the Host freely, and applications make links with it.
+ *
+ * A line on `wsgi.errors` names the host, at most every ten seconds.
  *
  * Behind a proxy, this middleware belongs inside {@linkcode proxyFix}.
  *
@@ -3541,9 +3544,10 @@ const TIMEOUT_OPTIONS: OptionChecks<TimeoutOptions> = { milliseconds: [isNotNega
 /**
  * Responds with 504 when the application does not start its response in time.
  *
- * Then the signal in its `fetch.context` aborts, and a body that it still returns is closed. A response that has been
- * started is not limited. It belongs inside {@linkcode compress} and {@linkcode conditional}, which defer the call of
- * `startResponse` until there is a body. RFC 9110, section 15.6.5.
+ * Then the signal in its `fetch.context` aborts, and a body that it still returns is closed. A line on `wsgi.errors` names
+ * the request, at most every ten seconds. A response that has been started is not limited. It belongs inside
+ * {@linkcode compress} and {@linkcode conditional}, which defer the call of `startResponse` until there is a body. RFC 9110,
+ * section 15.6.5.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *
@@ -3917,7 +3921,8 @@ const REQUEST_ID_OPTIONS: OptionChecks<RequestIdOptions> = {
 };
 
 /**
- * Gives each request an id: in the environ as `request.id` and as the header, in the response, and in the access log.
+ * Gives each request an id: in the environ as `request.id` and as the header, in the response, in the access log, and in
+ * the reports about the request on `wsgi.errors`.
  *
  * The id of a trusted proxy is kept if it has at most 128 letters, digits and `_.+/=:-`. All others get a random UUID.
  *
