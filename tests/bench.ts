@@ -720,13 +720,12 @@ export const MARKED = /(?<=<!-- bench -->\n)[^]*(?=<!-- \/bench -->)/;
 /** What stands in each document, by its path. */
 export function reportsOf(run: Run): Record<string, string> {
   const { machine, versions, pace } = run;
-  const shown = versions.filter((version) => /^(?:deno|bun|hono|gunicorn) /.test(version));
   return {
     "README.md": `
 ![${CHART_TITLE}](${CHART})
 
-Above 1, ours needs less of the server's CPU than the other, which is the runtime's own handler (raw), Hono, or gunicorn
-in Python: medians of alternating rounds (${pace}) on ${machine}; ${shown.join(", ")}.
+Above 1, ours needs less of the server's CPU than the raw handler of the runtime, Hono, or Python's gunicorn (medians of
+alternating rounds; ${machine}).
 
 ${summaryOf(run)}
 `,

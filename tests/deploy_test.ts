@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { type Application, proxyFix } from "../mod.ts";
 import {
   bytes,
@@ -432,4 +433,34 @@ testWith(HAS.haproxy, "haproxy", "a rolling restart behind HAProxy loses no requ
     programs.push(...[...running.values()].map(({ program }) => program));
     await Promise.all(programs.map((program) => end(program, "SIGKILL")));
   }
+});
+
+// app.ts
+
+test("app.ts serves on the port that it is told, and says that it is well", async () => {
+  const file = fileURLToPath(new URL("../examples/deploy/app.ts", import.meta.url));
+  const flags = RUNTIME === "deno" ? ["--no-prompt", "--allow-net", "--allow-read"] : [];
+  await using child = new Child(process.execPath, ["run", ...flags, file, "0"]);
+  const [, port] = await child.until(/localhost:(\d+)/);
+  const server = { port: Number(port), hostname: "127.0.0.1" };
+  const cases = [["/", "example.com", 200], ["/", "evil.test", 400], ["/readyz", "any", 200], [
+    "/admin",
+    "example.com",
+    401,
+  ]];
+  for (const [target, host, status] of cases) {
+    const made = request(String(target)).replace("test.example", String(host));
+    assert.equal((await exchange(server, made)).status, status, `${target} of ${host}`);
+  }
+});
+
+test("app.ts has all middleware, in the order of the README's table", () => {
+  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const table = [...readme.matchAll(/^\| `(\w+)\((?:app|apps|root)[,)?]/gm)].map(([_all, name]) => name);
+  const [mounted = "", stacked = ""] = deployed("app.ts").split("  }),\n", 2);
+  const used = (program: string) => [...program.matchAll(/wsgi\.(\w+)/g)].map(([_all, name]) => name);
+  const inside = ["basicAuth", "mount", "files", "validator"];
+  assert.deepEqual(used(stacked.split(");\n\nif")[0]!), table.filter((name) => !inside.includes(name!)));
+  assert.deepEqual(inside.slice(0, 3).filter((name) => !used(mounted).includes(name)), []);
+  assert.equal(new Set(table).size, 17);
 });

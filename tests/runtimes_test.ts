@@ -21,14 +21,14 @@ const PACKAGES = [
   "workerd@1.20261117.1",
 ];
 
-const README = readFileSync(join(ROOT, "README.md"), "utf8");
+const DEPLOY = readFileSync(join(ROOT, "examples/deploy/README.md"), "utf8");
 
-/** The program of the README that imports a package, or has a text of its own. */
-function readmeProgram(mark: string): string {
-  const programs = README.matchAll(/^```ts ignore\n([^]*?)^```$/gm);
+/** The program of the chapter on other runtimes that imports a package, or has a text of its own. */
+function documentedProgram(mark: string): string {
+  const programs = DEPLOY.matchAll(/^```ts ignore\n([^]*?)^```$/gm);
   const found = Array.from(programs, ([_all, code = ""]) => code).find((code) => code.includes(mark));
   assert.ok(found, mark);
-  return found.replaceAll('"./mod.ts"', '"./wsgi/mod.ts"');
+  return found.replaceAll('"../../mod.ts"', '"./wsgi/mod.ts"');
 }
 
 const FILES = {
@@ -334,20 +334,20 @@ for (const [name, { start, isWorkerd, isBare }] of Object.entries(PLACES)) {
   });
 }
 
-test("the README's program for Node works", { skip }, async (context) => {
+test("the documented program for Node works", { skip }, async (context) => {
   const { folder, problem } = prepare();
   if (problem) return context.skip(problem);
-  writeFiles(folder, { "app.ts": readmeProgram('from "srvx"').replace("port: 8000", "port: 0") });
+  writeFiles(folder, { "app.ts": documentedProgram('from "srvx"').replace("port: 8000", "port: 0") });
   await using child = startNode(24, "app.ts");
   const [, port] = await child.until(/127\.0\.0\.1:(\d+)/);
   const { body } = await exchange({ hostname: "127.0.0.1", port: Number(port) }, request("/"));
   assert.equal(body, "Hello 127.0.0.1");
 });
 
-test("the README's program for Cloudflare works", { skip }, async (context) => {
+test("the documented program for Cloudflare works", { skip }, async (context) => {
   const { folder, problem } = prepare();
   if (problem) return context.skip(problem);
-  writeFiles(folder, { "cloudflare.ts": readmeProgram("CF-Connecting-IP") });
+  writeFiles(folder, { "cloudflare.ts": documentedProgram("CF-Connecting-IP") });
   await using child = startWorkerd("cloudflare.ts");
   const headers = ["CF-Connecting-IP: 203.0.113.7"];
   const { body } = await exchange(await listening(child), request("/", { headers }));

@@ -13,8 +13,8 @@ import { addressOf, assertServes, Child, Event, exchange, request, RUNTIME, star
 
 const { newPath } = workspace();
 
-/** How a program splits off its WebSockets, as the README has it, and the port of the runtime's server. */
-const README = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+/** How a program splits off its WebSockets, as it is documented, and the port of the runtime's server. */
+const DEPLOY = readFileSync(new URL("../examples/deploy/README.md", import.meta.url), "utf8");
 const SPLIT = {
   deno: { port: 8000, code: /```ts ignore\n([^`]*Deno\.upgradeWebSocket[^`]*)```/ },
   bun: { port: 3000, code: /```ts ignore\n([^`]*server\.upgrade[^`]*)```/ },
@@ -44,7 +44,7 @@ test("an application has WebSockets beside it, on one port", async () => {
     `
     import { toFetch } from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
     import { application as app } from ${JSON.stringify(new URL("../examples/hello.ts", import.meta.url).href)};
-    ${SPLIT.code.exec(README)![1]}
+    ${SPLIT.code.exec(DEPLOY)![1]}
     console.log("ready");
     `,
   );

@@ -1,5 +1,5 @@
 /**
- * How the runtimes put a response on the wire, where they do not agree: the README's table of differences names them.
+ * How the runtimes put a response on the wire, where they do not agree: DIFFERENCES.md names them.
  *
  * @module
  */
