@@ -143,7 +143,7 @@ const ANSWERS: [path: string, init: RequestInit, status: number, header: string 
   ["/json", { method: "POST", body: "{" }, 400, undefined, /^400 Bad Request\n$/],
   ["/form", { method: "POST", body: new URLSearchParams({ name: "y&u" }) }, 200, undefined, /^Hello y&u\n$/],
   ["/cookie", { headers: { Cookie: "visits=1" } }, 200, "visits=2; Path=/; HttpOnly; SameSite=Lax", /^Visit 2\n$/],
-  ["/error", {}, 404, undefined, /^Article 7 is not there\n$/],
+  ["/error", {}, 404, undefined, /^404 Not Found\nArticle 7 is not there\n$/],
   ["/upload", { method: "PUT", body: "x".repeat(100_000) }, 200, undefined, /^100000 bytes\n$/],
   ["/files/hello.ts", {}, 200, undefined, /The shortest program/],
   ["/download", {}, 401, 'Basic realm="downloads", charset="UTF-8"', /Unauthorized/],

@@ -26,10 +26,10 @@ export const application: wsgi.Application = wsgi.pipeline(
   wsgi.compress,
   wsgi.errorPage,
   (app) => wsgi.trustedHosts(app, { hosts: ["example.com", ".example.com"] }),
-  (app) => wsgi.timeout(app, { milliseconds: 30_000 }),
   (app) => wsgi.limitConcurrency(app, { max: 100, queue: 1000 }),
   (app) => wsgi.limitBody(app, { maxBodySize: 10 * 1024 * 1024 }),
   wsgi.conditional,
+  (app) => wsgi.timeout(app, { milliseconds: 30_000 }),
 );
 
 if (import.meta.main) wsgi.serve(application, { port: Number(process.argv[2] ?? 8000), shutdownDelay: 5000 });
