@@ -13,7 +13,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Application, serve } from "../mod.ts";
-import { Child, Client, parse, request, RUNTIME, text, within } from "./support.ts";
+import { Child, RUNTIME, text, within } from "./support.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
