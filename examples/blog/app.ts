@@ -1,0 +1,277 @@
+/**
+ * The blog as an application: its routes, and what each of them does.
+ *
+ * @module
+ */
+
+import { mkdirSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  type Application,
+  application,
+  type ApplicationLike,
+  type Environ,
+  errorPage,
+  files,
+  formatCookie,
+  fromNativeString,
+  limitBody,
+  mount,
+  parseCookies,
+  pipeline,
+  secureHeaders,
+} from "../../mod.ts";
+import { Database, type Draft, type Post, type User } from "./db.ts";
+import { announce, type Announcement, listen } from "./events.ts";
+import { httpError, invalid, json, page, redirect, type Reply, router } from "./http.ts";
+import { Form, MAX_TEXT, readForm } from "./multipart.ts";
+import { accountPage, editPage, indexPage, postPage } from "./pages.ts";
+import {
+  hashPassword,
+  isOwnForm,
+  isPassword,
+  readSession,
+  type Session,
+  SESSION_AGE,
+  writeSession,
+} from "./session.ts";
+
+/** What a blog needs. */
+export interface BlogOptions {
+  /** The folder for the database and the images. */
+  folder: string;
+  /** The key that signs sessions. */
+  secret: string;
+  /** The largest image, in bytes. */
+  maxImageSize?: number;
+}
+
+declare module "../../mod.ts" {
+  interface Environ {
+    /** The path under which the blog is mounted, percent-encoded, and empty at the root of its host. */
+    "blog.root"?: string;
+  }
+}
+
+/** Who asks, which is all that a page has to know. */
+export interface Visit {
+  session: Session;
+  user: User | undefined;
+  /** The address of a path of the blog, wherever it is mounted. */
+  url(path: string): string;
+}
+
+/** What a handler gets of a request. */
+export interface Context extends Visit {
+  environ: Environ;
+  /** The number in the path. */
+  id: number;
+  /** The form that was sent; an empty one with GET. */
+  form: Form;
+  database: Database;
+  /** The folder of the images. */
+  uploads: string;
+  /** The name of the channel on which new posts are announced. */
+  channel: string;
+}
+
+type Handler = (context: Context) => Reply | Promise<Reply>;
+
+const ROUTES: Record<string, Handler> = {
+  "GET /": index,
+  "GET /posts/:id": (context) => page(postPage(context, findPost(context))),
+  "GET /register": (context) => page(accountPage(context, "Register")),
+  "POST /register": register,
+  "GET /login": (context) => page(accountPage(context, "Log in")),
+  "POST /login": login,
+  "POST /logout": logout,
+  "GET /create": (context) => context.user ? page(editPage(context)) : redirect(context.url("/login")),
+  "POST /create": create,
+  "GET /posts/:id/edit": (context) => page(editPage(context, findOwnPost(context))),
+  "POST /posts/:id/edit": update,
+  "POST /posts/:id/delete": remove,
+  "GET /events": events,
+  "GET /api/posts": (context) => json(findPosts(context).map((post) => publish(context, post))),
+  "GET /api/posts/:id": (context) => json(publish(context, findPost(context))),
+};
+
+// Nothing but what the blog itself serves: no script in a page, no frame around it, no form that leads elsewhere.
+const CONTENT_SECURITY_POLICY = "default-src 'none'; connect-src 'self'; img-src 'self'; script-src 'self'; " +
+  "style-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/** Makes the blog. It can be mounted anywhere. */
+export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOptions): Application {
+  const uploads = join(folder, "uploads");
+  mkdirSync(uploads, { recursive: true });
+  const database = new Database(join(folder, "blog.db"));
+  const channel = `blog ${folder}`;
+  const find = router(ROUTES);
+
+  const visit = (environ: Environ): Visit => {
+    const session = readSession(parseCookies(environ).session, secret);
+    const user = session.userId === undefined ? undefined : database.user(session.userId);
+    return { session, user, url: (path) => `${environ["blog.root"]}${path}` };
+  };
+
+  const pages: Application = async (environ, startResponse) => {
+    const { handler, id } = find(environ);
+    const { session, user, url } = visit(environ);
+    const before = JSON.stringify(session);
+    const check = (fields: Map<string, string>) => checkToken(session, fields);
+    const options = { folder: user && uploads, maxImageSize, check };
+    await using form = environ.REQUEST_METHOD === "POST" ? await readForm(environ, options) : new Form(options);
+    const reply = await handler({ environ, id, form, session, user, database, uploads, channel, url });
+    const headers = [...reply.headers];
+    if (JSON.stringify(session) !== before) {
+      const cookie = {
+        maxAge: SESSION_AGE,
+        path: environ["blog.root"] || "/",
+        secure: environ["wsgi.url_scheme"] === "https",
+      };
+      headers.push(["Set-Cookie", formatCookie("session", writeSession(session, secret), cookie)]);
+    }
+    startResponse(reply.status, headers);
+    return reply.body;
+  };
+
+  return pipeline(
+    mount({
+      "/static": files(new URL("static/", import.meta.url)),
+      "/uploads": files(uploads, { cacheControl: "public, max-age=31536000, immutable" }),
+      "/": pages,
+    }),
+    rooted,
+    (app) => secureHeaders(app, { headers: { "Content-Security-Policy": CONTENT_SECURITY_POLICY } }),
+    errorPage,
+    (app) => limitBody(app, { maxBodySize: maxImageSize + MAX_TEXT }),
+  );
+}
+
+/** Keeps the path under which the blog is mounted, which each `mount` within it adds to. */
+function rooted(app: ApplicationLike): Application {
+  const inner = application(app);
+  return (environ, startResponse) => {
+    environ["blog.root"] = encodeURI(fromNativeString(environ.SCRIPT_NAME));
+    return inner(environ, startResponse);
+  };
+}
+
+/** Refuses a form that another site has made. */
+function checkToken(session: Session, fields: Map<string, string>): void {
+  if (!isOwnForm(session, fields.get("token"))) throw httpError(403, "The form is too old, open its page again");
+}
+
+function index(context: Context): Reply {
+  const [newest] = context.database.posts({ limit: 1 });
+  return page(indexPage(context, findPosts(context), newest?.id ?? 0));
+}
+
+async function register(context: Context): Promise<Reply> {
+  const { database, form, url } = context;
+  const name = form.text("name");
+  const password = form.fields.get("password") ?? "";
+  const refuse = (error: string) => invalid(accountPage(context, "Register", error));
+  if (name === "" || name.length > 40) return refuse("A name has 1 to 40 characters.");
+  if (password.length < 8) return refuse("A password has 8 characters or more.");
+  const userId = database.addUser(name, await hashPassword(password));
+  if (userId === undefined) return refuse(`The name ${name} is taken.`);
+  renewSession(context, { userId, messages: [`Welcome, ${name}!`] });
+  return redirect(url("/"));
+}
+
+async function login(context: Context): Promise<Reply> {
+  const { database, form, url } = context;
+  const user = database.user(form.text("name"));
+  const isKnown = await isPassword(form.fields.get("password") ?? "", user?.password);
+  if (!user || !isKnown) return invalid(accountPage(context, "Log in", "The name or the password is wrong."));
+  renewSession(context, { userId: user.id, messages: [`Welcome back, ${user.name}!`] });
+  return redirect(url("/"));
+}
+
+function logout(context: Context): Reply {
+  renewSession(context, { messages: ["You have logged out."] });
+  return redirect(context.url("/"));
+}
+
+/** Begins another session, so that nobody knows its token from before. */
+function renewSession({ session }: Context, next: Session): void {
+  delete session.userId;
+  delete session.token;
+  Object.assign(session, next);
+}
+
+function create(context: Context): Reply {
+  const { channel, database, form, session, url, user } = context;
+  if (!user) return redirect(url("/login"));
+  const draft = readDraft(form);
+  if (!draft) return invalid(editPage(context, undefined, DRAFT_ERROR));
+  const id = database.addPost(user.id, draft);
+  form.keep();
+  session.messages = ["Your post is online."];
+  announce(channel, { id, title: draft.title, author: user.name });
+  return redirect(url(`/posts/${id}`));
+}
+
+async function update(context: Context): Promise<Reply> {
+  const { database, form, session, uploads, url } = context;
+  const post = findOwnPost(context);
+  const draft = readDraft(form, post);
+  if (!draft) return invalid(editPage(context, post, DRAFT_ERROR));
+  database.updatePost(post.id, draft);
+  form.keep();
+  if (post.image && post.image !== draft.image) await rm(join(uploads, post.image), { force: true });
+  session.messages = ["Your post is changed."];
+  return redirect(url(`/posts/${post.id}`));
+}
+
+async function remove(context: Context): Promise<Reply> {
+  const { database, session, uploads, url } = context;
+  const post = findOwnPost(context);
+  database.deletePost(post.id);
+  if (post.image) await rm(join(uploads, post.image), { force: true });
+  session.messages = ["Your post is deleted."];
+  return redirect(url("/"));
+}
+
+const DRAFT_ERROR = "A title has 1 to 200 characters.";
+
+/** Reads a post from its form. Without a new image it keeps the one that it had. */
+function readDraft(form: Form, post?: Post): Draft | undefined {
+  const title = form.text("title");
+  if (title === "" || title.length > 200) return undefined;
+  return { title, body: form.text("body"), image: form.image ?? post?.image ?? null };
+}
+
+/** Keeps a page informed, beginning with what it has missed since the post that it knows. */
+function events({ channel, database, environ, url }: Context): Reply {
+  const after = Number(environ.HTTP_LAST_EVENT_ID ?? new URLSearchParams(environ.QUERY_STRING).get("after")) || 0;
+  const body = listen(channel, {
+    missed: database.posts({ after }).reverse().map(({ id, title, author }) => ({ id, title, author })),
+    link: ({ id }: Announcement) => url(`/posts/${id}`),
+    stopping: environ["fetch.context"]!.stopping,
+  });
+  return { status: "200 OK", headers: [["Content-Type", "text/event-stream"], ["Cache-Control", "no-store"]], body };
+}
+
+function findPosts({ database, environ }: Context): Post[] {
+  const before = Number(new URLSearchParams(environ.QUERY_STRING).get("before"));
+  return database.posts(before > 0 ? { before } : {});
+}
+
+function findPost({ database, id }: Context): Post {
+  const post = database.post(id);
+  if (!post) throw httpError(404, `There is no post ${id}`);
+  return post;
+}
+
+function findOwnPost(context: Context): Post {
+  const post = findPost(context);
+  if (post.authorId !== context.user?.id) throw httpError(403, "Only its author can change a post");
+  return post;
+}
+
+/** A post as the API shows it. */
+function publish({ url }: Context, { authorId: _, ...post }: Post): unknown {
+  return { ...post, image: post.image && url(`/uploads/${post.image}`) };
+}

@@ -1,0 +1,625 @@
+/**
+ * The blog: in process, on a server, with workers, as main.ts serves it, and in headless Chromium.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { mkdirSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { mount, toFetch, validator } from "../../mod.ts";
+import { Browser, NO_BROWSER, type Page } from "../../tests/browser_support.ts";
+import {
+  addressOf,
+  Child,
+  Client as Connection,
+  Event,
+  RUNTIME,
+  startPatient,
+  within,
+  workspace,
+} from "../../tests/support.ts";
+import { blog } from "./app.ts";
+import { Client, type Fields } from "./client.ts";
+import { announce, listen } from "./events.ts";
+import { html } from "./html.ts";
+import { SESSION_AGE } from "./session.ts";
+
+const { newPath, program } = workspace();
+
+const PNG = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, 1, 2, 3);
+
+const PASSWORD = "a long password";
+
+/** A blog of its own, in a folder of its own, with a limit that is easily reached. */
+function makeBlog() {
+  const folder = newPath("");
+  mkdirSync(folder);
+  const app = blog({ folder, secret: "a secret for tests", maxImageSize: 1000 });
+  const handler = toFetch(validator(app));
+  const uploads = () => readdirSync(join(folder, "uploads"));
+  /** A visitor, who has registered if there is a name. */
+  const visit = async (name?: string) => {
+    const client = new Client(handler);
+    if (name !== undefined) await client.submit("/register", { name, password: PASSWORD });
+    return client;
+  };
+  return { app, handler, uploads, visit };
+}
+
+/** An image for a form. The name says nothing about it. */
+function image(bytes = PNG, name = "../../etc/x.html"): File {
+  return new File([bytes.slice()], name, { type: "text/html" });
+}
+
+/** The token in the forms of a page. */
+function tokenOf(text: string): string {
+  return /name="token" value="([^"]+)"/.exec(text)![1]!;
+}
+
+/** Reads events until so many have come, as "link title". */
+async function readEvents(body: ReadableStream<Uint8Array>, count: number): Promise<string[]> {
+  const events: string[] = [];
+  let text = "";
+  const read = async () => {
+    for await (const chunk of body.pipeThrough(new TextDecoderStream() as never) as ReadableStream<string>) {
+      text += chunk;
+      const found = [...text.matchAll(/^data: (.*)\n\n/gm)];
+      if (found.length >= count) return found;
+    }
+    return assert.fail(`The stream has ended: ${text}`);
+  };
+  for (const [, data = ""] of await within(read(), `${count} events`)) {
+    const { link, title } = JSON.parse(data);
+    events.push(`${link} ${title}`);
+  }
+  return events;
+}
+
+// #region In process
+
+test("who registers is logged in, and logs out and in again", async () => {
+  const client = await makeBlog().visit();
+  assert.match((await client.get("/")).text, /Register/);
+  const registered = await client.submit("/register", { name: "Ada", password: PASSWORD });
+  assert.equal(registered.url, "/");
+  assert.match(registered.text, /Welcome, Ada!/);
+  assert.doesNotMatch((await client.get("/")).text, /Welcome|Register/);
+  assert.match((await client.post("/logout")).text, /You have logged out\.[^]*|Register/);
+  assert.equal((await client.get("/create")).url, "/login");
+  assert.match((await client.submit("/login", { name: "ada", password: PASSWORD })).text, /Welcome back, Ada!/);
+  assert.equal((await client.get("/create")).url, "/create");
+});
+
+for (
+  const [path, name, password, error] of [
+    ["/register", "", PASSWORD, /A name has 1 to 40 characters/],
+    ["/register", "x".repeat(41), PASSWORD, /A name has 1 to 40 characters/],
+    ["/register", "Grace", "short", /A password has 8 characters or more/],
+    ["/register", "ADA", PASSWORD, /The name ADA is taken/],
+    ["/login", "Ada", "another password", /The name or the password is wrong/],
+    ["/login", "Nobody", PASSWORD, /The name or the password is wrong/],
+    ["/login", "' OR 1=1 --", "' OR 1=1 --", /The name or the password is wrong/],
+  ] as const
+) {
+  test(`${path} refuses the name "${name.slice(0, 12)}" with the password "${password}"`, async () => {
+    const { visit } = makeBlog();
+    await visit("Ada");
+    const client = await visit();
+    const { status, text } = await client.submit(path, { name, password });
+    assert.equal(status, 422);
+    assert.match(text, error);
+    assert.equal((await client.get("/create")).url, "/login");
+  });
+}
+
+test("an author writes, changes and deletes a post", async () => {
+  const client = await makeBlog().visit("Ada");
+  const written = await client.submit("/create", { title: "First", body: "one\ntwo" });
+  assert.equal(written.url, "/posts/1");
+  assert.match(written.text, /Your post is online\.[^]*<h1>First<\/h1>[^]*by Ada[^]*>one\r?\ntwo</);
+  const changed = await client.submit("/posts/1/edit", { title: "Second", body: "three" });
+  assert.match(changed.text, /<h1>Second<\/h1>[^]*>three</);
+  assert.match((await client.get("/")).text, /<a href="\/posts\/1">Second<\/a>/);
+  assert.match((await client.post("/posts/1/delete")).text, /Your post is deleted/);
+  assert.equal((await client.get("/posts/1")).status, 404);
+});
+
+test("a post needs a title, and its form keeps what was written", async () => {
+  const client = await makeBlog().visit("Ada");
+  const { status, text } = await client.submit("/create", { title: " ", body: "a long text" });
+  assert.equal(status, 422);
+  assert.match(text, /A title has 1 to 200 characters[^]*>a long text<\/textarea>/);
+});
+
+test("nobody changes the posts of others", async () => {
+  const { visit } = makeBlog();
+  const ada = await visit("Ada");
+  await ada.submit("/create", { title: "Mine", body: "" });
+  const eve = await visit("Eve");
+  assert.equal((await eve.get("/posts/1/edit")).status, 403);
+  assert.equal((await eve.post("/posts/1/edit", { title: "Hers" })).status, 403);
+  assert.equal((await eve.post("/posts/1/delete")).status, 403);
+  assert.match((await ada.get("/posts/1")).text, /<h1>Mine</);
+});
+
+for (const path of ["/register", "/login", "/logout", "/create", "/posts/1/edit", "/posts/1/delete"]) {
+  test(`a form for ${path} is refused without its token, and with that of somebody else`, async () => {
+    const { visit, uploads } = makeBlog();
+    const client = await visit("Ada");
+    await client.submit("/create", { title: "Stays", body: "" });
+    const fields: Fields = { title: "Forged", name: "Ada", password: PASSWORD, image: image() };
+    const other = await visit("Eve");
+    const { text } = await other.get("/create");
+    const token = tokenOf(text);
+    for (const wrong of ["", token, "é"]) {
+      assert.equal((await client.post(path, { ...fields, token: wrong })).status, 403);
+    }
+    assert.match((await client.get("/posts/1")).text, /Stays[^]*Edit/);
+    assert.deepEqual(uploads(), []);
+  });
+}
+
+test("a session that was changed is nobody's", async () => {
+  const { visit } = makeBlog();
+  const client = await visit("Ada");
+  const [payload = "", signature] = decodeURIComponent(client.cookies.get("session")!).split(".");
+  const session = atob(payload).replace('"userId":1', '"userId":2');
+  for (const forged of [`${btoa(session)}.${signature}`, payload, `${payload}.`, `.${signature}`, "", "%"]) {
+    client.cookies.set("session", forged);
+    assert.equal((await client.get("/create")).url, "/login", forged);
+  }
+});
+
+test("a session ends when it is too old", async (context) => {
+  const client = await makeBlog().visit("Ada");
+  assert.equal((await client.get("/create")).url, "/create");
+  context.mock.timers.enable({ apis: ["Date"], now: Date.now() + SESSION_AGE * 1000 });
+  assert.equal((await client.get("/create")).url, "/login");
+});
+
+test("who logs in or out has another token", async () => {
+  const client = await makeBlog().visit("Ada");
+  const tokens: string[] = [];
+  const note = async () => void tokens.push(tokenOf((await client.get("/login")).text));
+  await note();
+  await client.post("/logout");
+  await note();
+  await client.submit("/login", { name: "Ada", password: PASSWORD });
+  await note();
+  assert.equal(new Set(tokens).size, 3);
+});
+
+test("the cookie of a session is out of reach for scripts and other sites", async () => {
+  const { handler } = makeBlog();
+  const response = await handler(new Request("https://localhost/login"));
+  const cookie = response.headers.get("Set-Cookie") ?? "";
+  for (const attribute of ["Path=/", "Secure", "HttpOnly", "SameSite=Lax", "Max-Age=2592000"]) {
+    assert.ok(cookie.split("; ").includes(attribute), cookie);
+  }
+});
+
+test("an image is stored as it is, under a name of the blog's own, and served as what it is", async () => {
+  const { handler, uploads, visit } = makeBlog();
+  const client = await visit("Ada");
+  const { text } = await client.submit("/create", { title: "Image", body: "", image: image() });
+  const [, path = ""] = /<img src="(\/uploads\/[\w-]+\.png)"/.exec(text) ?? [];
+  const response = await handler(new Request(`http://localhost${path}`));
+  assert.equal(response.headers.get("Content-Type"), "image/png");
+  assert.equal(response.headers.get("X-Content-Type-Options"), "nosniff");
+  assert.deepEqual(new Uint8Array(await response.arrayBuffer()), PNG);
+  assert.deepEqual(uploads(), [path.slice("/uploads/".length)]);
+});
+
+test("an image goes when another takes its place, and with its post", async () => {
+  const { uploads, visit } = makeBlog();
+  const client = await visit("Ada");
+  await client.submit("/create", { title: "Image", body: "", image: image() });
+  const [first] = uploads();
+  await client.submit("/posts/1/edit", { title: "The same image", body: "", image: image(new Uint8Array(0), "") });
+  assert.deepEqual(uploads(), [first]);
+  await client.submit("/posts/1/edit", { title: "Another image", body: "", image: image() });
+  assert.equal(uploads().length, 1);
+  assert.notEqual(uploads()[0], first);
+  await client.submit("/posts/1/edit", { title: " ", body: "", image: image() });
+  assert.equal(uploads().length, 1, "a form that is refused leaves no image");
+  await client.post("/posts/1/delete");
+  assert.deepEqual(uploads(), []);
+});
+
+const PART = 'Content-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n';
+
+for (
+  const [what, status, body] of [
+    ["a file that is no image", 415, `--b\r\nTOKEN--b\r\n${PART}<script>alert(1)</script>\r\n--b--\r\n`],
+    ["an image that is too large", 413, `--b\r\nTOKEN--b\r\n${PART}GIF89a${"x".repeat(1000)}\r\n--b--\r\n`],
+    ["a second image", 400, `--b\r\nTOKEN--b\r\n${PART}GIF89a------\r\n--b\r\n${PART}GIF89a------\r\n--b--\r\n`],
+    ["an image that is cut off", 400, `--b\r\nTOKEN--b\r\n${PART}GIF89a--------------`],
+    ["an image before the token", 403, `--b\r\n${PART}GIF89a------\r\n--b\r\nTOKEN--b--\r\n`],
+    ["a part without a name", 400, `--b\r\nTOKEN--b\r\nContent-Disposition: form-data\r\n\r\n\r\n--b--\r\n`],
+    ["no boundary at all", 400, "nothing"],
+    ["fields that are too large", 413, `--b\r\nTOKEN--b\r\n${PART.replace(/; filename.*"/, "")}${"x".repeat(262_144)}`],
+  ] as const
+) {
+  test(`a form with ${what} is answered with ${status}, and leaves no file`, async () => {
+    const { uploads, visit } = makeBlog();
+    const client = await visit("Ada");
+    const { text } = await client.get("/create");
+    const token = tokenOf(text);
+    const field = `Content-Disposition: form-data; name="token"\r\n\r\n${token}\r\n`;
+    const answer = await client.send("/create", {
+      method: "POST",
+      headers: { "Content-Type": "multipart/form-data; boundary=b" },
+      body: body.replace("TOKEN", field),
+    });
+    assert.equal(answer.status, status);
+    assert.deepEqual(uploads(), []);
+  });
+}
+
+test("a form is read the same however its bytes arrive", async () => {
+  const { handler, uploads, visit } = makeBlog();
+  const client = await visit("Ada");
+  const { text } = await client.get("/create");
+  const token = tokenOf(text);
+  const content = `GIF89a\r\n--\r\n--b\r--bb\r\n--${"x".repeat(20)}\r\n`;
+  const form = [
+    `preamble\r\n--bound\r\nContent-Disposition: form-data; name="token"\r\n\r\n${token}`,
+    'Content-Disposition: form-data; name="title"\r\n\r\nIn pieces',
+    `Content-Type: image/gif\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n${content}`,
+  ].join("\r\n--bound\r\n") + "\r\n--bound--";
+  const all = new TextEncoder().encode(form);
+  for (const size of [1, 2, 7, 1000]) {
+    const pieces = async function* () {
+      for (let at = 0; at < all.length; at += size) yield all.slice(at, at + size);
+    };
+    const response = await handler(
+      new Request("http://localhost/create", {
+        method: "POST",
+        headers: {
+          "Content-Type": 'multipart/form-data; boundary="bound"',
+          "Cookie": `session=${client.cookies.get("session")}`,
+        },
+        body: ReadableStream.from(pieces()),
+        duplex: "half",
+      } as RequestInit),
+    );
+    assert.equal(response.status, 303, `pieces of ${size}`);
+    const { text } = await client.get(response.headers.get("Location")!);
+    const [, path = ""] = /<img src="([^"]+)"/.exec(text)!;
+    assert.equal((await client.get(path)).text, content);
+  }
+  assert.equal(uploads().length, 4);
+});
+
+test("a form without parts is answered with 413 when it is too large", async () => {
+  const client = await makeBlog().visit();
+  assert.equal((await client.submit("/register", { name: "x".repeat(262_144), password: PASSWORD })).status, 413);
+});
+
+test("visitors without an account cannot write", async () => {
+  const client = await makeBlog().visit();
+  assert.equal((await client.submit("/login", { name: "Nobody", password: "" })).status, 422);
+  assert.equal((await client.post("/create", { title: "Anonymous", body: "" })).url, "/login");
+  assert.equal((await client.get("/api/posts")).text, "[]\n");
+});
+
+test("visitors without an account cannot send images", async () => {
+  const { uploads, visit } = makeBlog();
+  const client = await visit();
+  await client.get("/login");
+  assert.equal((await client.post("/create", { title: "Image", image: image() })).status, 400);
+  assert.deepEqual(uploads(), []);
+});
+
+test("what was written is text, wherever it is shown", async () => {
+  const client = await makeBlog().visit('<b>"');
+  const hostile = `"><script>alert('&')</script>`;
+  await client.submit("/create", { title: hostile, body: hostile, image: image() });
+  for (const path of ["/", "/posts/1", "/posts/1/edit"]) {
+    const { text } = await client.get(path);
+    assert.doesNotMatch(text, /<script>|<b>/);
+    assert.match(text, /&#34;&#62;&#60;script&#62;alert\(&#39;&#38;&#39;\)/);
+  }
+});
+
+test("html escapes text, and neither HTML, nor lists of it, nor what is absent", () => {
+  const cases = [["<", "&#60;"], [html`<b>`, "<b>"], [[html`<i>`, "'"], "<i>&#39;"], [undefined, ""], [false, ""], [
+    0,
+    "0",
+  ]];
+  for (const [value, expected] of cases) assert.equal(`${html`${value}`}`, expected);
+});
+
+test("the API lists posts, and reads one", async () => {
+  const client = await makeBlog().visit("Ada");
+  for (const title of ["One", "Two"]) await client.submit("/create", { title, body: "text" });
+  const posts = JSON.parse((await client.get("/api/posts")).text);
+  assert.deepEqual(posts.map((post: { title: string }) => post.title), ["Two", "One"]);
+  const { created, ...post } = JSON.parse((await client.get("/api/posts/1")).text);
+  assert.match(created, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
+  assert.deepEqual(post, { id: 1, author: "Ada", title: "One", body: "text", image: null });
+  assert.deepEqual(JSON.parse((await client.get("/api/posts?before=2")).text).length, 1);
+  assert.equal((await client.get("/api/posts/3")).status, 404);
+});
+
+test("older posts are on another page", async () => {
+  const client = await makeBlog().visit("Ada");
+  for (let id = 1; id <= 12; id++) await client.submit("/create", { title: `Post ${id}`, body: "" });
+  const { text } = await client.get("/");
+  assert.match(text, /Post 12<[^]*Post 3</);
+  assert.doesNotMatch(text, /Post 2</);
+  const [, older = ""] = /href="([^"]*)">Older posts/.exec(text)!;
+  assert.match((await client.get(older)).text, /Post 2<[^]*Post 1</);
+});
+
+for (
+  const [request, status] of [
+    ["GET /nothing", 404],
+    ["GET /posts/x", 404],
+    ["GET /api/posts/1", 404],
+    ["DELETE /", 405],
+    ["GET /uploads/nothing.png", 404],
+    ["POST /static/style.css", 405],
+  ] as const
+) {
+  test(`${request} is answered with ${status}`, async () => {
+    const [method = "", path = ""] = request.split(" ");
+    assert.equal((await (await makeBlog().visit()).send(path, { method })).status, status);
+  });
+}
+
+test("HEAD is answered as GET is, without a body", async () => {
+  const { handler } = makeBlog();
+  for (const path of ["/", "/events"]) {
+    const response = await handler(new Request(`http://localhost${path}`, { method: "HEAD" }));
+    assert.equal(response.status, 200);
+    assert.equal(await response.text(), "");
+  }
+});
+
+test("mounted under a prefix, all addresses and the cookie have it", async () => {
+  const { app } = makeBlog();
+  const handler = toFetch(validator(mount({ "/my blog": app })));
+  const client = new Client(handler);
+  assert.match((await client.get("/my%20blog")).text, /There is nothing here yet/);
+  const { url } = await client.submit("/my%20blog/register", { name: "Ada", password: PASSWORD });
+  assert.equal(url, "/my%20blog/");
+  await client.submit("/my%20blog/create", { title: "Mounted", body: "", image: image() });
+  for (const path of ["/", "/posts/1", "/create", "/posts/1/edit", "/api/posts"]) {
+    const { status, text } = await client.get(`/my%20blog${path}`);
+    assert.equal(status, 200);
+    const addresses = [...text.matchAll(/(?:href|src|action|data-events|"image":)="?([^"]*)"/g)].map(([, found]) =>
+      found!
+    );
+    for (const address of addresses) {
+      assert.match(address, /^\/my%20blog\//);
+      if (!/events|logout|delete/.test(address)) assert.equal((await client.get(address)).status, 200, address);
+    }
+  }
+  const cookie = (await handler(new Request("http://localhost/my%20blog/login"))).headers.get("Set-Cookie");
+  assert.match(cookie!, /; Path=\/my%20blog;/);
+});
+
+test("a new post is announced to all pages, and to those that come back what they have missed", async () => {
+  const { handler, visit } = makeBlog();
+  const client = await visit("Ada");
+  await client.submit("/create", { title: "One", body: "" });
+  const open = async (path: string, headers = {}) => {
+    return (await handler(new Request(`http://localhost${path}`, { headers }))).body!;
+  };
+  const pages = await Promise.all([open("/events?after=1"), open("/events?after=1")]);
+  const all = pages.map((page) => readEvents(page, 2));
+  await client.submit("/create", { title: "Two\n", body: "" });
+  await client.submit("/create", { title: "<Three>", body: "" });
+  const expected = ["/posts/2 Two", "/posts/3 <Three>"];
+  assert.deepEqual(await Promise.all(all), [expected, expected]);
+  assert.deepEqual(await readEvents(await open("/events?after=1"), 2), expected);
+  assert.deepEqual(await readEvents(await open("/events?after=0", { "Last-Event-ID": "2" }), 1), expected.slice(1));
+});
+
+test("a stream that nobody reads ends, so that it does not fill the memory", async () => {
+  const name = newPath("");
+  const link = () => "/";
+  const body = listen(name, { missed: [], link, stopping: new AbortController().signal });
+  for (let id = 1; id <= 200; id++) announce(name, { id, title: "", author: "" });
+  const arrived = new Event("the last announcement");
+  const channel = new BroadcastChannel(name);
+  channel.onmessage = () => arrived.happen();
+  announce(name, { id: 201, title: "", author: "" });
+  await arrived.wait();
+  channel.close();
+  let count = 0;
+  for await (const _ of body) count++;
+  assert.equal(count, 100);
+});
+
+test("a stream ends at once on a server that stops already", async () => {
+  const body = listen(newPath(""), { missed: [], link: () => "/", stopping: AbortSignal.abort() });
+  let text = "";
+  for await (const chunk of body) text += new TextDecoder().decode(chunk);
+  assert.equal(text, "retry: 1000\n\n");
+});
+
+// #endregion
+
+// #region On a server
+
+test("an upload whose client leaves leaves no file", async () => {
+  const { app, uploads, visit } = makeBlog();
+  const client = await visit("Ada");
+  const { text } = await client.get("/create");
+  const token = tokenOf(text);
+  await using server = startPatient(app);
+  const connection = await Connection.connect(server);
+  await connection.send(
+    [
+      "POST /create HTTP/1.1",
+      "Host: localhost",
+      `Cookie: session=${client.cookies.get("session")}`,
+      "Content-Type: multipart/form-data; boundary=b",
+      "Content-Length: 900",
+      "",
+      `--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n${token}\r\n--b\r\n${PART}GIF89a${"x".repeat(100)}`,
+    ].join("\r\n"),
+  );
+  await within(until(() => uploads().length === 1), "a file");
+  connection.leave();
+  await within(until(() => uploads().length === 0), "the end of a file");
+});
+
+test("a server stops with pages open, and ends their streams", async () => {
+  const { app } = makeBlog();
+  const server = startPatient(app);
+  const pages = await Promise.all([1, 2, 3].map(() => fetch(addressOf(server, "/events"))));
+  await server.shutdown();
+  for (const page of pages) assert.equal(await page.text(), "retry: 1000\n\n");
+  assert.equal(server.errors.text, "");
+});
+
+test("with workers, a post that one of them takes is announced on the pages of the other", async () => {
+  const folder = newPath("");
+  await using child = program(
+    `
+    import { blog } from ${JSON.stringify(new URL("app.ts", import.meta.url).href)};
+    const app = blog({ folder: ${JSON.stringify(folder)}, secret: "a secret for tests" });
+    const worker = crypto.randomUUID();
+    export const application = (environ, startResponse) =>
+      app(environ, (status, headers, error) => startResponse(status, [...headers, ["X-Worker", worker]], error));
+    if (import.meta.main) serve(application, { port: 0, onListen, workers: 2 });
+    `,
+    { flags: ["-A", "--unstable-net"] },
+  );
+  const { port } = await child.listening();
+  const origin = `http://127.0.0.1:${port}`;
+  const writers: string[] = [];
+  /** Asks over a connection of its own, which either worker may accept. */
+  const ask = async (request: Request) => {
+    const response = await fetch(new Request(request, { headers: [...request.headers, ["Connection", "close"]] }));
+    if (request.method === "POST" && request.url.endsWith("/create")) writers.push(response.headers.get("X-Worker")!);
+    return response;
+  };
+  const pages = new Map<string, ReadableStream<Uint8Array>>();
+  const openPages = async () => {
+    while (pages.size < 2) {
+      const page = await ask(new Request(`${origin}/events`));
+      const worker = page.headers.get("X-Worker")!;
+      if (pages.has(worker)) await page.body!.cancel();
+      else pages.set(worker, page.body!);
+    }
+  };
+  await within(openPages(), "a page of each worker");
+  const client = new Client(ask, origin);
+  await client.submit("/register", { name: "Ada", password: PASSWORD });
+  const write = async () => {
+    while (new Set(writers).size < 2) await client.submit("/create", { title: "News", body: "" });
+  };
+  await within(write(), "a post by each worker");
+  const expected = writers.map((_, index) => `/posts/${index + 1} News`);
+  for (const page of pages.values()) assert.deepEqual(await readEvents(page, expected.length), expected);
+  child.kill("SIGTERM");
+  assert.equal((await child.ended()).code, 0);
+});
+
+test("main.ts serves behind a proxy, for its hosts alone, and stops with pages open", async () => {
+  const env = { ...process.env, BLOG_FOLDER: newPath(""), BLOG_HOSTS: "blog.example", PORT: "0" };
+  const main = fileURLToPath(new URL("main.ts", import.meta.url));
+  await using child = new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? ["-A"] : []), main], env);
+  const [, port] = await child.until(/Serving on http:\/\/localhost:(\d+)\//);
+  const ask = (path: string, host = "blog.example") => {
+    const headers = { "X-Forwarded-Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7" };
+    return fetch(`http://127.0.0.1:${port}${path}`, { headers });
+  };
+  assert.equal((await ask("/", "evil.example")).status, 400);
+  assert.equal((await fetch(`http://127.0.0.1:${port}/livez`)).status, 200);
+  const { headers, status } = await ask("/login");
+  assert.equal(status, 200);
+  assert.match(headers.get("Set-Cookie")!, /; Secure/);
+  assert.match(headers.get("Strict-Transport-Security")!, /max-age/);
+  assert.match(headers.get("Content-Security-Policy")!, /default-src 'none'/);
+  assert.match(headers.get("Vary")!, /Cookie, Accept-Encoding/);
+  await child.until(new RegExp(`^203\\.0\\.113\\.7 .*"GET /login .* ${headers.get("X-Request-Id")}$`, "m"));
+  const page = await ask("/events");
+  const started = performance.now();
+  child.kill("SIGTERM");
+  assert.equal(await page.text(), "retry: 1000\n\n");
+  assert.equal((await child.ended()).code, 0);
+  assert.ok(performance.now() - started < 5000, "it waits for nothing");
+});
+
+// #endregion
+
+// #region In a browser
+
+/** Does something that leads to another page, and waits for that. */
+async function follow(page: Page, script: string): Promise<void> {
+  await page.evaluate(`window.isOld = true; ${script}`);
+  const isNew = () => page.evaluate<boolean>('!window.isOld && document.readyState === "complete"');
+  await within(until(() => isNew().catch(() => false)), "another page"); // between two pages there is none
+}
+
+/** Fills in the form of a page, and sends it. */
+async function fillIn(page: Page, fields: Record<string, string>): Promise<void> {
+  for (const [name, value] of Object.entries(fields)) {
+    await page.evaluate(`document.querySelector("main [name=${name}]").value = ${JSON.stringify(value)}`);
+  }
+  await follow(page, 'document.querySelector("main form button").click()');
+}
+
+test("in a browser", { skip: NO_BROWSER }, async (context) => {
+  const { app } = makeBlog();
+  await using server = startPatient(mount({ "/blog": app }));
+  const address = (path: string) => addressOf(server, `/blog${path}`);
+  await using browser = new Browser();
+  const writer = await browser.open(address("/register"));
+  const reader = await browser.open(address("/"));
+  const textOf = (page: Page) => page.evaluate<string>("document.body.innerText");
+  await writer.send("Emulation.setScriptExecutionDisabled", { value: true });
+
+  await context.test("a visitor registers, without scripts", async () => {
+    await fillIn(writer, { name: "Ada", password: PASSWORD });
+    assert.match(await textOf(writer), /Welcome, Ada!/);
+  });
+  await context.test("an author writes with an image, without scripts", async () => {
+    await follow(writer, 'document.querySelector("nav a").click()');
+    const bytes = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    await writer.evaluate(`
+      const transfer = new DataTransfer();
+      const bytes = Uint8Array.from(atob("${bytes}"), (character) => character.charCodeAt(0));
+      transfer.items.add(new File([bytes], "dot.png"));
+      document.querySelector("[type=file]").files = transfer.files;
+    `);
+    await fillIn(writer, { title: "<img src=x onerror=alert(1)>", body: "Text" });
+    assert.match(await textOf(writer), /Your post is online\.\s+<img src=x onerror=alert\(1\)>\s+by Ada/);
+    assert.equal(await writer.evaluate('document.querySelector("img").naturalWidth'), 1);
+  });
+  await context.test("the page of another reader announces the post, as text", async () => {
+    const announced = () => reader.evaluate<string>('document.querySelector("#live").innerText');
+    await within(until(async () => await announced() !== ""), "an announcement");
+    assert.equal(await announced(), "New: <img src=x onerror=alert(1)> by Ada");
+    await follow(reader, 'document.querySelector("#live a").click()');
+    assert.match(await textOf(reader), /by Ada/);
+  });
+  await context.test("a page runs no script but the blog's own", async () => {
+    await reader.evaluate(`
+      const script = document.createElement("script");
+      script.textContent = "window.injected = true";
+      document.body.append(script);
+    `);
+    assert.equal(await reader.evaluate("window.injected"), undefined);
+  });
+  await context.test("an author logs out", async () => {
+    await follow(writer, 'document.querySelector("header button").click()');
+    assert.match(await textOf(writer), /You have logged out\./);
+  });
+});
+
+// #endregion
+
+/** Waits until a condition holds. */
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!await condition()) await new Promise((resolve) => setTimeout(resolve, 10));
+}

@@ -1,0 +1,20 @@
+/**
+ * HTML by a tagged template, which escapes all that is put into it.
+ *
+ * @module
+ */
+
+/** Text that is HTML already. */
+export class Html extends String {}
+
+/** Makes HTML. Text is escaped, HTML is not, lists are joined, and nothing comes of `false`, `null` and `undefined`. */
+export function html({ raw }: TemplateStringsArray, ...values: unknown[]): Html {
+  return new Html(String.raw({ raw }, ...values.map(render)));
+}
+
+function render(value: unknown): string {
+  if (value instanceof Html) return value.toString();
+  if (Array.isArray(value)) return value.map(render).join("");
+  if (value === false || value === null || value === undefined) return "";
+  return String(value).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+}
