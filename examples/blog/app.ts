@@ -26,7 +26,7 @@ import { Database, type Draft, type Post, type User } from "./db.ts";
 import { announce, type Announcement, listen } from "./events.ts";
 import { httpError, invalid, json, page, redirect, type Reply, router } from "./http.ts";
 import { Form, MAX_TEXT, readForm } from "./multipart.ts";
-import { accountPage, editPage, indexPage, postPage } from "./pages.ts";
+import { accountPage, editPage, errorView, indexPage, postPage } from "./pages.ts";
 import {
   hashPassword,
   isOwnForm,
@@ -143,7 +143,7 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
     }),
     rooted,
     (app) => secureHeaders(app, { headers: { "Content-Security-Policy": CONTENT_SECURITY_POLICY } }),
-    errorPage,
+    (app) => errorPage(app, { render: (status, error, environ) => `${errorView(visit(environ), status, error)}` }),
     (app) => limitBody(app, { maxBodySize: maxImageSize + MAX_TEXT }),
   );
 }

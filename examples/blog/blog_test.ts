@@ -26,6 +26,7 @@ import { blog } from "./app.ts";
 import { Client, type Fields } from "./client.ts";
 import { announce, listen } from "./events.ts";
 import { html } from "./html.ts";
+import { errorView } from "./pages.ts";
 import { SESSION_AGE } from "./session.ts";
 
 const { newPath, program } = workspace();
@@ -357,20 +358,46 @@ test("older posts are on another page", async () => {
 });
 
 for (
-  const [request, status] of [
-    ["GET /nothing", 404],
-    ["GET /posts/x", 404],
-    ["GET /api/posts/1", 404],
-    ["DELETE /", 405],
-    ["GET /uploads/nothing.png", 404],
-    ["POST /static/style.css", 405],
+  const [request, status, text] of [
+    ["GET /nothing", 404, /There is no page at \/nothing/],
+    ["GET /posts/x", 404, /There is no page at \/posts\/x/],
+    ["GET /api/posts/1", 404, /There is no post 1/],
+    ["DELETE /", 405, /Expected one of GET/],
+    ["GET /uploads/nothing.png", 404, /<h1>Not Found</],
+    ["POST /static/style.css", 405, /<h1>Method Not Allowed</],
+    ["PUT /create", 413, /<h1>[^<]* Too Large</],
   ] as const
 ) {
-  test(`${request} is answered with ${status}`, async () => {
+  test(`${request} is answered with ${status}, and with the blog's own page for those who read HTML`, async () => {
     const [method = "", path = ""] = request.split(" ");
-    assert.equal((await (await makeBlog().visit()).send(path, { method })).status, status);
+    const handler = toFetch(validator(mount({ "/blog": makeBlog().app })));
+    const ask = async (accept: string) => {
+      const tooMuch = { body: new Uint8Array(300_000), headers: { "Accept": accept, "Content-Length": "300000" } };
+      const init = method === "PUT" ? tooMuch : { headers: { Accept: accept } };
+      const response = await handler(new Request(`http://localhost/blog${path}`, { method, ...init }));
+      assert.equal(response.status, status);
+      return response;
+    };
+    const page = await ask("text/html");
+    assert.match(page.headers.get("Content-Security-Policy")!, /style-src 'self'/);
+    if (status === 405) assert.match(page.headers.get("Allow")!, /^GET(?:, HEAD)?$/);
+    const content = await page.text();
+    assert.match(content, /href="\/blog\/static\/style.css"/);
+    assert.match(content, text);
+    assert.equal((await (await ask("application/json")).json()).status, status);
   });
 }
+
+test("an error page says why only where the visitor may know", () => {
+  const visit = { session: {}, user: undefined, url: (path: string) => path };
+  const errors = [new Error("a secret"), Object.assign(new Error("a reason"), { expose: true }), null];
+  const pages = errors.map((error) => `${errorView(visit, "500 Internal Server Error", error)}`);
+  assert.deepEqual(pages.map((page) => /<h1>Internal Server Error<[^]*?<p>(.*?)<\/p>/.exec(page)?.[1]), [
+    "",
+    "a reason",
+    "",
+  ]);
+});
 
 test("HEAD is answered as GET is, without a body", async () => {
   const { handler } = makeBlog();
@@ -379,6 +406,20 @@ test("HEAD is answered as GET is, without a body", async () => {
     assert.equal(response.status, 200);
     assert.equal(await response.text(), "");
   }
+});
+
+test("an error page leaves messages for the next page", async () => {
+  const { handler, visit } = makeBlog();
+  const client = await visit();
+  const token = tokenOf((await client.get("/register")).text);
+  const body = new URLSearchParams({ token, name: "Ada", password: PASSWORD });
+  const headers = { Cookie: `session=${client.cookies.get("session")}` };
+  const registered = await handler(new Request("http://localhost/register", { method: "POST", headers, body }));
+  client.cookies.set("session", /session=([^;]*)/.exec(registered.headers.get("Set-Cookie")!)![1]!);
+  const lost = await client.send("/nothing", { headers: { Accept: "text/html" } });
+  assert.match(lost.text, /Ada[^]*<h1>Not Found/);
+  assert.doesNotMatch(lost.text, /Welcome/);
+  assert.match((await client.get("/")).text, /Welcome, Ada!/);
 });
 
 test("mounted under a prefix, all addresses and the cookie have it", async () => {
@@ -530,10 +571,12 @@ test("main.ts serves behind a proxy, for its hosts alone, and stops with pages o
   await using child = new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? ["-A"] : []), main], env);
   const [, port] = await child.until(/Serving on http:\/\/localhost:(\d+)\//);
   const ask = (path: string, host = "blog.example") => {
-    const headers = { "X-Forwarded-Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7" };
-    return fetch(`http://127.0.0.1:${port}${path}`, { headers });
+    const forwarded = { "X-Forwarded-Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7" };
+    return fetch(`http://127.0.0.1:${port}${path}`, { headers: { Accept: "text/html", ...forwarded } });
   };
-  assert.equal((await ask("/", "evil.example")).status, 400);
+  const refused = await ask("/", "evil.example");
+  assert.equal(refused.status, 400);
+  assert.match(await refused.text(), /^<!doctype html>/);
   assert.equal((await fetch(`http://127.0.0.1:${port}/livez`)).status, 200);
   const { headers, status } = await ask("/login");
   assert.equal(status, 200);

@@ -15,7 +15,17 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { accessLog, compress, health, pipeline, proxyFix, requestId, serve, trustedHosts } from "../../mod.ts";
+import {
+  accessLog,
+  compress,
+  errorPage,
+  health,
+  pipeline,
+  proxyFix,
+  requestId,
+  serve,
+  trustedHosts,
+} from "../../mod.ts";
 import { blog } from "./app.ts";
 
 const {
@@ -45,8 +55,9 @@ export const application = pipeline(
   proxyFix, // before all that looks at the client or the host
   requestId,
   accessLog,
-  (app) => trustedHosts(app, { hosts: BLOG_HOSTS.split(",") }),
   compress,
+  errorPage, // for what is refused before the blog, which has its own page
+  (app) => trustedHosts(app, { hosts: BLOG_HOSTS.split(",") }),
 );
 
 if (import.meta.main) {

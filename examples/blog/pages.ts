@@ -104,6 +104,13 @@ export function accountPage(context: Context, title: "Register" | "Log in", erro
   return layout(context, title, content);
 }
 
+/** The page for an error. Only what was thrown for the visitor says why. */
+export function errorView(visit: Visit, status: string, error: unknown): Html {
+  const { expose, message } = Object(error) as { expose?: boolean; message?: string };
+  visit.session.messages = []; // the next page shows them, since the cookie stays as it is
+  return layout(visit, status.slice(4), html`<p>${expose === true && message}</p>`);
+}
+
 /** The field by which a form proves that it comes from a page of the blog. It is the first, before any image. */
 function tokenField(session: Context["session"]): Html {
   return html`<input type="hidden" name="token" value="${csrfToken(session)}">`;
