@@ -1297,17 +1297,20 @@ function parseQValues(accept: string): Map<string, number> {
 }
 
 /**
- * The offered media type, in UTF-8, that the client prefers: RFC 9110, section 12.5.1. The most specific range decides. A
- * range with other parameters is one of other types.
+ * The offered media type, in UTF-8, that the client prefers: RFC 9110, section 12.5.1. The most specific range decides on
+ * the weight of a type. A range with other parameters is one of other types. Of types of one weight the client prefers the
+ * one with the more specific range, and then the one that it has named first, as all libraries for this have it.
  */
 function preferredType({ HTTP_ACCEPT = "*/*" }: Environ, offered: string[]): string {
   const weights = memoize(Q_VALUES_CACHE, HTTP_ACCEPT, parseQValues);
-  const weightOf = (type: string) =>
-    [type, type.replace(/[^/]+$/, "*"), "*/*"]
-      .flatMap((range) => [`${range};charset=utf-8`, range])
-      .map((range) => weights.get(range))
-      .find((weight) => weight !== undefined) ?? 0;
-  return offered.reduce((best, type) => weightOf(type) > weightOf(best) ? type : best);
+  const order = [...weights.keys()];
+  const ranked = offered.map((type) => {
+    const ranges = [type, type.replace(/[^/]+$/, "*"), "*/*"].flatMap((range) => [`${range};charset=utf-8`, range]);
+    const range = ranges.find((range) => weights.has(range)) ?? "";
+    return { type, weight: weights.get(range) ?? 0, breadth: ranges.indexOf(range) >> 1, place: order.indexOf(range) };
+  });
+  ranked.sort((a, b) => b.weight - a.weight || a.breadth - b.breadth || a.place - b.place);
+  return ranked[0]!.type;
 }
 
 /** The offered codings that the client accepts no less than plain content, best first: RFC 9110, section 12.5.3. */
@@ -2507,13 +2510,13 @@ export interface ErrorPageOptions {
   /**
    * Makes the site's own page for an error. In development it is not called for a status of 500 and above.
    *
-   * Text is HTML, and is sent to clients that accept HTML no less than plain text and JSON; the others get the default
+   * Text is HTML, and is sent to clients that prefer it to plain text and JSON, or prefer nothing; the others get the default
    * page. An {@linkcode ErrorResponse} is sent to all. For `undefined` all get the default page, and also if the call
    * fails, which is logged.
    *
    * @param status The status line, such as `"404 Not Found"`.
    * @param error What was thrown; for a refusal of another middleware an `Error` with `status`, `headers` and a message.
-   * @param environ The environ.
+   * @param environ The environ of the place of the error, with the SCRIPT_NAME and the PATH_INFO of this one.
    * @returns HTML, a response, or nothing.
    */
   render?:
@@ -2590,37 +2593,38 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
   checkOptions(options, ERROR_PAGE_OPTIONS);
   const { development = false, render } = options;
   const inner = application(app);
-  const respond: RespondToError = (environ, startResponse, error, isFailure = false) => {
-    const code = errorStatus(error);
-    const status = `${code} ${REASONS[code] ?? "Unknown"}`;
-    const start = ({ headers, body }: ErrorResponse): ResponseBody => {
-      const all = addMissing(addMissing(headers, errorHeaders(error)), [["Cache-Control", "no-store"]]);
-      startResponse(status, addVary(all, "Accept"), error);
-      return body;
-    };
-    const page = defaultPage(status, error, environ, development);
-    const body = start(page); // throws the error on if bytes have left
-    if (isFailure && code >= 500) logFailure(environ, error);
-    if (!render || development && code >= 500) return body;
-    const use = (rendered: string | ErrorResponse | undefined) => {
-      const own = typeof rendered === "string" ? pageForHtml(rendered, environ) : rendered;
-      return own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
-    };
-    const recover = (failure: unknown) => {
-      if (isDisconnect(failure, environ["fetch.context"])) throw failure;
-      logFailure(environ, failure, "Error page");
-      return start(page);
-    };
-    return catching(() => mapMaybe(render(status, error, environ), use), recover);
-  };
   return (environ: WithErrorPage, startResponse) => {
-    environ[ERROR_PAGE] = respond;
+    const { SCRIPT_NAME, PATH_INFO } = environ; // `mount` moves them
+    const respond: RespondToError = (environ, startResponse, error, isFailure = false) => {
+      const code = errorStatus(error);
+      const status = `${code} ${REASONS[code] ?? "Unknown"}`;
+      const start = ({ headers, body }: ErrorResponse): ResponseBody => {
+        const all = addMissing(addMissing(headers, errorHeaders(error)), [["Cache-Control", "no-store"]]);
+        startResponse(status, addVary(all, "Accept"), error);
+        return body;
+      };
+      const page = defaultPage(status, error, environ, development);
+      const body = start(page); // throws the error on if bytes have left
+      if (isFailure && code >= 500) logFailure(environ, error);
+      if (!render || development && code >= 500) return body;
+      const use = (rendered: string | ErrorResponse | undefined) => {
+        const own = typeof rendered === "string" ? pageForHtml(rendered, environ) : rendered;
+        return own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
+      };
+      const recover = (failure: unknown) => {
+        if (isDisconnect(failure, environ["fetch.context"])) throw failure;
+        logFailure(environ, failure, "Error page");
+        return start(page);
+      };
+      return catching(() => mapMaybe(render(status, error, { ...environ, SCRIPT_NAME, PATH_INFO }), use), recover);
+    };
     const recover = (thrown: unknown) => {
       // The server expects this error, and nobody would read the page.
       if (isDisconnect(thrown, environ["fetch.context"])) throw thrown;
       const error = thrown ?? new Error(`${thrown} was thrown`); // startResponse takes undefined for no error
       return respond(environ, startResponse, error, true);
     };
+    environ[ERROR_PAGE] = respond;
     return catching(() => mapMaybe(inner(environ, startResponse), (body) => withHooks(body, { recover })), recover);
   };
 }

@@ -151,7 +151,8 @@ export type ApplicationLike = Application | ApplicationObject | ApplicationClass
  * nothing to send yet. The application must not change a chunk that it has given to the server.
  *
  * The server calls `close` once when the response has ended, however it ended. It calls the iterator's `return` before
- * that, where the response ended before the body. PEP 3333, "Buffering and Streaming".
+ * that, where the response ended before the body. So it cancels a `ReadableStream` as soon as the client leaves. PEP 3333,
+ * "Buffering and Streaming".
  *
  * @example
  * ```ts
@@ -412,7 +413,7 @@ export interface InputStream extends AsyncIterable<Uint8Array> {
    * @throws {RangeError} When the body is larger than the server accepts, or the size is not an integer.
    *
    * @param size How many bytes at the most; without it, or below zero, all that are at hand.
-   * @returns The bytes; an empty array at the end.
+   * @returns The bytes, which are the caller's to keep; an empty array at the end.
    */
   read1(size?: number): Promise<Uint8Array>;
   /**

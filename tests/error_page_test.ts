@@ -351,7 +351,7 @@ for (
     ["application/json", "application/json", "application/json"],
     ["application/*", "application/json", "application/json"],
     ["Application/JSON", "application/json", "application/json"],
-    ["application/json, text/plain, */*", "text/html", "text/plain"],
+    ["application/json, text/plain, */*", "application/json", "application/json"],
     ["application/json;q=0.5, text/plain;q=0.9", "text/plain", "text/plain"],
     ["application/json;q=0.9, text/plain;q=0.5", "application/json", "application/json"],
     ["text/html;q=0, */*;q=0.1", "application/json", "text/plain"],
@@ -939,7 +939,7 @@ test("errorPage: render is given the status line, what was thrown, and the envir
   assert.equal(given.length, 3);
   assert.equal(given[0], "404 Not Found");
   assert.equal(given[1], error);
-  assert.equal(given[2], environ);
+  assert.deepEqual(given[2], environ);
 });
 
 for (
@@ -947,7 +947,7 @@ for (
     [undefined, "text/html; charset=utf-8"],
     ["*/*", "text/html; charset=utf-8"],
     [BROWSER, "text/html; charset=utf-8"],
-    ["application/json, text/plain, */*", "text/html; charset=utf-8"],
+    ["application/json, text/plain, */*", "application/json"],
     ["application/json", "application/json"],
     ["application/json, */*;q=0.5", "application/json"],
     ["text/plain", "text/plain; charset=utf-8"],
@@ -1437,3 +1437,20 @@ for (
     }
   });
 }
+
+test("render is told of the path as it was outside of a mount, where the pages of the site have their addresses", async () => {
+  const paths: string[] = [];
+  const failing: Application = () => {
+    throw new Error("Out of order");
+  };
+  const app = errorPage(mount({ "/inside": mount({ "/failing": failing }) }), {
+    render(_status, _error, { SCRIPT_NAME, PATH_INFO }) {
+      paths.push(`${SCRIPT_NAME} ${PATH_INFO}`);
+      return undefined;
+    },
+  });
+  for (const path of ["/site/inside/failing", "/site/inside/missing"]) {
+    await answer(mount({ "/site": app }), new Request(`http://test.example${path}`));
+  }
+  assert.deepEqual(paths, ["/site /inside/failing", "/site /inside/missing"]);
+});
