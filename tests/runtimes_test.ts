@@ -166,7 +166,7 @@ const REQUESTS: { sent: string; status: number; body?: RegExp; header?: [name: s
   { sent: request("/cached", { headers: ["If-None-Match: *"] }), status: 304, body: /^$/ },
   { sent: request("/error"), status: 422, body: /^422 Unprocessable Content\n$/ },
   { sent: request("/page"), status: 500, body: /<pre>Error: This application fails\n +at / },
-  { sent: request("/slow"), status: 504, body: /^Gateway Timeout\n$/ },
+  { sent: request("/slow"), status: 504, body: /^504 Gateway Timeout\n$/ },
   { sent: request("/livez"), status: 200, body: /^OK\n$/ },
   { sent: request("/none"), status: 404 },
   { sent: request("/array").replace("test.example", "evil.test"), status: 400, body: /^Bad Request\n$/ },
