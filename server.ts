@@ -138,10 +138,19 @@ export function bodyTooLarge(limit: number): RangeError & { status: number; expo
   return Object.assign(httpError(413, error), { expose: true } as const);
 }
 
+const CLIENT_LEFT = "The client has left";
+
 /** The error for a client that left: the same one on both runtimes. */
 function clientDisconnected(cause?: unknown): DOMException {
-  return httpError(400, Object.assign(new DOMException("The client has left", "AbortError"), { cause }));
+  return Object.assign(readAborted(CLIENT_LEFT), { cause });
 }
+
+function readAborted(message: string): DOMException {
+  return httpError(400, new DOMException(message, "AbortError"));
+}
+
+/** The message of a read that was still to come when the response ended. */
+const READ_TOO_LATE = "Cannot read the request body: the response has ended, expected await before it does";
 
 /** Tests for the error of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`. @internal */
 export function isAbortError(error: unknown): boolean {
@@ -832,7 +841,8 @@ class Input implements InputStream {
   /** The signal that tells a cancelled body from a complete one, where nothing else does. */
   #signal: AbortSignal | undefined;
   #hasEnded: boolean;
-  #isCancelled = false;
+  /** Why nobody may read on: the message of the error. */
+  #cancelReason: string | undefined;
   #onArrived: (() => void) | undefined;
   #lastRead: Promise<unknown> | undefined;
 
@@ -879,13 +889,13 @@ class Input implements InputStream {
   }
 
   static isArriving(input: Input): boolean {
-    return !input.#hasEnded && !input.#isCancelled;
+    return !input.#hasEnded && input.#cancelReason === undefined;
   }
 
   /** Cancels the rest of the body. Deno then closes the connection, maybe before the client has the response. */
-  static cancel(input: Input): void {
+  static cancel(input: Input, hasClientLeft: boolean): void {
     if (input.#hasEnded) return;
-    input.#isCancelled = true;
+    input.#cancelReason ??= hasClientLeft ? CLIENT_LEFT : READ_TOO_LATE;
     input.#onArrived?.();
     if (IS_NATIVE) input.#cancelBody();
     else if (input.#reader) drain(input.#reader).catch(() => {});
@@ -969,7 +979,7 @@ class Input implements InputStream {
       } catch (cause) {
         throw clientDisconnected(cause);
       }
-      if (this.#isCancelled) throw clientDisconnected();
+      if (this.#cancelReason !== undefined) throw readAborted(this.#cancelReason);
       const chunk = result?.value ?? EMPTY;
       if (!(chunk instanceof Uint8Array)) {
         throw new TypeError(`Cannot read the request body: found ${inspect(chunk)}, expected a Uint8Array`);
@@ -1443,7 +1453,7 @@ class Exchange {
   /** Answers without the application. */
   refuse(error: unknown): Response {
     this.#report(error);
-    Input.cancel(this.input);
+    Input.cancel(this.input, false);
     return this.#respond(this.method === "CONNECT" ? closingErrorResponse(error) : errorResponse(error));
   }
 
@@ -1662,7 +1672,7 @@ class Exchange {
   abort(): void {
     this.disconnect(503);
     this.#close();
-    Input.cancel(this.input);
+    Input.cancel(this.input, true);
   }
 
   /** Ends the response early. A client that has left reads no status; a server that gives up sends 503. */
@@ -1697,7 +1707,7 @@ class Exchange {
     const closed = this.#runCleanup(() => this.#body?.close?.());
     if (iterator) Promise.resolve(closed).then(nextTurn).then(() => this.#applicationState = "closed");
     this.#runCleanup(() => this.errors.flush());
-    Input.cancel(this.input);
+    Input.cancel(this.input, this.#disconnected);
     this.gateway.pending.delete(this);
   }
 
@@ -2300,29 +2310,33 @@ export function toRequest(environ: Environ): Request {
   const request = new Request(`${url}${query}`, init);
   const context = environ["fetch.context"];
   if (context) Object.defineProperty(request, "signal", { get: () => context.signal });
-  const read = async () => {
-    if (request.bodyUsed) throw readTwice();
-    return await request.arrayBuffer();
+  const readBytes = request.arrayBuffer.bind(request);
+  const read = <Value>(parse: (bytes: ArrayBuffer) => Value | Promise<Value>) => () => {
+    const parsing = (async () => {
+      if (request.bodyUsed) throw readTwice(); // a mistake of the program, and not of the client
+      const bytes = await readBytes();
+      try {
+        return await parse(bytes);
+      } catch (error) {
+        throw Object.assign(httpError(400, error as Error), { expose: true });
+      }
+    })();
+    // A program that does not wait would be ended by what a client sends, or by its own response.
+    parsing.catch((error) => {
+      if ((error as Error).message !== READ_TOO_LATE) return;
+      logError(environ["wsgi.errors"], `Reading the body of ${method} ${environ.REQUEST_URI ?? path} failed`, error);
+    });
+    return parsing;
   };
+  const response = (bytes: ArrayBuffer) => new Response(bytes, { headers: request.headers });
   return Object.assign(request, {
-    json: async () => {
-      const bytes = await read();
-      return await parseBody(() => JSON.parse(new TextDecoder().decode(bytes)));
-    },
-    formData: async () => {
-      const bytes = await read();
-      return await parseBody(() => new Response(bytes, { headers: request.headers }).formData());
-    },
+    arrayBuffer: read((bytes) => bytes),
+    blob: read((bytes) => response(bytes).blob()),
+    bytes: read((bytes) => new Uint8Array(bytes)),
+    formData: read((bytes) => response(bytes).formData()),
+    json: read((bytes) => JSON.parse(new TextDecoder().decode(bytes))),
+    text: read((bytes) => new TextDecoder().decode(bytes)),
   });
-}
-
-/** Parses a body that has been read. Only now a failure is the client's: to read a body twice is a mistake of the program. */
-async function parseBody<Value>(parse: () => Value | Promise<Value>): Promise<Value> {
-  try {
-    return await parse();
-  } catch (error) {
-    throw httpError(400, error as Error);
-  }
 }
 
 function inputToStream({ "wsgi.input": input, CONTENT_LENGTH }: Environ): ReadableStream<Uint8Array> {

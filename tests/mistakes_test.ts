@@ -278,3 +278,22 @@ test("a promise that fails and that nobody awaits ends the process", () => {
   assert.equal(status, 1);
   assert.match(errors, /Nobody awaits this/);
 });
+
+for (const method of ["arrayBuffer", "blob", "bytes", "formData", "json", "text"]) {
+  test(`forgetting await on ${method} of a request does not end the process, and is reported`, () => {
+    const module = JSON.stringify(new URL("../mod.ts", import.meta.url).href);
+    const [status, errors] = run(`
+      import { toRequest } from ${module};
+      const server = serve((environ, startResponse) => {
+        if (environ.REQUEST_METHOD === "POST") toRequest(environ).${method}();
+        startResponse("204 No Content", []);
+        return [];
+      }, { port: 0, onListen: () => {} });
+      await fetch(server.url, { method: "POST", body: "[]", headers: { "Content-Type": "application/x-www-form-urlencoded" } });
+      await fetch(server.url);
+      await server.shutdown();`);
+    assert.equal(status, 0, errors);
+    const message = "Cannot read the request body: the response has ended, expected await before it does";
+    assert.match(errors, new RegExp(`^Reading the body of POST / failed: AbortError: ${message}$`, "m"));
+  });
+}

@@ -9,6 +9,7 @@ import { test } from "node:test";
 import {
   type Application,
   type Environ,
+  errorPage,
   type FetchHandler,
   fromFetch,
   type InputStream,
@@ -265,6 +266,11 @@ test("JSON that is none is answered with 400 where nobody handles the error, and
     assert.equal(response.status, 400);
     assert.equal(errors.text, "");
   }
+});
+
+test("an error page says why JSON is none", async () => {
+  const { response } = await answer(errorPage(async (environ) => await toRequest(environ).json()), post("["));
+  assert.match(await response.text(), /^400 Bad Request\n.*JSON.*\n$/);
 });
 
 test("toRequest gives the body chunk by chunk", async () => {
