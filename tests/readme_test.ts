@@ -139,11 +139,13 @@ test("the README has at most 300 lines", () => {
 /** What the README's recipes answer. Each comment has the command of its recipe. */
 const ANSWERS: [path: string, init: RequestInit, status: number, header: string | undefined, body: RegExp][] = [
   ["/query?name=you", {}, 200, undefined, /^Hello you\n$/],
-  ["/json", { method: "POST", body: '{ "name": "you" }' }, 200, "application/json", /^{"hello":"you"}$/],
-  ["/json", { method: "POST", body: "{" }, 400, undefined, /^400 Bad Request\n$/],
+  ["/json", { method: "POST", body: '{ "name": "you" }' }, 200, "application/json", /^{"received":{"name":"you"}}$/],
+  ["/json", { method: "POST", body: "{" }, 400, undefined, /^400 Bad Request\n.*JSON/],
   ["/form", { method: "POST", body: new URLSearchParams({ name: "y&u" }) }, 200, undefined, /^Hello y&u\n$/],
   ["/cookie", { headers: { Cookie: "visits=1" } }, 200, "visits=2; Path=/; HttpOnly; SameSite=Lax", /^Visit 2\n$/],
-  ["/error", {}, 404, undefined, /^404 Not Found\nArticle 7 is not there\n$/],
+  ["/items/7", {}, 200, undefined, /^Item 7\n$/],
+  ["/items/x", {}, 404, undefined, /^404 Not Found\nThere is no such item\n$/],
+  ["/items/7", { method: "DELETE" }, 405, "GET, HEAD", /^405 Method Not Allowed\nItems are for reading\n$/],
   ["/upload", { method: "PUT", body: "x".repeat(100_000) }, 200, undefined, /^100000 bytes\n$/],
   ["/files/hello.ts", {}, 200, undefined, /The shortest program/],
   ["/download", {}, 401, 'Basic realm="downloads", charset="UTF-8"', /Unauthorized/],
