@@ -94,6 +94,7 @@ import {
   wrongChunk,
   wrongHeader,
   wrongHeaders,
+  wrongHeaderText,
   wrongStatus,
 } from "./server.ts";
 
@@ -2682,7 +2683,7 @@ function defaultPage(status: string, error: unknown, environ: Environ, developme
   let page = development ? `${detail}\n` : `${status}\n${detail === undefined ? "" : `${detail}\n`}`;
   if (type === "text/html") page = development ? renderHtml(status, error, environ) : renderStatus(status, detail);
   if (type === "application/json") {
-    page = JSON.stringify({ status: Number(status.slice(0, 3)), title: status.slice(4), detail });
+    page = `${JSON.stringify({ status: Number(status.slice(0, 3)), title: status.slice(4), detail })}\n`;
   }
   return makePage(type, page, ["Content-Security-Policy", PAGE_POLICY]);
 }
@@ -4720,7 +4721,7 @@ function checkHead(status: string, headers: HeaderList, report: ReportViolation)
     if (/[_-]$/.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, 'no "-" or "_" at its end');
     if (lower === "status") report("start", shown(), "the status as the first argument");
     if (HOP_BY_HOP.test(lower)) report("http", shown(), "what is hop-by-hop to be left to the server");
-    if (/[^\0-\xff]/.test(value)) report("strings", shown(), "one character for each byte");
+    if (/[^\0-\xff]/.test(value)) report("strings", ...wrongHeaderText(name, value));
     if (!HEADER_VALUE.test(value)) report("start", shown(), "no control characters");
     if (lower === "content-length") {
       if (!/^\d+$/.test(value) || names.includes(lower)) report("length", shown(), "one number of bytes");

@@ -274,6 +274,14 @@ export function wrongHeaders(headers: unknown): Mistake {
   return [`headers are ${inspect(headers)}`, `an array of pairs: ${remedy}`];
 }
 
+/** For a header whose value is text, and not bytes. @internal */
+export function wrongHeaderText(name: string, value: string): Mistake {
+  return [
+    `header ${inspect(name)} has the value ${inspect(value)}`,
+    "one character for each byte: toNativeString(value)",
+  ];
+}
+
 /** Says what is wrong with a header that is no pair of strings. @internal */
 export function wrongHeader(header: unknown): Mistake {
   const found = Array.isArray(header) ? `[${header.map(inspect).join(", ")}]` : inspect(header);
@@ -1317,6 +1325,7 @@ export function parseHead(status: string, headers: HeaderList): ResponseHead {
     const lower = memoize(HEADER_NAME_CACHE, name, checkHeaderName);
     const isLength = lower === "content-length";
     if (!HEADER_VALUE.test(value) || isLength && (length !== undefined || !/^\d{1,15}$/.test(value))) {
+      if (/[^\0-\xff]/.test(value)) throw startError(...wrongHeaderText(name, value));
       const expected = isLength ? "one number of bytes" : "Latin-1 without control characters";
       throw startError(`header ${inspect(name)} has the value ${inspect(value)}`, expected);
     }
@@ -2416,7 +2425,7 @@ function formatAddress({ hostname = "127.0.0.1", port = 8000, unix }: ServeOptio
 }
 
 /** Explains in one line why the runtime cannot listen, and how to mend it. The first test that matches decides. */
-function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): string {
+function listenErrorReason(cause: unknown, { port = 8000, unix, key = "" }: ServeOptions): string {
   const { code, name, message } = cause as { code?: string; name: string; message: string };
   const isSocket = unix !== undefined;
   const text = `${code} ${name} ${message}`;
@@ -2424,7 +2433,7 @@ function listenErrorReason(cause: unknown, { unix, key = "" }: ServeOptions): st
   if (code === "EADDRINUSE") {
     return isSocket
       ? "another server has the socket, or it is no socket, expected a path that is free"
-      : "another server has the port, expected one that is free: serve(app, { port: 0 }) takes any";
+      : `another server has the port, expected one that is free: serve(app, { port: ${port % 65_535 + 1} })`;
   }
   if (/^(?:EACCES|EPERM)/.test(text)) {
     return `permission denied, use ${isSocket ? "a folder that this user may write to" : "a port from 1024 on"}`;

@@ -161,7 +161,7 @@ const STARTING_RULES: Rule<Case>[] = [
   },
   {
     section: "Unicode Issues",
-    expected: "one character for each byte",
+    expected: "one character for each byte: toNativeString(value)",
     broken: values(["X", '"€"', "€"], ["X", '"a\u0100"', "a\u0100"]),
     legal: [["the last byte", post(heading(["X", "a\u00ff"]))]],
   },
