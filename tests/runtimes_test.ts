@@ -169,7 +169,7 @@ const REQUESTS: { sent: string; status: number; body?: RegExp; header?: [name: s
   { sent: request("/slow"), status: 504, body: /^504 Gateway Timeout\n$/ },
   { sent: request("/livez"), status: 200, body: /^OK\n$/ },
   { sent: request("/none"), status: 404 },
-  { sent: request("/array").replace("test.example", "evil.test"), status: 400, body: /^Bad Request\n$/ },
+  { sent: request("/array").replace("test.example", "evil.test"), status: 400, body: /^400 Bad Request\n$/ },
   { sent: request("/secret"), status: 401, header: ["www-authenticate", /^Basic realm=/] },
   { sent: request("/secret", { headers: ["Authorization: Basic YTph"] }), status: 200, body: /^Hello$/ },
   {
@@ -184,7 +184,7 @@ const REQUESTS: { sent: string; status: number; body?: RegExp; header?: [name: s
       body: "6\r\n123456\r\n0\r\n\r\n",
     }),
     status: 413,
-    body: /^Content Too Large\n$/,
+    body: /^413 Content Too Large\nCannot read the request body: it has more than the \d+ bytes allowed\n$/,
   },
   {
     sent: request("/fetch", { method: "POST", headers: ["Content-Length: 2"], body: "hi" }),
