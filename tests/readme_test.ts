@@ -18,6 +18,7 @@ import { Child, RUNTIME, text, within } from "./support.ts";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
 const [PROGRAM = "", RECIPES = ""] = blocks("ts");
+const [TEST = ""] = blocks("ts ignore");
 const IMPORTED = 'from "http://localhost:8080/mod.ts"';
 const COMMANDS = blocks("sh").join("").trim().split("\n");
 
@@ -132,6 +133,20 @@ test("the README names the program whose module comes from a URL", () => {
   assert.ok(README.includes(`\`${IMPORTED}\``));
 });
 
+test("the README's test is run by its command", () => {
+  const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
+  try {
+    writeFileSync(join(folder, "hello_test.ts"), TEST.replaceAll('"./', `"${new URL("..", import.meta.url)}`));
+    const file = RUNTIME === "deno" ? "hello_test.ts" : "./hello_test.ts";
+    assert.ok(README.includes(`\`${RUNTIME} test ${file}\``));
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["test", file], { cwd: folder });
+    assert.equal(status, 0, text(stderr));
+    assert.match(text(stdout) + text(stderr), /\b1 pass/);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
 test("the README has at most 300 lines", () => {
   assert.ok(README.trimEnd().split("\n").length <= 300);
 });
@@ -142,7 +157,13 @@ const ANSWERS: [path: string, init: RequestInit, status: number, header: string 
   ["/json", { method: "POST", body: '{ "name": "you" }' }, 200, "application/json", /^{"received":{"name":"you"}}$/],
   ["/json", { method: "POST", body: "{" }, 400, undefined, /^400 Bad Request\n.*JSON/],
   ["/form", { method: "POST", body: new URLSearchParams({ name: "y&u" }) }, 200, undefined, /^Hello y&u\n$/],
-  ["/cookie", { headers: { Cookie: "visits=1" } }, 200, "visits=2; Path=/; HttpOnly; SameSite=Lax", /^Visit 2\n$/],
+  [
+    "/cookie",
+    { headers: { Cookie: "visits=1" } },
+    200,
+    "visits=2; Max-Age=60; Path=/; HttpOnly; SameSite=Lax",
+    /^Visit 2\n$/,
+  ],
   ["/items/7", {}, 200, undefined, /^Item 7\n$/],
   ["/items/x", {}, 404, undefined, /^404 Not Found\nThere is no such item\n$/],
   ["/items/7", { method: "DELETE" }, 405, "GET, HEAD", /^405 Method Not Allowed\nItems are for reading\n$/],
