@@ -18,13 +18,13 @@ class Html extends String {}
 class Redirect extends String {}
 
 /** Makes HTML of a template, with whatever is put into it escaped. */
-function markup({ raw }: TemplateStringsArray, ...values: unknown[]): Html {
+function markup(strings: TemplateStringsArray, ...values: unknown[]): Html {
   const show = (value: unknown): string => {
     if (value instanceof Html) return String(value);
     if (Array.isArray(value)) return value.map(show).join("");
     return String(value).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
   };
-  return new Html(String.raw({ raw }, ...values.map(show)));
+  return new Html(String.raw({ raw: strings }, ...values.map(show))); // Bun escapes `strings.raw`: oven-sh/bun#8745
 }
 
 /** Fails with a status, for the error page to answer. */

@@ -335,6 +335,11 @@ test("html escapes text, and neither HTML, nor lists of it, nor what is absent",
   for (const [value, expected] of cases) assert.equal(`${html`${value}`}`, expected);
 });
 
+test("a page has its title, with a dash", async () => {
+  const client = await makeBlog().visit();
+  assert.match((await client.get("/")).text, /<title>Posts – Blog<\/title>/);
+});
+
 test("the API lists posts, and reads one", async () => {
   const client = await makeBlog().visit("Ada");
   for (const title of ["One", "Two"]) await client.submit("/create", { title, body: "text" });

@@ -8,8 +8,9 @@
 export class Html extends String {}
 
 /** Makes HTML. Text is escaped, HTML is not, lists are joined, and nothing comes of `false`, `null` and `undefined`. */
-export function html({ raw }: TemplateStringsArray, ...values: unknown[]): Html {
-  return new Html(String.raw({ raw }, ...values.map(render)));
+export function html(strings: TemplateStringsArray, ...values: unknown[]): Html {
+  // Not `strings.raw`, in which Bun writes "–" as "\u2013": https://github.com/oven-sh/bun/issues/8745
+  return new Html(String.raw({ raw: strings }, ...values.map(render)));
 }
 
 function render(value: unknown): string {
