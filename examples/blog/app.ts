@@ -163,8 +163,11 @@ function checkToken(session: Session, fields: Map<string, string>): void {
 }
 
 function index(context: Context): Reply {
-  const [newest] = context.database.posts({ limit: 1 });
-  return page(indexPage(context, findPosts(context), newest?.id ?? 0));
+  const { database } = context;
+  const posts = findPosts(context);
+  const [newest] = database.posts({ limit: 1 });
+  const [older] = database.posts({ before: posts.at(-1)?.id ?? 0, limit: 1 });
+  return page(indexPage(context, { posts, newest, older }));
 }
 
 async function register(context: Context): Promise<Reply> {

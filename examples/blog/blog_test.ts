@@ -362,6 +362,15 @@ test("older posts are on another page", async () => {
   assert.match((await client.get(older)).text, /Post 2<[^]*Post 1</);
 });
 
+test("a page of posts after which there are none has no link to older ones", async () => {
+  const client = await makeBlog().visit("Ada");
+  for (const title of ["Deleted", "Stays"]) await client.submit("/create", { title, body: "" });
+  await client.post("/posts/1/delete");
+  const { text } = await client.get("/");
+  assert.match(text, /Stays/);
+  assert.doesNotMatch(text, /Older posts/);
+});
+
 for (
   const [request, status, text] of [
     ["GET /nothing", 404, /There is no page at \/nothing/],

@@ -45,14 +45,22 @@ function layout({ session, url, user }: Visit, title: string, content: Html): Ht
   `;
 }
 
+/** What the list shows. */
+export interface Index {
+  posts: Post[];
+  /** The newest of all posts. */
+  newest: Post | undefined;
+  /** The next post, which the list has no room for. */
+  older: Post | undefined;
+}
+
 /** A list of posts, and where new ones are announced. */
-export function indexPage(context: Context, posts: Post[], newest: number): Html {
-  const oldest = posts.at(-1)?.id ?? 0;
+export function indexPage(context: Context, { posts, newest, older }: Index): Html {
   const content = html`
-    <ul id="live" aria-live="polite" data-events="${context.url("/events")}" data-after="${newest}"></ul>
+    <ul id="live" aria-live="polite" data-events="${context.url("/events")}" data-after="${newest?.id ?? 0}"></ul>
     ${posts.map((post) => article(context, post, html`<h2><a href="${linkOf(context, post)}">${post.title}</a></h2>`))}
     ${posts.length === 0 && html`<p>There is nothing here yet.</p>`}
-    ${oldest > 1 && html`<p><a href="${context.url(`/?before=${oldest}`)}">Older posts</a></p>`}
+    ${older && html`<p><a href="${context.url(`/?before=${older.id + 1}`)}">Older posts</a></p>`}
   `;
   return layout(context, "Posts", content);
 }
