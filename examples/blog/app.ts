@@ -23,7 +23,7 @@ import {
   secureHeaders,
 } from "../../mod.ts";
 import { Database, type Draft, type Post, type User } from "./db.ts";
-import { announce, type Announcement, listen } from "./events.ts";
+import { announce, listen } from "./events.ts";
 import { httpError, invalid, json, page, redirect, type Reply, router } from "./http.ts";
 import { Form, MAX_TEXT, readForm } from "./multipart.ts";
 import { accountPage, editPage, errorView, indexPage, postPage } from "./pages.ts";
@@ -75,6 +75,9 @@ export interface Context extends Visit {
   /** The name of the channel on which new posts are announced. */
   channel: string;
 }
+
+/** What is announced of a post. */
+type Announcement = Pick<Post, "id" | "title" | "author">;
 
 type Handler = (context: Context) => Reply | Promise<Reply>;
 
@@ -212,7 +215,7 @@ function create(context: Context): Reply {
   const id = database.addPost(user.id, draft);
   form.keep();
   session.messages = ["Your post is online."];
-  announce(channel, { id, title: draft.title, author: user.name });
+  announce<Announcement>(channel, { id, title: draft.title, author: user.name });
   return redirect(url(`/posts/${id}`));
 }
 
@@ -249,9 +252,9 @@ function readDraft(form: Form, post?: Post): Draft | undefined {
 /** Keeps a page informed, beginning with what it has missed since the post that it knows. */
 function events({ channel, database, environ, url }: Context): Reply {
   const after = Number(environ.HTTP_LAST_EVENT_ID ?? new URLSearchParams(environ.QUERY_STRING).get("after")) || 0;
-  const body = listen(channel, {
+  const body = listen<Announcement>(channel, {
     missed: database.posts({ after }).reverse().map(({ id, title, author }) => ({ id, title, author })),
-    link: ({ id }: Announcement) => url(`/posts/${id}`),
+    link: ({ id }) => url(`/posts/${id}`),
     stopping: environ["fetch.context"]!.stopping,
   });
   return { status: "200 OK", headers: [["Content-Type", "text/event-stream"], ["Cache-Control", "no-store"]], body };

@@ -1,17 +1,10 @@
 /**
- * Announcements of new posts to all open pages, whichever worker serves them.
+ * Announcements to all open pages, whichever worker serves them.
  *
  * @module
  */
 
 import type { ResponseBody } from "../../mod.ts";
-
-/** What is announced. */
-export interface Announcement {
-  id: number;
-  title: string;
-  author: string;
-}
 
 /** How often a quiet stream says that it is still there, in milliseconds. Proxies close one that does not. */
 const HEARTBEAT = 15_000;
@@ -20,24 +13,25 @@ const HEARTBEAT = 15_000;
 const MAX_WAITING = 100;
 
 /** Tells all pages that listen to a channel. */
-export function announce(name: string, announcement: Announcement): void {
+export function announce<T>(name: string, announcement: T): void {
   const channel = new BroadcastChannel(name);
   channel.postMessage(announcement);
   channel.close();
 }
 
 /** How a page listens. */
-export interface ListenOptions {
+export interface ListenOptions<T> {
   /** The announcements that the page has missed. */
-  missed: Announcement[];
+  missed: T[];
   /** The address of what is announced. */
-  link(announcement: Announcement): string;
+  link(announcement: T): string;
   /** Ends the stream. */
   stopping: AbortSignal;
 }
 
 /** Makes a body of server-sent events, which ends when the browser leaves or the server stops. */
-export function listen(name: string, { missed, link, stopping }: ListenOptions): ResponseBody {
+export function listen<T extends { id: number }>(name: string, options: ListenOptions<T>): ResponseBody {
+  const { missed, link, stopping } = options;
   let controller!: ReadableStreamDefaultController<Uint8Array>;
   const close = () => {
     clearInterval(heartbeat);
@@ -52,7 +46,7 @@ export function listen(name: string, { missed, link, stopping }: ListenOptions):
     if (controller.desiredSize === 0) end();
     else controller.enqueue(new TextEncoder().encode(`${text}\n\n`));
   };
-  const sendEvent = (announcement: Announcement) => {
+  const sendEvent = (announcement: T) => {
     send(`id: ${announcement.id}\ndata: ${JSON.stringify({ ...announcement, link: link(announcement) })}`);
   };
 
