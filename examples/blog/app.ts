@@ -65,8 +65,8 @@ export interface Visit {
 /** What a handler gets of a request. */
 export interface Context extends Visit {
   environ: Environ;
-  /** The number in the path. */
-  id: number;
+  /** The parameters in the path. */
+  params: Record<string, string>;
   /** The form that was sent; an empty one with GET. */
   form: Form;
   database: Database;
@@ -118,13 +118,13 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
   };
 
   const pages: Application = async (environ, startResponse) => {
-    const { handler, id } = find(environ);
+    const { handler, params } = find(environ);
     const { session, user, url } = visit(environ);
     const before = JSON.stringify(session);
     const check = (fields: Map<string, string>) => checkToken(session, fields);
     const options = { folder: user && uploads, maxImageSize, check };
     await using form = environ.REQUEST_METHOD === "POST" ? await readForm(environ, options) : new Form(options);
-    const reply = await handler({ environ, id, form, session, user, database, uploads, channel, url });
+    const reply = await handler({ environ, params, form, session, user, database, uploads, channel, url });
     const headers = [...reply.headers];
     if (JSON.stringify(session) !== before) {
       const cookie = {
@@ -265,8 +265,8 @@ function findPosts({ database, environ }: Context): Post[] {
   return database.posts(before > 0 ? { before } : {});
 }
 
-function findPost({ database, id }: Context): Post {
-  const post = database.post(id);
+function findPost({ database, params: { id } }: Context): Post {
+  const post = database.post(Number(id));
   if (!post) throw httpError(404, `There is no post ${id}`);
   return post;
 }

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { mount, toFetch, validator } from "../../mod.ts";
+import { mount, toEnviron, toFetch, validator } from "../../mod.ts";
 import { Browser, NO_BROWSER, type Page } from "../../tests/browser_support.ts";
 import {
   addressOf,
@@ -26,6 +26,7 @@ import { blog } from "./app.ts";
 import { Client, type Fields } from "./client.ts";
 import { announce, listen } from "./events.ts";
 import { html } from "./html.ts";
+import { router } from "./http.ts";
 import { errorView } from "./pages.ts";
 import { SESSION_AGE } from "./session.ts";
 
@@ -370,6 +371,34 @@ test("a page of posts after which there are none has no link to older ones", asy
   assert.match(text, /Stays/);
   assert.doesNotMatch(text, /Older posts/);
 });
+
+for (
+  const [path, found] of [
+    ["/posts/7", "post 7"],
+    ["/posts/7/tags/caf%C3%A9 au lait", "tag 7 café au lait"],
+    ["/feed.xml", "feed"],
+    ["/posts/x", 404],
+    ["/posts/1234567890123456", 404],
+    ["/posts/7/tags/", 404],
+    ["/posts/7/tags/a/b", 404],
+    ["/feed-xml", 404],
+    ["/posts/7/tags/%FF", 400],
+  ] as const
+) {
+  test(`the router finds "${found}" at ${path}`, () => {
+    const find = router<(params: Record<string, string>) => string>({
+      "GET /posts/:id": ({ id }) => `post ${id}`,
+      "GET /posts/:id/tags/:name": ({ id, name }) => `tag ${id} ${name}`,
+      "GET /feed.xml": () => "feed",
+    });
+    const use = () => {
+      const { handler, params } = find(toEnviron(new Request(`http://localhost${path}`)));
+      return handler(params);
+    };
+    if (typeof found === "string") assert.equal(use(), found);
+    else assert.throws(use, { status: found });
+  });
+}
 
 for (
   const [request, status, text] of [

@@ -14,25 +14,26 @@ export interface Reply {
   body: ResponseBody;
 }
 
-/** Handlers by method and path, in which `:id` stands for a number: `"GET /posts/:id"`. */
-export type Routes<Handler> = Record<string, Handler>;
-
-/** Makes a function that finds the handler of a request, and the number in its path. */
-export function router<Handler>(routes: Routes<Handler>): (environ: Environ) => { handler: Handler; id: number } {
+/** Finds handlers by method and path, as in `"GET /posts/:id"`: `:id` is a number, any other name is a segment. */
+export function router<Handler>(
+  routes: Record<string, Handler>,
+): (environ: Environ) => { handler: Handler; params: Record<string, string> } {
   const table = Object.entries(routes).map(([route, handler]) => {
     const [method = "", path = ""] = route.split(" ");
-    return { method, pattern: new RegExp(`^${path.replace(":id", "(\\d{1,15})")}$`), handler };
+    const source = path.replace(/[.*+?^$(){}|[\]\\]/g, "\\$&")
+      .replace(/:(\w+)/g, (_, name) => `(?<${name}>${name === "id" ? "\\d{1,15}" : "[^/]+"})`);
+    return { method, pattern: new RegExp(`^${source}$`), handler };
   });
   return ({ REQUEST_METHOD: method, PATH_INFO }) => {
-    const path = PATH_INFO || "/"; // a mounted application is also reached without the slash
+    const path = fromNativeString(PATH_INFO) || "/"; // a mounted application is also reached without the slash
     const found = table.filter(({ pattern }) => pattern.test(path));
-    if (found.length === 0) throw httpError(404, `There is no page at ${fromNativeString(path)}`);
+    if (found.length === 0) throw httpError(404, `There is no page at ${path}`);
     const route = found.find((route) => route.method === (method === "HEAD" ? "GET" : method));
     if (!route) {
-      const allow = found.map(({ method }) => method).join(", ");
+      const allow = [...new Set(found.map(({ method }) => method))].join(", ");
       throw httpError(405, `Expected one of ${allow}`, [["Allow", allow]]);
     }
-    return { handler: route.handler, id: Number(route.pattern.exec(path)?.[1]) };
+    return { handler: route.handler, params: { ...route.pattern.exec(path)?.groups } };
   };
 }
 
@@ -52,9 +53,9 @@ export function invalid(content: Html): Reply {
 }
 
 /** Replies with JSON. */
-export function json(value: unknown): Reply {
+export function json(value: unknown, status = "200 OK", headers: HeaderList = []): Reply {
   const body = [new TextEncoder().encode(`${JSON.stringify(value)}\n`)];
-  return { status: "200 OK", headers: [["Content-Type", "application/json"]], body };
+  return { status, headers: [["Content-Type", "application/json"], ...headers], body };
 }
 
 /** Sends the browser to another page, after a form: Post/Redirect/Get. */
