@@ -9,10 +9,9 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type Application,
-  application,
-  type ApplicationLike,
   type Environ,
   errorPage,
+  type ErrorPageOptions,
   files,
   formatCookie,
   fromNativeString,
@@ -45,13 +44,6 @@ export interface BlogOptions {
   secret: string;
   /** The largest image, in bytes. */
   maxImageSize?: number;
-}
-
-declare module "../../mod.ts" {
-  interface Environ {
-    /** The path under which the blog is mounted, percent-encoded, and empty at the root of its host. */
-    "blog.root"?: string;
-  }
 }
 
 /** Who asks, which is all that a page has to know. */
@@ -114,7 +106,8 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
   const visit = (environ: Environ): Visit => {
     const session = readSession(parseCookies(environ).session, secret);
     const user = session.userId === undefined ? undefined : database.user(session.userId);
-    return { session, user, url: (path) => `${environ["blog.root"]}${path}` };
+    const root = encodeURI(fromNativeString(environ.SCRIPT_NAME));
+    return { session, user, url: (path) => root + path };
   };
 
   const pages: Application = async (environ, startResponse) => {
@@ -127,15 +120,17 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
     const reply = await handler({ environ, params, form, session, user, database, uploads, channel, url });
     const headers = [...reply.headers];
     if (JSON.stringify(session) !== before) {
-      const cookie = {
-        maxAge: SESSION_AGE,
-        path: environ["blog.root"] || "/",
-        secure: environ["wsgi.url_scheme"] === "https",
-      };
+      const secure = environ["wsgi.url_scheme"] === "https";
+      const cookie = { maxAge: SESSION_AGE, path: url("") || "/", secure };
       headers.push(["Set-Cookie", formatCookie("session", writeSession(session, secret), cookie)]);
     }
     startResponse(reply.status, headers);
     return reply.body;
+  };
+
+  const render: ErrorPageOptions["render"] = (status, error, environ) => {
+    if (environ.PATH_INFO.startsWith("/api/")) return undefined; // JSON, or text
+    return `${errorView(visit(environ), status, error)}`;
   };
 
   return pipeline(
@@ -144,20 +139,10 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
       "/uploads": files(uploads, { cacheControl: "public, max-age=31536000, immutable" }),
       "/": pages,
     }),
-    rooted,
     (app) => secureHeaders(app, { headers: { "Content-Security-Policy": CONTENT_SECURITY_POLICY } }),
-    (app) => errorPage(app, { render: (status, error, environ) => `${errorView(visit(environ), status, error)}` }),
+    (app) => errorPage(app, { render }),
     (app) => limitBody(app, { maxBodySize: maxImageSize + MAX_TEXT }),
   );
-}
-
-/** Keeps the path under which the blog is mounted, which each `mount` within it adds to. */
-function rooted(app: ApplicationLike): Application {
-  const inner = application(app);
-  return (environ, startResponse) => {
-    environ["blog.root"] = encodeURI(fromNativeString(environ.SCRIPT_NAME));
-    return inner(environ, startResponse);
-  };
 }
 
 /** Refuses a form that another site has made. */

@@ -404,7 +404,7 @@ for (
   const [request, status, text] of [
     ["GET /nothing", 404, /There is no page at \/nothing/],
     ["GET /posts/x", 404, /There is no page at \/posts\/x/],
-    ["GET /api/posts/1", 404, /There is no post 1/],
+    ["GET /posts/1", 404, /There is no post 1/],
     ["DELETE /", 405, /Expected one of GET/],
     ["GET /uploads/nothing.png", 404, /<h1>Not Found</],
     ["POST /static/style.css", 405, /<h1>Method Not Allowed</],
@@ -430,6 +430,18 @@ for (
     assert.equal((await (await ask("application/json")).json()).status, status);
   });
 }
+
+test("an error of the API is JSON or text, and no page of the blog", async () => {
+  const client = await makeBlog().visit();
+  const ask = async (accept: string) => (await client.send("/api/posts/1", { headers: { Accept: accept } })).text;
+  assert.equal(await ask("*/*"), "404 Not Found\nThere is no post 1\n");
+  assert.deepEqual(JSON.parse(await ask("application/json")), {
+    status: 404,
+    title: "Not Found",
+    detail: "There is no post 1",
+  });
+  assert.doesNotMatch(await ask("text/html"), /<nav>/);
+});
 
 test("an error page says why only where the visitor may know", () => {
   const visit = { session: {}, user: undefined, url: (path: string) => path };
