@@ -20,17 +20,19 @@ import {
   parseCookies,
   pipeline,
   secureHeaders,
+  toRequest,
 } from "../../mod.ts";
 import { Database, type Draft, type Post, type User } from "./db.ts";
 import { announce, listen } from "./events.ts";
 import { httpError, invalid, json, page, redirect, type Reply, router } from "./http.ts";
-import { Form, MAX_TEXT, readForm } from "./multipart.ts";
+import { type Form, MAX_TEXT, readForm } from "./multipart.ts";
 import { accountPage, editPage, errorView, indexPage, postPage } from "./pages.ts";
 import {
   hashPassword,
-  isOwnForm,
+  isCsrfToken,
   isPassword,
   readSession,
+  renewSession,
   type Session,
   SESSION_AGE,
   writeSession,
@@ -59,11 +61,12 @@ export interface Context extends Visit {
   environ: Environ;
   /** The parameters in the path. */
   params: Record<string, string>;
-  /** The form that was sent; an empty one with GET. */
-  form: Form;
+  /** The form that was sent, if the route has one. */
+  form?: Form;
   database: Database;
   /** The folder of the images. */
   uploads: string;
+  maxImageSize: number;
   /** The name of the channel on which new posts are announced. */
   channel: string;
 }
@@ -71,23 +74,25 @@ export interface Context extends Visit {
 /** What is announced of a post. */
 type Announcement = Pick<Post, "id" | "title" | "author">;
 
-type Handler = (context: Context) => Reply | Promise<Reply>;
+type FormContext = Context & { form: Form };
+type Handler<C = Context> = (context: C) => Reply | Promise<Reply>;
 
 const ROUTES: Record<string, Handler> = {
-  "GET /": index,
+  "GET /": (context) => page(indexPage(context, findPosts(context))),
   "GET /posts/:id": (context) => page(postPage(context, findPost(context))),
   "GET /register": (context) => page(accountPage(context, "Register")),
-  "POST /register": register,
+  "POST /register": withForm(register),
   "GET /login": (context) => page(accountPage(context, "Log in")),
-  "POST /login": login,
-  "POST /logout": logout,
+  "POST /login": withForm(login),
+  "POST /logout": withForm(logout),
   "GET /create": (context) => context.user ? page(editPage(context)) : redirect(context.url("/login")),
-  "POST /create": create,
+  "POST /create": withForm(create),
   "GET /posts/:id/edit": (context) => page(editPage(context, findOwnPost(context))),
-  "POST /posts/:id/edit": update,
-  "POST /posts/:id/delete": remove,
+  "POST /posts/:id/edit": withForm(update),
+  "POST /posts/:id/delete": withForm(remove),
   "GET /events": events,
   "GET /api/posts": (context) => json(findPosts(context).map((post) => publish(context, post))),
+  "POST /api/posts": createByApi,
   "GET /api/posts/:id": (context) => json(publish(context, findPost(context))),
 };
 
@@ -114,10 +119,7 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
     const { handler, params } = find(environ);
     const { session, user, url } = visit(environ);
     const before = JSON.stringify(session);
-    const check = (fields: Map<string, string>) => checkToken(session, fields);
-    const options = { folder: user && uploads, maxImageSize, check };
-    await using form = environ.REQUEST_METHOD === "POST" ? await readForm(environ, options) : new Form(options);
-    const reply = await handler({ environ, params, form, session, user, database, uploads, channel, url });
+    const reply = await handler({ environ, params, session, user, url, database, uploads, maxImageSize, channel });
     const headers = [...reply.headers];
     if (JSON.stringify(session) !== before) {
       const secure = environ["wsgi.url_scheme"] === "https";
@@ -145,21 +147,20 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
   );
 }
 
-/** Refuses a form that another site has made. */
-function checkToken(session: Session, fields: Map<string, string>): void {
-  if (!isOwnForm(session, fields.get("token"))) throw httpError(403, "The form is too old, open its page again");
+/** Reads the form of a request for its handler, and refuses one that another site has made. */
+function withForm(handler: Handler<FormContext>): Handler {
+  return async (context) => {
+    const { environ, maxImageSize, session, uploads, user } = context;
+    const check = (fields: Map<string, string>) => {
+      if (!isCsrfToken(session, fields.get("token"))) throw httpError(403, "The form is too old, open its page again");
+    };
+    await using form = await readForm(environ, { folder: user && uploads, maxImageSize, check });
+    return await handler({ ...context, form });
+  };
 }
 
-function index(context: Context): Reply {
-  const { database } = context;
-  const posts = findPosts(context);
-  const [newest] = database.posts({ limit: 1 });
-  const [older] = database.posts({ before: posts.at(-1)?.id ?? 0, limit: 1 });
-  return page(indexPage(context, { posts, newest, older }));
-}
-
-async function register(context: Context): Promise<Reply> {
-  const { database, form, url } = context;
+async function register(context: FormContext): Promise<Reply> {
+  const { database, form, session, url } = context;
   const name = form.text("name");
   const password = form.fields.get("password") ?? "";
   const refuse = (error: string) => invalid(accountPage(context, "Register", error));
@@ -167,36 +168,29 @@ async function register(context: Context): Promise<Reply> {
   if (password.length < 8) return refuse("A password has 8 characters or more.");
   const userId = database.addUser(name, await hashPassword(password));
   if (userId === undefined) return refuse(`The name ${name} is taken.`);
-  renewSession(context, { userId, messages: [`Welcome, ${name}!`] });
+  renewSession(session, { userId, messages: [`Welcome, ${name}!`] });
   return redirect(url("/"));
 }
 
-async function login(context: Context): Promise<Reply> {
-  const { database, form, url } = context;
+async function login(context: FormContext): Promise<Reply> {
+  const { database, form, session, url } = context;
   const user = database.user(form.text("name"));
   const isKnown = await isPassword(form.fields.get("password") ?? "", user?.password);
   if (!user || !isKnown) return invalid(accountPage(context, "Log in", "The name or the password is wrong."));
-  renewSession(context, { userId: user.id, messages: [`Welcome back, ${user.name}!`] });
+  renewSession(session, { userId: user.id, messages: [`Welcome back, ${user.name}!`] });
   return redirect(url("/"));
 }
 
-function logout(context: Context): Reply {
-  renewSession(context, { messages: ["You have logged out."] });
-  return redirect(context.url("/"));
+function logout({ session, url }: Context): Reply {
+  renewSession(session, { messages: ["You have logged out."] });
+  return redirect(url("/"));
 }
 
-/** Begins another session, so that nobody knows its token from before. */
-function renewSession({ session }: Context, next: Session): void {
-  delete session.userId;
-  delete session.token;
-  Object.assign(session, next);
-}
-
-function create(context: Context): Reply {
+function create(context: FormContext): Reply {
   const { channel, database, form, session, url, user } = context;
   if (!user) return redirect(url("/login"));
   const draft = readDraft(form);
-  if (!draft) return invalid(editPage(context, undefined, DRAFT_ERROR));
+  if (!draft) return invalid(editPage(context, undefined, TITLE_ERROR));
   const id = database.addPost(user.id, draft);
   form.keep();
   session.messages = ["Your post is online."];
@@ -204,11 +198,11 @@ function create(context: Context): Reply {
   return redirect(url(`/posts/${id}`));
 }
 
-async function update(context: Context): Promise<Reply> {
+async function update(context: FormContext): Promise<Reply> {
   const { database, form, session, uploads, url } = context;
   const post = findOwnPost(context);
   const draft = readDraft(form, post);
-  if (!draft) return invalid(editPage(context, post, DRAFT_ERROR));
+  if (!draft) return invalid(editPage(context, post, TITLE_ERROR));
   database.updatePost(post.id, draft);
   form.keep();
   if (post.image && post.image !== draft.image) await rm(join(uploads, post.image), { force: true });
@@ -225,12 +219,26 @@ async function remove(context: Context): Promise<Reply> {
   return redirect(url("/"));
 }
 
-const DRAFT_ERROR = "A title has 1 to 200 characters.";
+/** Takes a post as JSON, with the token of the session in a header. */
+async function createByApi({ channel, database, environ, session, url, user }: Context): Promise<Reply> {
+  if (!user || !isCsrfToken(session, environ.HTTP_X_CSRF_TOKEN)) throw httpError(403, "Log in, and send X-CSRF-Token");
+  const { title, body } = Object(await toRequest(environ).json()) as Record<string, unknown>;
+  if (!isTitle(title) || typeof body !== "string") throw httpError(422, `Expected "title" and "body". ${TITLE_ERROR}`);
+  const id = database.addPost(user.id, { title, body, image: null });
+  announce<Announcement>(channel, { id, title, author: user.name });
+  return json({ id }, "201 Created", [["Location", url(`/api/posts/${id}`)]]);
+}
+
+const TITLE_ERROR = "A title has 1 to 200 characters.";
+
+function isTitle(title: unknown): title is string {
+  return typeof title === "string" && title.trim() !== "" && title.length <= 200;
+}
 
 /** Reads a post from its form. Without a new image it keeps the one that it had. */
 function readDraft(form: Form, post?: Post): Draft | undefined {
   const title = form.text("title");
-  if (title === "" || title.length > 200) return undefined;
+  if (!isTitle(title)) return undefined;
   return { title, body: form.text("body"), image: form.image ?? post?.image ?? null };
 }
 

@@ -23,7 +23,7 @@ import {
   workspace,
 } from "../../tests/support.ts";
 import { blog } from "./app.ts";
-import { Client, type Fields } from "./client.ts";
+import { type Answer, Client, type Fields } from "./client.ts";
 import { announce, listen } from "./events.ts";
 import { html } from "./html.ts";
 import { router } from "./http.ts";
@@ -57,9 +57,10 @@ function image(bytes = PNG, name = "../../etc/x.html"): File {
   return new File([bytes.slice()], name, { type: "text/html" });
 }
 
-/** The token in the forms of a page. */
-function tokenOf(text: string): string {
-  return /name="token" value="([^"]+)"/.exec(text)![1]!;
+/** Sends JSON to the API, with the token of the last page or with another one. */
+function sendJson(client: Client, body: string, token = client.token): Promise<Answer> {
+  const headers = { "Content-Type": "application/json", "X-CSRF-Token": token };
+  return client.send("/api/posts", { method: "POST", headers, body });
 }
 
 /** Reads events until so many have come, as "link title". */
@@ -155,9 +156,7 @@ for (const path of ["/register", "/login", "/logout", "/create", "/posts/1/edit"
     await client.submit("/create", { title: "Stays", body: "" });
     const fields: Fields = { title: "Forged", name: "Ada", password: PASSWORD, image: image() };
     const other = await visit("Eve");
-    const { text } = await other.get("/create");
-    const token = tokenOf(text);
-    for (const wrong of ["", token, "é"]) {
+    for (const wrong of ["", other.token, "é"]) {
       assert.equal((await client.post(path, { ...fields, token: wrong })).status, 403);
     }
     assert.match((await client.get("/posts/1")).text, /Stays[^]*Edit/);
@@ -186,7 +185,10 @@ test("a session ends when it is too old", async (context) => {
 test("who logs in or out has another token", async () => {
   const client = await makeBlog().visit("Ada");
   const tokens: string[] = [];
-  const note = async () => void tokens.push(tokenOf((await client.get("/login")).text));
+  const note = async () => {
+    await client.get("/login");
+    tokens.push(client.token);
+  };
   await note();
   await client.post("/logout");
   await note();
@@ -249,9 +251,7 @@ for (
   test(`a form with ${what} is answered with ${status}, and leaves no file`, async () => {
     const { uploads, visit } = makeBlog();
     const client = await visit("Ada");
-    const { text } = await client.get("/create");
-    const token = tokenOf(text);
-    const field = `Content-Disposition: form-data; name="token"\r\n\r\n${token}\r\n`;
+    const field = `Content-Disposition: form-data; name="token"\r\n\r\n${client.token}\r\n`;
     const answer = await client.send("/create", {
       method: "POST",
       headers: { "Content-Type": "multipart/form-data; boundary=b" },
@@ -265,11 +265,9 @@ for (
 test("a form is read the same however its bytes arrive", async () => {
   const { handler, uploads, visit } = makeBlog();
   const client = await visit("Ada");
-  const { text } = await client.get("/create");
-  const token = tokenOf(text);
   const content = `GIF89a\r\n--\r\n--b\r--bb\r\n--${"x".repeat(20)}\r\n`;
   const form = [
-    `preamble\r\n--bound\r\nContent-Disposition: form-data; name="token"\r\n\r\n${token}`,
+    `preamble\r\n--bound\r\nContent-Disposition: form-data; name="token"\r\n\r\n${client.token}`,
     'Content-Disposition: form-data; name="title"\r\n\r\nIn pieces',
     `Content-Type: image/gif\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n${content}`,
   ].join("\r\n--bound\r\n") + "\r\n--bound--";
@@ -352,6 +350,39 @@ test("the API lists posts, and reads one", async () => {
   assert.deepEqual(JSON.parse((await client.get("/api/posts?before=2")).text).length, 1);
   assert.equal((await client.get("/api/posts/3")).status, 404);
 });
+
+test("the API takes a post, with the token of the session in a header", async () => {
+  const client = await makeBlog().visit("Ada");
+  const { status, text, headers } = await sendJson(client, '{"title":"Été","body":"text"}');
+  assert.deepEqual([status, text, headers.get("Location")], [201, '{"id":1}\n', "/api/posts/1"]);
+  assert.match((await client.get("/posts/1")).text, /<h1>Été<[^]*by Ada[^]*>text</);
+});
+
+test("the API refuses a post without an account, and without the token of its session", async () => {
+  const { visit } = makeBlog();
+  const [ada, eve, visitor] = [await visit("Ada"), await visit("Eve"), await visit()];
+  await visitor.get("/login");
+  for (const [client, token] of [[ada, ""], [ada, eve.token], [visitor, visitor.token]] as const) {
+    assert.equal((await sendJson(client, '{"title":"Forged","body":""}', token)).status, 403);
+  }
+  assert.equal((await ada.get("/api/posts")).text, "[]\n");
+});
+
+for (
+  const [body, status] of [
+    ["title=Form", 400],
+    ["null", 422],
+    ['{"title":" ","body":""}', 422],
+    [`{"title":"${"x".repeat(201)}","body":""}`, 422],
+    ['{"title":"Title"}', 422],
+  ] as const
+) {
+  test(`the API answers ${body.slice(0, 30)} with ${status}`, async () => {
+    const client = await makeBlog().visit("Ada");
+    assert.equal((await sendJson(client, body)).status, status);
+    assert.equal((await client.get("/api/posts")).text, "[]\n");
+  });
+}
 
 test("older posts are on another page", async () => {
   const client = await makeBlog().visit("Ada");
@@ -466,8 +497,8 @@ test("HEAD is answered as GET is, without a body", async () => {
 test("an error page leaves messages for the next page", async () => {
   const { handler, visit } = makeBlog();
   const client = await visit();
-  const token = tokenOf((await client.get("/register")).text);
-  const body = new URLSearchParams({ token, name: "Ada", password: PASSWORD });
+  await client.get("/register");
+  const body = new URLSearchParams({ token: client.token, name: "Ada", password: PASSWORD });
   const headers = { Cookie: `session=${client.cookies.get("session")}` };
   const registered = await handler(new Request("http://localhost/register", { method: "POST", headers, body }));
   client.cookies.set("session", /session=([^;]*)/.exec(registered.headers.get("Set-Cookie")!)![1]!);
@@ -510,7 +541,7 @@ test("a new post is announced to all pages, and to those that come back what the
   const pages = await Promise.all([open("/events?after=1"), open("/events?after=1")]);
   const all = pages.map((page) => readEvents(page, 2));
   await client.submit("/create", { title: "Two\n", body: "" });
-  await client.submit("/create", { title: "<Three>", body: "" });
+  await sendJson(client, '{"title":"<Three>","body":""}');
   const expected = ["/posts/2 Two", "/posts/3 <Three>"];
   assert.deepEqual(await Promise.all(all), [expected, expected]);
   assert.deepEqual(await readEvents(await open("/events?after=1"), 2), expected);
@@ -547,8 +578,6 @@ test("a stream ends at once on a server that stops already", async () => {
 test("an upload whose client leaves leaves no file", async () => {
   const { app, uploads, visit } = makeBlog();
   const client = await visit("Ada");
-  const { text } = await client.get("/create");
-  const token = tokenOf(text);
   await using server = startPatient(app);
   const connection = await Connection.connect(server);
   await connection.send(
@@ -559,7 +588,9 @@ test("an upload whose client leaves leaves no file", async () => {
       "Content-Type: multipart/form-data; boundary=b",
       "Content-Length: 900",
       "",
-      `--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n${token}\r\n--b\r\n${PART}GIF89a${"x".repeat(100)}`,
+      `--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n${client.token}\r\n--b\r\n${PART}GIF89a${
+        "x".repeat(100)
+      }`,
     ].join("\r\n"),
   );
   await within(until(() => uploads().length === 1), "a file");

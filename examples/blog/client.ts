@@ -24,9 +24,10 @@ export type Fields = Record<string, string | File>;
 /** A visitor of a site. */
 export class Client {
   readonly cookies = new Map<string, string>();
+  /** The token of the last page with a form. */
+  token = "";
   readonly #handler: Handler;
   readonly #origin: string;
-  #token = "";
 
   constructor(handler: Handler, origin = "http://localhost") {
     this.#handler = handler;
@@ -40,7 +41,7 @@ export class Client {
 
   /** Sends a form with the token of the last page, or with another one. */
   post(path: string, fields: Fields = {}): Promise<Answer> {
-    const pairs = Object.entries<string | File>({ token: this.#token, ...fields });
+    const pairs = Object.entries<string | File>({ token: this.token, ...fields });
     const hasFiles = pairs.some(([, value]) => value instanceof File);
     const body = hasFiles ? new FormData() : new URLSearchParams();
     for (const [name, value] of pairs) body.append(name, value as string);
@@ -65,8 +66,8 @@ export class Client {
     }
     const text = await response.text();
     const location = response.headers.get("Location");
-    if (location !== null) return this.get(new URL(location, url).href);
-    this.#token = /name="token" value="([^"]*)"/.exec(text)?.[1] ?? this.#token;
+    if (location !== null && Math.floor(response.status / 100) === 3) return this.get(new URL(location, url).href);
+    this.token = /name="token" value="([^"]*)"/.exec(text)?.[1] ?? this.token;
     return { status: response.status, url: url.pathname + url.search, headers: response.headers, text };
   }
 }

@@ -45,22 +45,16 @@ function layout({ session, url, user }: Visit, title: string, content: Html): Ht
   `;
 }
 
-/** What the list shows. */
-export interface Index {
-  posts: Post[];
-  /** The newest of all posts. */
-  newest: Post | undefined;
-  /** The next post, which the list has no room for. */
-  older: Post | undefined;
-}
-
 /** A list of posts, and where new ones are announced. */
-export function indexPage(context: Context, { posts, newest, older }: Index): Html {
+export function indexPage(context: Context, posts: Post[]): Html {
+  const { database, url } = context;
+  const [newest] = database.posts({ limit: 1 });
+  const [older] = database.posts({ before: posts.at(-1)?.id ?? 0, limit: 1 });
   const content = html`
-    <ul id="live" aria-live="polite" data-events="${context.url("/events")}" data-after="${newest?.id ?? 0}"></ul>
+    <ul id="live" aria-live="polite" data-events="${url("/events")}" data-after="${newest?.id ?? 0}"></ul>
     ${posts.map((post) => article(context, post, html`<h2><a href="${linkOf(context, post)}">${post.title}</a></h2>`))}
     ${posts.length === 0 && html`<p>There is nothing here yet.</p>`}
-    ${older && html`<p><a href="${context.url(`/?before=${older.id + 1}`)}">Older posts</a></p>`}
+    ${older && html`<p><a href="${url(`/?before=${older.id + 1}`)}">Older posts</a></p>`}
   `;
   return layout(context, "Posts", content);
 }
@@ -73,8 +67,8 @@ export function postPage(context: Context, post: Post): Html {
 /** The form of a new post, or of one that is changed. */
 export function editPage(context: Context, post?: Post, error?: string): Html {
   const { form, session, url } = context;
-  const title = form.fields.get("title") ?? post?.title;
-  const body = form.fields.get("body") ?? post?.body;
+  const title = form?.fields.get("title") ?? post?.title;
+  const body = form?.fields.get("body") ?? post?.body;
   const remove = () =>
     html`
       <form method="post" action="${url(`/posts/${post?.id}/delete`)}">
@@ -99,7 +93,7 @@ export function editPage(context: Context, post?: Post, error?: string): Html {
 /** The form of a name and a password. */
 export function accountPage(context: Context, title: "Register" | "Log in", error?: string): Html {
   const password = title === "Register" ? "new-password" : "current-password";
-  const name = context.form.fields.get("name");
+  const name = context.form?.fields.get("name");
   const content = html`
     ${error && html`<p class="error" role="alert">${error}</p>`}
     <form method="post">

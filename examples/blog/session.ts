@@ -38,13 +38,20 @@ export function writeSession(session: Session, secret: string): string {
   return `${payload}.${sign(payload, secret)}`;
 }
 
+/** Begins another session in place of this one, so that nobody knows its token from before. */
+export function renewSession(session: Session, next: Session): void {
+  delete session.userId;
+  delete session.token;
+  Object.assign(session, next);
+}
+
 /** The token that each form of a session carries. Another site cannot know it. */
 export function csrfToken(session: Session): string {
   return session.token ??= randomBytes(32).toString("base64url");
 }
 
-/** Whether a form has come from a page of this session. */
-export function isOwnForm(session: Session, token = ""): boolean {
+/** Whether a token is that of this session. */
+export function isCsrfToken(session: Session, token = ""): boolean {
   return session.token !== undefined && equals(token, session.token);
 }
 
