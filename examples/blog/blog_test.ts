@@ -1,36 +1,25 @@
 /**
- * The blog: in process, on a server, with workers, as main.ts serves it, and in headless Chromium.
+ * The blog in process. These tests can be copied with it: they need nothing of this repository but the library.
  *
  * @module
  */
 
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import process from "node:process";
-import { test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { after, test } from "node:test";
 import { mount, toEnviron, toFetch, validator } from "../../mod.ts";
-import { Browser, NO_BROWSER, type Page } from "../../tests/browser_support.ts";
-import {
-  addressOf,
-  Child,
-  Client as Connection,
-  Event,
-  RUNTIME,
-  startPatient,
-  within,
-  workspace,
-} from "../../tests/support.ts";
 import { blog } from "./app.ts";
-import { type Answer, Client, type Fields } from "./client.ts";
+import { type Answer, Client, type Fields, readEvents } from "./client.ts";
 import { announce, listen } from "./events.ts";
 import { html } from "./html.ts";
 import { router } from "./http.ts";
 import { errorView } from "./pages.ts";
 import { SESSION_AGE } from "./session.ts";
 
-const { newPath, program } = workspace();
+const FOLDER = mkdtempSync(join(tmpdir(), "blog-"));
+after(() => rmSync(FOLDER, { recursive: true }));
 
 const PNG = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, 1, 2, 3);
 
@@ -38,8 +27,7 @@ const PASSWORD = "a long password";
 
 /** A blog of its own, in a folder of its own, with a limit that is easily reached. */
 function makeBlog() {
-  const folder = newPath("");
-  mkdirSync(folder);
+  const folder = mkdtempSync(join(FOLDER, "blog-"));
   const app = blog({ folder, secret: "a secret for tests", maxImageSize: 1000 });
   const handler = toFetch(validator(app));
   const uploads = () => readdirSync(join(folder, "uploads"));
@@ -62,27 +50,6 @@ function sendJson(client: Client, body: string, token = client.token): Promise<A
   const headers = { "Content-Type": "application/json", "X-CSRF-Token": token };
   return client.send("/api/posts", { method: "POST", headers, body });
 }
-
-/** Reads events until so many have come, as "link title". */
-async function readEvents(body: ReadableStream<Uint8Array>, count: number): Promise<string[]> {
-  const events: string[] = [];
-  let text = "";
-  const read = async () => {
-    for await (const chunk of body.pipeThrough(new TextDecoderStream() as never) as ReadableStream<string>) {
-      text += chunk;
-      const found = [...text.matchAll(/^data: (.*)\n\n/gm)];
-      if (found.length >= count) return found;
-    }
-    return assert.fail(`The stream has ended: ${text}`);
-  };
-  for (const [, data = ""] of await within(read(), `${count} events`)) {
-    const { link, title } = JSON.parse(data);
-    events.push(`${link} ${title}`);
-  }
-  return events;
-}
-
-// #region In process
 
 test("who registers is logged in, and logs out and in again", async () => {
   const client = await makeBlog().visit();
@@ -549,15 +516,14 @@ test("a new post is announced to all pages, and to those that come back what the
 });
 
 test("a stream that nobody reads ends, so that it does not fill the memory", async () => {
-  const name = newPath("");
+  const name = crypto.randomUUID();
   const link = () => "/";
   const body = listen(name, { missed: [], link, stopping: new AbortController().signal });
   for (let id = 1; id <= 200; id++) announce(name, { id, title: "", author: "" });
-  const arrived = new Event("the last announcement");
   const channel = new BroadcastChannel(name);
-  channel.onmessage = () => arrived.happen();
+  const arrived = new Promise((resolve) => channel.onmessage = resolve);
   announce(name, { id: 201, title: "", author: "" });
-  await arrived.wait();
+  await arrived;
   channel.close();
   let count = 0;
   for await (const _ of body) count++;
@@ -565,190 +531,8 @@ test("a stream that nobody reads ends, so that it does not fill the memory", asy
 });
 
 test("a stream ends at once on a server that stops already", async () => {
-  const body = listen(newPath(""), { missed: [], link: () => "/", stopping: AbortSignal.abort() });
+  const body = listen(crypto.randomUUID(), { missed: [], link: () => "/", stopping: AbortSignal.abort() });
   let text = "";
   for await (const chunk of body) text += new TextDecoder().decode(chunk);
   assert.equal(text, "retry: 1000\n\n");
 });
-
-// #endregion
-
-// #region On a server
-
-test("an upload whose client leaves leaves no file", async () => {
-  const { app, uploads, visit } = makeBlog();
-  const client = await visit("Ada");
-  await using server = startPatient(app);
-  const connection = await Connection.connect(server);
-  await connection.send(
-    [
-      "POST /create HTTP/1.1",
-      "Host: localhost",
-      `Cookie: session=${client.cookies.get("session")}`,
-      "Content-Type: multipart/form-data; boundary=b",
-      "Content-Length: 900",
-      "",
-      `--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n${client.token}\r\n--b\r\n${PART}GIF89a${
-        "x".repeat(100)
-      }`,
-    ].join("\r\n"),
-  );
-  await within(until(() => uploads().length === 1), "a file");
-  connection.leave();
-  await within(until(() => uploads().length === 0), "the end of a file");
-});
-
-test("a server stops with pages open, and ends their streams", async () => {
-  const { app } = makeBlog();
-  const server = startPatient(app);
-  const pages = await Promise.all([1, 2, 3].map(() => fetch(addressOf(server, "/events"))));
-  await server.shutdown();
-  for (const page of pages) assert.equal(await page.text(), "retry: 1000\n\n");
-  assert.equal(server.errors.text, "");
-});
-
-test("with workers, a post that one of them takes is announced on the pages of the other", async () => {
-  const folder = newPath("");
-  await using child = program(
-    `
-    import { blog } from ${JSON.stringify(new URL("app.ts", import.meta.url).href)};
-    const app = blog({ folder: ${JSON.stringify(folder)}, secret: "a secret for tests" });
-    const worker = crypto.randomUUID();
-    export const application = (environ, startResponse) =>
-      app(environ, (status, headers, error) => startResponse(status, [...headers, ["X-Worker", worker]], error));
-    if (import.meta.main) serve(application, { port: 0, onListen, workers: 2 });
-    `,
-    { flags: ["-A", "--unstable-net"] },
-  );
-  const { port } = await child.listening();
-  const origin = `http://127.0.0.1:${port}`;
-  const writers: string[] = [];
-  /** Asks over a connection of its own, which either worker may accept. */
-  const ask = async (request: Request) => {
-    const response = await fetch(new Request(request, { headers: [...request.headers, ["Connection", "close"]] }));
-    if (request.method === "POST" && request.url.endsWith("/create")) writers.push(response.headers.get("X-Worker")!);
-    return response;
-  };
-  const pages = new Map<string, ReadableStream<Uint8Array>>();
-  const openPages = async () => {
-    while (pages.size < 2) {
-      const page = await ask(new Request(`${origin}/events`));
-      const worker = page.headers.get("X-Worker")!;
-      if (pages.has(worker)) await page.body!.cancel();
-      else pages.set(worker, page.body!);
-    }
-  };
-  await within(openPages(), "a page of each worker");
-  const client = new Client(ask, origin);
-  await client.submit("/register", { name: "Ada", password: PASSWORD });
-  const write = async () => {
-    while (new Set(writers).size < 2) await client.submit("/create", { title: "News", body: "" });
-  };
-  await within(write(), "a post by each worker");
-  const expected = writers.map((_, index) => `/posts/${index + 1} News`);
-  for (const page of pages.values()) assert.deepEqual(await readEvents(page, expected.length), expected);
-  child.kill("SIGTERM");
-  assert.equal((await child.ended()).code, 0);
-});
-
-test("main.ts serves behind a proxy, for its hosts alone, and stops with pages open", async () => {
-  const env = { ...process.env, BLOG_FOLDER: newPath(""), BLOG_HOSTS: "blog.example", PORT: "0" };
-  const main = fileURLToPath(new URL("main.ts", import.meta.url));
-  await using child = new Child(process.execPath, ["run", ...(RUNTIME === "deno" ? ["-A"] : []), main], env);
-  const [, port] = await child.until(/Serving on http:\/\/localhost:(\d+)\//);
-  const ask = (path: string, host = "blog.example") => {
-    const forwarded = { "X-Forwarded-Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7" };
-    return fetch(`http://127.0.0.1:${port}${path}`, { headers: { Accept: "text/html", ...forwarded } });
-  };
-  const refused = await ask("/", "evil.example");
-  assert.equal(refused.status, 400);
-  assert.match(await refused.text(), /^<!doctype html>/);
-  assert.equal((await fetch(`http://127.0.0.1:${port}/livez`)).status, 200);
-  const { headers, status } = await ask("/login");
-  assert.equal(status, 200);
-  assert.match(headers.get("Set-Cookie")!, /; Secure/);
-  assert.match(headers.get("Strict-Transport-Security")!, /max-age/);
-  assert.match(headers.get("Content-Security-Policy")!, /default-src 'none'/);
-  assert.match(headers.get("Vary")!, /Cookie, Accept-Encoding/);
-  await child.until(new RegExp(`^203\\.0\\.113\\.7 .*"GET /login .* ${headers.get("X-Request-Id")}$`, "m"));
-  const page = await ask("/events");
-  const started = performance.now();
-  child.kill("SIGTERM");
-  assert.equal(await page.text(), "retry: 1000\n\n");
-  assert.equal((await child.ended()).code, 0);
-  assert.ok(performance.now() - started < 5000, "it waits for nothing");
-});
-
-// #endregion
-
-// #region In a browser
-
-/** Does something that leads to another page, and waits for that. */
-async function follow(page: Page, script: string): Promise<void> {
-  await page.evaluate(`window.isOld = true; ${script}`);
-  const isNew = () => page.evaluate<boolean>('!window.isOld && document.readyState === "complete"');
-  await within(until(() => isNew().catch(() => false)), "another page"); // between two pages there is none
-}
-
-/** Fills in the form of a page, and sends it. */
-async function fillIn(page: Page, fields: Record<string, string>): Promise<void> {
-  for (const [name, value] of Object.entries(fields)) {
-    await page.evaluate(`document.querySelector("main [name=${name}]").value = ${JSON.stringify(value)}`);
-  }
-  await follow(page, 'document.querySelector("main form button").click()');
-}
-
-test("in a browser", { skip: NO_BROWSER }, async (context) => {
-  const { app } = makeBlog();
-  await using server = startPatient(mount({ "/blog": app }));
-  const address = (path: string) => addressOf(server, `/blog${path}`);
-  await using browser = new Browser();
-  const writer = await browser.open(address("/register"));
-  const reader = await browser.open(address("/"));
-  const textOf = (page: Page) => page.evaluate<string>("document.body.innerText");
-  await writer.send("Emulation.setScriptExecutionDisabled", { value: true });
-
-  await context.test("a visitor registers, without scripts", async () => {
-    await fillIn(writer, { name: "Ada", password: PASSWORD });
-    assert.match(await textOf(writer), /Welcome, Ada!/);
-  });
-  await context.test("an author writes with an image, without scripts", async () => {
-    await follow(writer, 'document.querySelector("nav a").click()');
-    const bytes = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
-    await writer.evaluate(`
-      const transfer = new DataTransfer();
-      const bytes = Uint8Array.from(atob("${bytes}"), (character) => character.charCodeAt(0));
-      transfer.items.add(new File([bytes], "dot.png"));
-      document.querySelector("[type=file]").files = transfer.files;
-    `);
-    await fillIn(writer, { title: "<img src=x onerror=alert(1)>", body: "Text" });
-    assert.match(await textOf(writer), /Your post is online\.\s+<img src=x onerror=alert\(1\)>\s+by Ada/);
-    assert.equal(await writer.evaluate('document.querySelector("img").naturalWidth'), 1);
-  });
-  await context.test("the page of another reader announces the post, as text", async () => {
-    const announced = () => reader.evaluate<string>('document.querySelector("#live").innerText');
-    await within(until(async () => await announced() !== ""), "an announcement");
-    assert.equal(await announced(), "New: <img src=x onerror=alert(1)> by Ada");
-    await follow(reader, 'document.querySelector("#live a").click()');
-    assert.match(await textOf(reader), /by Ada/);
-  });
-  await context.test("a page runs no script but the blog's own", async () => {
-    await reader.evaluate(`
-      const script = document.createElement("script");
-      script.textContent = "window.injected = true";
-      document.body.append(script);
-    `);
-    assert.equal(await reader.evaluate("window.injected"), undefined);
-  });
-  await context.test("an author logs out", async () => {
-    await follow(writer, 'document.querySelector("header button").click()');
-    assert.match(await textOf(writer), /You have logged out\./);
-  });
-});
-
-// #endregion
-
-/** Waits until a condition holds. */
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!await condition()) await new Promise((resolve) => setTimeout(resolve, 10));
-}

@@ -71,3 +71,15 @@ export class Client {
     return { status: response.status, url: url.pathname + url.search, headers: response.headers, text };
   }
 }
+
+/** Reads server-sent events until so many have come, as "link title". They have ten seconds. */
+export async function readEvents(body: ReadableStream<Uint8Array>, count: number): Promise<string[]> {
+  const decoder = new TextDecoderStream() as TransformStream<Uint8Array, string>;
+  let text = "";
+  for await (const chunk of body.pipeThrough(decoder, { signal: AbortSignal.timeout(10_000) })) {
+    text += chunk;
+    const events = [...text.matchAll(/^data: (.*)\n\n/gm)].map(([, data = ""]) => JSON.parse(data));
+    if (events.length >= count) return events.map(({ link, title }) => `${link} ${title}`);
+  }
+  throw new Error(`The stream has ended after "${text}", expected ${count} events`);
+}
