@@ -398,6 +398,14 @@ for (
   });
 }
 
+test("of two routes for a path the first is taken, and a refusal names each method once", () => {
+  const find = router({ "GET /posts/new": "form", "GET /posts/:name": "post", "POST /posts/:name": "change" });
+  const ask = (method: string) => find(toEnviron(new Request("http://localhost/posts/new", { method })));
+  assert.deepEqual(ask("GET"), { handler: "form", params: {} });
+  assert.deepEqual(ask("POST"), { handler: "change", params: { name: "new" } });
+  assert.throws(() => ask("DELETE"), { status: 405, headers: [["Allow", "GET, POST"]] });
+});
+
 for (
   const [request, status, text] of [
     ["GET /nothing", 404, /There is no page at \/nothing/],
