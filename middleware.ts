@@ -457,6 +457,7 @@ export function formatCookie(name: string, value: string, options: CookieOptions
   const fail = (reason: string): never => {
     throw new TypeError(`Cannot set the cookie ${inspect(name)}: ${reason}`);
   };
+  if (typeof value !== "string") fail(`its value is ${inspect(value)}, expected a string: String(value)`);
   const encoded = encodeURIComponent(value.toWellFormed());
   const size = name.length + encoded.length;
   const prefix = /^__(?:(?:Host-)?Http|Host|Secure)-/i.exec(name)?.[0].toLowerCase() ?? "";

@@ -97,6 +97,7 @@ const REFUSED: [name: string, value: string, options: CookieOptions, message: st
   ["a b", "1", {}, 'Cannot set the cookie "a b": its name is not a token, expected one such as "session"'],
   ["", "1", {}, 'Cannot set the cookie "": its name is not a token, expected one such as "session"'],
   ["a\r\nb", "1", {}, 'Cannot set the cookie "a\\r\\nb": its name is not a token, expected one such as "session"'],
+  ["a", 1 as unknown as string, {}, 'Cannot set the cookie "a": its value is 1, expected a string: String(value)'],
   ["a", "x".repeat(4096), {}, 'Cannot set the cookie "a": it has 4097 bytes, browsers keep at most 4096'],
   ["a", "1", { sameSite: "None" }, 'Cannot set the cookie "a": it needs "secure: true"'],
   ["__Secure-a", "1", {}, 'Cannot set the cookie "__Secure-a": it needs "secure: true"'],
@@ -139,7 +140,7 @@ const REFUSED: [name: string, value: string, options: CookieOptions, message: st
 ];
 
 for (const [name, value, options, message] of REFUSED) {
-  test(`formatCookie refuses ${JSON.stringify(name)} of ${value.length} with ${JSON.stringify(options)}`, () => {
+  test(`formatCookie refuses ${JSON.stringify(name)} of ${String(value).length} with ${JSON.stringify(options)}`, () => {
     assert.throws(() => formatCookie(name, value, options), new TypeError(message));
   });
 }
