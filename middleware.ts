@@ -2862,8 +2862,8 @@ const UNSAFE_PREFIX = /\/\.{0,2}(?:\/|$)|\x7f/;
  * Reads `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `-Prefix`, or `Forwarded` (RFC 7239), from right to left, up to
  * the first sender that is not trusted: values further left could come from anybody. A trusted proxy must set or remove
  * every one of these headers. A request with an invalid value gets 400. Without an address for the client, as in
- * `for=unknown`, REMOTE_ADDR is absent. Where a peer that is not trusted sends such a header, a line on `wsgi.errors` says
- * so, at most every ten seconds.
+ * `for=unknown`, REMOTE_ADDR is absent. Where a peer that is not trusted sends such a header, or a trusted one an invalid
+ * value, a line on `wsgi.errors` says so, at most every ten seconds.
  *
  * `proxy_fix.original` keeps the variables as they were.
  *
@@ -2914,7 +2914,10 @@ export function proxyFix(app: ApplicationLike, options: ProxyFixOptions = {}): A
     }
     const lists = parseForwarded(environ, header);
     const forwarded = lists && pickForwarded(lists, proxies);
-    if (!forwarded) return refuse(environ, startResponse, refusal);
+    if (!forwarded) {
+      warn(environ, "proxyFix refused", "a forwarding header of its proxy is invalid");
+      return refuse(environ, startResponse, refusal);
+    }
     applyForwarded(environ, forwarded);
     return inner(environ, startResponse);
   };

@@ -931,7 +931,7 @@ for (
     },
     "an address that is trusted, and sends what is invalid": {
       variables: { REMOTE_ADDR: "127.0.0.1", HTTP_X_FORWARDED_PROTO: "gopher" },
-      expected: "",
+      expected: "proxyFix refused GET /: a forwarding header of its proxy is invalid\n",
     },
     "a client that sends no such header": { variables: { REMOTE_ADDR: "10.0.0.3" }, expected: "" },
     "any address, where proxies are counted": {
