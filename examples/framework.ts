@@ -102,7 +102,7 @@ const app = new App()
     messages.unshift(String(form.get("message")).slice(0, 99));
     return new Redirect("/");
   })
-  .on("GET /hello/:name", (_request, { name }) => page`<h1>Hello ${name}!</h1><a href="/">Back</a>`)
+  .on("GET /hello/:name", (_request, { name }) => page`<h1>Hello ${name}!</h1><a href="/">← Back</a>`)
   .on("GET /users/:id", (_request, { id }) => id === "7" ? { id, name: "Ada" } : fail(404, `No user ${id}`))
   .on("POST /sum", async (request) => {
     const numbers: unknown = await request.json();

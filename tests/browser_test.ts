@@ -367,7 +367,7 @@ test("framework.ts can be clicked through", { skip: NO_BROWSER }, async (context
     });
     for (
       const [link, found] of [
-        ["/hello/you", /^Hello you!\s+Back$/],
+        ["/hello/you", /^Hello you!\s+← Back$/],
         ["/users/7", /^\{"id":"7","name":"Ada"\}/],
         ["/users/8", /404 Not Found[^]*No user 8/],
         ["/count", /^1\n2\n3$/],
