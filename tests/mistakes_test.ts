@@ -222,7 +222,11 @@ const READERS: [how: string, read: (environ: Environ) => Promise<unknown>][] = [
     return [await request.json(), await request.json()];
   }],
   ["with two requests", async (environ) => [await toRequest(environ).json(), await toRequest(environ).json()]],
-  ["as text", async (environ) => [await toRequest(environ).text(), await toRequest(environ).text()]],
+  ["as text of one request", async (environ) => {
+    const request = toRequest(environ);
+    return [await request.text(), await request.text()];
+  }],
+  ["as text, with two requests", async (environ) => [await toRequest(environ).text(), await toRequest(environ).text()]],
   ["with wsgi.input", async (environ) => [await environ["wsgi.input"].read(), await toRequest(environ).formData()]],
 ];
 
