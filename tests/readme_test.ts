@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import process from "node:process";
@@ -109,11 +109,14 @@ for (const command of COMMANDS) {
     }
     const [url, expected] = SERVERS[command]!;
     const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
+    copyFileSync(join(ROOT, "deno.json"), join(folder, "deno.json"));
     writeFileSync(join(folder, "program.ts"), PROGRAM.replace('from "./mod.ts"', IMPORTED));
     const port = command.endsWith("8080") ? 0 : 8080;
     await using _files = serve(files, { port, onListen: () => {}, shutdownTimeout: 0 });
     try {
       assert.match(await pageOf(command, url, folder), expected);
+      // A lock file would refuse the modules of this folder after their next change.
+      assert.ok(!existsSync(join(folder, "deno.lock")));
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
