@@ -2264,7 +2264,8 @@ const ACCESS_LOG_OPTIONS: OptionChecks<AccessLogOptions> = {
  *
  * The line has the number of bytes that the server was given to send, and the time from the call of the application to
  * that of `close`. Its status is the one that was started, or that of the error: what the server refuses afterwards is
- * sent as 500. A client that left before the first byte has 499. Characters that could forge a line are escaped, as Apache or JSON does.
+ * sent as 500. A client that left before the first byte has 499. Characters that could forge a line are escaped, as
+ * Apache or JSON does.
  *
  * @throws {TypeError} When an option is unknown or invalid, or `app` is not an application.
  *

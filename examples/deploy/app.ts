@@ -1,5 +1,5 @@
 /**
- * A program that serves for others: all middleware, in an order that works.
+ * A program that serves for others: all middleware but the validator, in an order that works.
  *
  * The configurations beside it run it with its port as its argument, `deno run --allow-net --allow-read app.ts 8000` or
  * `bun run app.ts 8000`. Name the host to see that it serves: `curl -H "Host: example.com" http://localhost:8000/`.
