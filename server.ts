@@ -2333,7 +2333,8 @@ export function toRequest(environ: Environ): Request {
     // A program that does not wait would be ended by what a client sends, or by its own response.
     parsing.catch((error) => {
       if ((error as Error).message !== READ_TOO_LATE) return;
-      logError(environ["wsgi.errors"], `Reading the body of ${method} ${environ.REQUEST_URI ?? path} failed`, error);
+      const target = `${method} ${environ.REQUEST_URI ?? path}${nameRequest(context?.request, environ["request.id"])}`;
+      logError(environ["wsgi.errors"], `Reading the body failed on ${target}`, error);
     });
     return parsing;
   };

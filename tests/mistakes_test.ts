@@ -304,6 +304,6 @@ for (const method of ["arrayBuffer", "blob", "bytes", "formData", "json", "text"
       await server.shutdown();`);
     assert.equal(status, 0, errors);
     const message = "Cannot read the request body: the response has ended, expected await before it does";
-    assert.match(errors, new RegExp(`^Reading the body of POST / failed: AbortError: ${message}$`, "m"));
+    assert.match(errors, new RegExp(`^Reading the body failed on POST /: AbortError: ${message}$`, "m"));
   });
 }

@@ -24,6 +24,7 @@ import {
   runApplication,
   testEnviron,
   timeout,
+  toRequest,
   trustedHosts,
 } from "../mod.ts";
 import { explode, failing, giving, Log, never, responding, stacked, whole, withStatus } from "./middleware_support.ts";
@@ -243,7 +244,10 @@ const ID = "given-1";
 const log: Middleware = (app) => accessLog(app, { write: explode });
 
 /** Each report about a request, by who writes it. The first middleware is the outermost. */
-const REPORTS: Record<string, { app: Application; middleware?: Middleware[]; report: RegExp; headers?: string[] }> = {
+const REPORTS: Record<
+  string,
+  { app: Application; middleware?: Middleware[]; report: RegExp; sent?: Parameters<typeof request>[1] }
+> = {
   "the server, in the call": { app: failing(FAILURE), report: /^Application failed on GET / },
   "the server, in a promise": { app: () => Promise.reject(FAILURE), report: /^Application failed on GET / },
   "the server, before the first byte": { app: giving(() => failingAfter()), report: /^Application failed on GET / },
@@ -259,6 +263,15 @@ const REPORTS: Record<string, { app: Application; middleware?: Middleware[]; rep
       return [];
     },
     report: /^Work after the response failed, /,
+  },
+  "toRequest, whose json() is not awaited": {
+    app: (environ, startResponse) => {
+      toRequest(environ).json();
+      ok(startResponse);
+      return [];
+    },
+    report: /^Reading the body failed on POST /,
+    sent: { method: "POST", headers: ["Content-Length: 2"], body: "[]" },
   },
   "the server, where a middleware has copied the environ": {
     app: failing(FAILURE),
@@ -297,7 +310,7 @@ const REPORTS: Record<string, { app: Application; middleware?: Middleware[]; rep
     app: whole(),
     middleware: [requestId, (app) => proxyFix(app, { trust: [] })],
     report: /^proxyFix ignored /,
-    headers: ["X-Forwarded-For: 203.0.113.7"],
+    sent: { headers: ["X-Forwarded-For: 203.0.113.7"] },
   },
 };
 
@@ -307,11 +320,11 @@ function* failingAfter(...chunks: string[]): Generator<Uint8Array> {
   throw FAILURE;
 }
 
-for (const [name, { app, middleware = [requestId], report, headers = [] }] of Object.entries(REPORTS)) {
+for (const [name, { app, middleware = [requestId], report, sent = {} }] of Object.entries(REPORTS)) {
   test(`requestId: the id is in the report of ${name}`, async () => {
     // A close that fails would be a breach to a validator.
     await using server = start(unchecked(pipeline(app, ...middleware)));
-    await exchange(server, request("/path", { headers: [`X-Request-Id: ${ID}`, ...headers] }));
+    await exchange(server, request("/path", { ...sent, headers: [`X-Request-Id: ${ID}`, ...sent.headers ?? []] }));
     await server.errors.matches(report);
     const reports = reportsIn(server.errors);
     assert.equal(reports.length, 1, server.errors.text);

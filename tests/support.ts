@@ -258,7 +258,7 @@ export function reportsIn(errors: ErrorLog): string[] {
 
 /** The number of reports in an error log. */
 export function reportsOf(errors: string): number {
-  return errors.match(/^(?:Application|Access log|Error page|Health check) failed on /mg)?.length ?? 0;
+  return errors.match(/^(?:Application|Access log|Error page|Health check|Reading the body) failed on /mg)?.length ?? 0;
 }
 
 // #endregion
