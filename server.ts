@@ -150,7 +150,7 @@ function readAborted(message: string): DOMException {
 }
 
 /** The message of a read that was still to come when the response ended. */
-const READ_TOO_LATE = "Cannot read the request body: the response has ended, expected await before it does";
+const READ_TOO_LATE = "Cannot read the request body: the response has ended, expected an await of each read";
 
 /** Tests for the error of work that was aborted: by a signal, or, in a stream of Node's, by `destroy`. @internal */
 export function isAbortError(error: unknown): boolean {
@@ -2054,7 +2054,9 @@ export function application(like: ApplicationLike): Application {
     return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
   }
   if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
-  const remedy = isFunction(Object(like).fetch) ? ": fromFetch(app.fetch)" : isPromise(like) ? ": await it" : "";
+  let remedy = isObject(like) ? ": options come second, as in (app) => errorPage(app, options)" : "";
+  if (isFunction(Object(like).fetch)) remedy = ": fromFetch(app.fetch)";
+  if (isPromise(like)) remedy = ": await it";
   const expected = `a function, a class or an object with a method "handle"${remedy}`;
   throw new TypeError(`Cannot call ${inspect(like)}, expected ${expected}`);
 }
@@ -2320,14 +2322,18 @@ export function toRequest(environ: Environ): Request {
   const context = environ["fetch.context"];
   if (context) Object.defineProperty(request, "signal", { get: () => context.signal });
   const readBytes = request.arrayBuffer.bind(request);
-  const read = <Value>(parse: (bytes: ArrayBuffer) => Value | Promise<Value>) => () => {
+  const read = <Value>(
+    parse: (bytes: ArrayBuffer) => Value | Promise<Value>,
+    makeError: (cause: unknown) => Error = (cause) => cause as Error,
+  ) =>
+  () => {
     const parsing = (async () => {
       if (request.bodyUsed) throw readTwice(); // a mistake of the program, and not of the client
       const bytes = await readBytes();
       try {
         return await parse(bytes);
-      } catch (error) {
-        throw Object.assign(httpError(400, error as Error), { expose: true });
+      } catch (cause) {
+        throw Object.assign(httpError(400, makeError(cause)), { expose: true });
       }
     })();
     // A program that does not wait would be ended by what a client sends, or by its own response.
@@ -2343,8 +2349,14 @@ export function toRequest(environ: Environ): Request {
     arrayBuffer: read((bytes) => bytes),
     blob: read((bytes) => response(bytes).blob()),
     bytes: read((bytes) => new Uint8Array(bytes)),
-    formData: read((bytes) => response(bytes).formData()),
-    json: read((bytes) => JSON.parse(new TextDecoder().decode(bytes))),
+    formData: read(
+      (bytes) => response(bytes).formData(),
+      (cause) => new TypeError("Cannot parse the request body: expected a form", { cause }),
+    ),
+    json: read(
+      (bytes) => JSON.parse(new TextDecoder().decode(bytes)),
+      (cause) => new SyntaxError("Cannot parse the request body: expected JSON", { cause }),
+    ),
     text: read((bytes) => new TextDecoder().decode(bytes)),
   });
 }

@@ -248,6 +248,10 @@ test("what is no application is refused with what would make one of it", () => {
   const cases: [like: unknown, message: string][] = [
     [undefined, `Cannot call undefined, ${callable}`],
     [{ fetch: () => new Response("Hello") }, `Cannot call an object, ${callable}: fromFetch(app.fetch)`],
+    [
+      { development: true },
+      `Cannot call an object, ${callable}: options come second, as in (app) => errorPage(app, options)`,
+    ],
     [Promise.resolve(hello), `Cannot call a Promise, ${callable}: await it`],
   ];
   for (const [like, message] of cases) assert.throws(() => toFetch(like as ApplicationLike), { message });
@@ -303,7 +307,7 @@ for (const method of ["arrayBuffer", "blob", "bytes", "formData", "json", "text"
       await fetch(server.url);
       await server.shutdown();`);
     assert.equal(status, 0, errors);
-    const message = "Cannot read the request body: the response has ended, expected await before it does";
+    const message = "Cannot read the request body: the response has ended, expected an await of each read";
     assert.match(errors, new RegExp(`^Reading the body failed on POST /: AbortError: ${message}$`, "m"));
   });
 }
