@@ -2494,6 +2494,18 @@ export interface ErrorResponse {
 }
 
 /**
+ * What `render` of {@linkcode ErrorPageOptions} may return: HTML, a response of either kind, or nothing.
+ *
+ * @example
+ * ```ts
+ * import type { ErrorRendering } from "./mod.ts";
+ *
+ * const renderings: ErrorRendering[] = ["<h1>Not Found</h1>", Response.json({ error: "Not Found" }), undefined];
+ * ```
+ */
+export type ErrorRendering = string | ErrorResponse | Response | undefined;
+
+/**
  * Options for {@linkcode errorPage}.
  *
  * @example
@@ -2514,8 +2526,10 @@ export interface ErrorPageOptions {
    * Makes the site's own page for an error. In development it is not called for a status of 500 and above.
    *
    * Text is HTML, and is sent to clients that prefer it to plain text and JSON, or prefer nothing; the others get the default
-   * page. An {@linkcode ErrorResponse} is sent to all. For `undefined` all get the default page, and also if the call
-   * fails, which is logged.
+   * page. An {@linkcode ErrorResponse} is sent to all, and so are the headers and the body of a Fetch `Response`, with the
+   * status of the error. For `undefined` all get the default page, and also if the call fails, which is logged.
+   *
+   * The message of an error may tell what nobody should know. It is for the client only if the error has `expose: true`.
    *
    * @param status The status line, such as `"404 Not Found"`.
    * @param error What was thrown; for a refusal of another middleware an `Error` with `status`, `headers` and a message.
@@ -2523,11 +2537,7 @@ export interface ErrorPageOptions {
    * @returns HTML, a response, or nothing.
    */
   render?:
-    | ((
-      status: string,
-      error: unknown,
-      environ: Environ,
-    ) => string | ErrorResponse | undefined | Promise<string | ErrorResponse | undefined>)
+    | ((status: string, error: unknown, environ: Environ) => ErrorRendering | Promise<ErrorRendering>)
     | undefined;
 }
 
@@ -2610,9 +2620,11 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       const body = start(page); // throws the error on if bytes have left
       if (isFailure && code >= 500) logFailure(environ, error);
       if (!render || development && code >= 500) return body;
-      const use = (rendered: string | ErrorResponse | undefined) => {
-        const own = typeof rendered === "string" ? pageForHtml(rendered, environ) : rendered;
-        return own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
+      const send = (own: ErrorResponse | undefined) =>
+        own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
+      const use = (rendered: ErrorRendering) => {
+        if (rendered instanceof Response) return readResponse(rendered).then(send);
+        return send(typeof rendered === "string" ? pageForHtml(rendered, environ) : rendered);
       };
       const recover = (failure: unknown) => {
         if (isDisconnect(failure, environ["fetch.context"])) throw failure;
@@ -2657,11 +2669,16 @@ function exposedMessage(error: unknown): string | undefined {
 /** Checks a response before the server does, for which a failed start would count. */
 function checkErrorResponse(response: ErrorResponse): ErrorResponse {
   if (!isIterableBody(response.body)) {
-    const expected = 'a string of HTML, or { headers: [["Content-Type", "text/html"]], body: [bytes] }';
+    const expected = 'a string of HTML, a Response, or { headers: [["Content-Type", "text/html"]], body: [bytes] }';
     throw new TypeError(`Cannot use ${inspect(response)} as an error page: expected ${expected}`);
   }
   parseHead("500 Internal Server Error", response.headers);
   return response;
+}
+
+/** Takes headers and body of a Fetch response. Its status is that of the error. */
+async function readResponse(response: Response): Promise<ErrorResponse> {
+  return { headers: Array.from(response.headers), body: [new Uint8Array(await response.arrayBuffer())] };
 }
 
 /** The site's own HTML, if the client prefers that. */

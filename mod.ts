@@ -879,6 +879,7 @@ export {
   type CorsOptions,
   errorPage,
   type ErrorPageOptions,
+  type ErrorRendering,
   type ErrorResponse,
   files,
   type FilesOptions,

@@ -1454,3 +1454,27 @@ test("render is told of the path as it was outside of a mount, where the pages o
   }
   assert.deepEqual(paths, ["/site /inside/failing", "/site /inside/missing"]);
 });
+
+for (const wait of [false, true]) {
+  test(`errorPage: the headers and the body of a Response are for all clients, with the status of the error${wait ? ", late" : ""}`, async () => {
+    const render = (status: string) => {
+      const response = Response.json({ error: status }, { headers: { "X-Test": "yes" } });
+      return wait ? Promise.resolve(response) : response;
+    };
+    for (const accept of [undefined, BROWSER, "text/plain"]) {
+      const page = await pageOf(failing(withStatus(404)), { render, ...accept === undefined ? {} : { accept } });
+      assert.equal(page.status, 404);
+      assert.match(page.headers.get("Content-Type")!, /^application\/json/);
+      assert.equal(page.headers.get("X-Test"), "yes");
+      assert.equal(page.body, '{"error":"404 Not Found"}');
+    }
+  });
+}
+
+test("errorPage: a Response whose body fails is replaced by the default page, and reported", async () => {
+  const body = new ReadableStream({ pull: () => Promise.reject(new Error("Out of ink")) });
+  const { response, errors } = await answer(errorPage(failing(withStatus(404)), { render: () => new Response(body) }));
+  assert.equal(response.status, 404);
+  assert.equal(await response.text(), "404 Not Found\n");
+  assert.match(errors.text, /^Error page failed on .*: Error: Out of ink/);
+});
