@@ -1737,8 +1737,9 @@ class Exchange {
       this.#disconnected && (error === ABORTED || isAbortError(error));
     this.#reported = error;
     if (isKnown) return;
-    const target = `${this.method} ${percentEncode(this.request.url)}${nameRequest(this.request)}`;
-    logError(this.errors, `Application failed on ${target}`, error, this.gateway.app);
+    const { target } = splitUrl(this.request.url);
+    const request = `${this.method} ${target}${nameRequest(this.request)}`;
+    logError(this.errors, `Application failed on ${request}`, error, this.gateway.app);
   }
 
   /**
