@@ -208,7 +208,7 @@ test("the option errors gets what the application writes and what fails", async 
   }, { errors });
   await handler(new Request(`${ORIGIN}/path`));
   assert.equal(given, errors);
-  assert.match(errors.text, /^written\n.*GET http:\/\/test\.example\/path: Error: This application fails/);
+  assert.match(errors.text, /^written\n.*GET \/path: Error: This application fails/);
 });
 
 test("an option errors that fails itself does not spoil the answer", async () => {

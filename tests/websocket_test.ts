@@ -70,7 +70,7 @@ test("an upgrade that reaches fromFetch fails, and says where it belongs", async
   }));
   assert.equal(await echoed(server, "text"), "refused");
   await server.errors.matches(
-    /^Application failed on GET \S+\/socket: Error: Cannot upgrade the connection: WSGI has no WebSockets, expected an upgrade before the request reaches toFetch\(app\)\n/,
+    /^Application failed on GET \/socket: Error: Cannot upgrade the connection: WSGI has no WebSockets, expected an upgrade before the request reaches toFetch\(app\)\n/,
   );
   await assertServes(server);
   assert.equal(await (await fetch(addressOf(server))).text(), "Hello");
