@@ -2055,7 +2055,8 @@ export function application(like: ApplicationLike): Application {
     return (environ, startResponse) => new (like as ApplicationClass)(environ, startResponse);
   }
   if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
-  let remedy = isObject(like) ? ": options come second, as in (app) => errorPage(app, options)" : "";
+  const isLiteral = isObject(like) && Object.getPrototypeOf(like) === Object.prototype;
+  let remedy = isLiteral ? ": options come second, as in (app) => errorPage(app, options)" : "";
   if (isFunction(Object(like).fetch)) remedy = ": fromFetch(app.fetch)";
   if (isPromise(like)) remedy = ": await it";
   const expected = `a function, a class or an object with a method "handle"${remedy}`;
