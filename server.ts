@@ -2340,7 +2340,8 @@ export function toRequest(environ: Environ): Request {
     })();
     // A program that does not wait would be ended by what a client sends, or by its own response.
     parsing.catch((error) => {
-      if ((error as Error).message !== READ_TOO_LATE) return;
+      // Where a middleware has given up on the application, a read that is awaited fails, too.
+      if (!isAbortError(error) || error.message !== READ_TOO_LATE || context?.signal.aborted) return;
       const target = `${method} ${environ.REQUEST_URI ?? path}${nameRequest(context?.request, environ["request.id"])}`;
       logError(environ["wsgi.errors"], `Reading the body failed on ${target}`, error);
     });

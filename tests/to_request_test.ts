@@ -14,6 +14,7 @@ import {
   fromFetch,
   type InputStream,
   limitBody,
+  timeout,
   toEnviron,
   toFetch,
   toRequest,
@@ -383,4 +384,28 @@ test("a mounted handler that does not read its signal prints nothing, and leaves
     await server.shutdown();
   `);
   assert.deepEqual({ code, stdout, stderr }, { code: 0, stdout: "body\n", stderr: "" });
+});
+
+test("a read that is awaited is no forgotten one where timeout has given up", async () => {
+  const failed = new Event("the failure of the read");
+  await using server = start(timeout(async (environ) => {
+    await toRequest(environ).json().finally(() => failed.happen());
+    return [];
+  }, { milliseconds: 15 }));
+  const client = await Client.connect(server);
+  await client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n[");
+  await failed.wait();
+  assert.doesNotMatch(server.errors.text, /Reading the body failed/);
+});
+
+test("a read that nobody awaits does not end the process, whatever an input rejects with", async () => {
+  const { code, stderr } = await runProgram(`
+    import { testEnviron, toRequest } from MOD;
+    for (const reason of [undefined, null, "a text"]) {
+      const input = { read: () => Promise.reject(reason) };
+      toRequest(testEnviron({ REQUEST_METHOD: "POST", "wsgi.input": input })).json();
+    }
+    await new Promise((resolve) => setTimeout(resolve));
+  `);
+  assert.equal(code, 0, stderr);
 });
