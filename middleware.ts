@@ -80,6 +80,7 @@ import {
   REASONS,
   REQUEST_ID,
   requireNodeModule,
+  responseHeaders,
   sendError,
   startedTwice,
   startError,
@@ -2620,11 +2621,9 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       const body = start(page); // throws the error on if bytes have left
       if (isFailure && code >= 500) logFailure(environ, error);
       if (!render || development && code >= 500) return body;
-      const send = (own: ErrorResponse | undefined) =>
-        own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
       const use = (rendered: ErrorRendering) => {
-        if (rendered instanceof Response) return readResponse(rendered).then(send);
-        return send(typeof rendered === "string" ? pageForHtml(rendered, environ) : rendered);
+        const own = toErrorResponse(rendered, environ);
+        return own ? cancelOnError(own.body, () => withHooks(start(checkErrorResponse(own)), { recover })) : body;
       };
       const recover = (failure: unknown) => {
         if (isDisconnect(failure, environ["fetch.context"])) throw failure;
@@ -2666,6 +2665,19 @@ function exposedMessage(error: unknown): string | undefined {
   }, undefined);
 }
 
+/** Takes headers and body of a Fetch response, whose status is that of the error, or the HTML, if the client prefers that. */
+function toErrorResponse(rendered: ErrorRendering, environ: Environ): ErrorResponse | undefined {
+  if (typeof rendered === "string") return pageForHtml(rendered, environ);
+  if (!(rendered instanceof Response)) return rendered;
+  return { headers: responseHeaders(rendered), body: (rendered.body ?? []) as ResponseBody }; // typed as in fromFetch
+}
+
+/** The site's own HTML, if the client prefers that. */
+function pageForHtml(html: string, environ: Environ): ErrorResponse | undefined {
+  const type = preferredType(environ, ["text/html", "text/plain", "application/json"]);
+  return type === "text/html" ? makePage(type, html) : undefined;
+}
+
 /** Checks a response before the server does, for which a failed start would count. */
 function checkErrorResponse(response: ErrorResponse): ErrorResponse {
   if (!isIterableBody(response.body)) {
@@ -2674,17 +2686,6 @@ function checkErrorResponse(response: ErrorResponse): ErrorResponse {
   }
   parseHead("500 Internal Server Error", response.headers);
   return response;
-}
-
-/** Takes headers and body of a Fetch response. Its status is that of the error. */
-async function readResponse(response: Response): Promise<ErrorResponse> {
-  return { headers: Array.from(response.headers), body: [new Uint8Array(await response.arrayBuffer())] };
-}
-
-/** The site's own HTML, if the client prefers that. */
-function pageForHtml(html: string, environ: Environ): ErrorResponse | undefined {
-  const type = preferredType(environ, ["text/html", "text/plain", "application/json"]);
-  return type === "text/html" ? makePage(type, html) : undefined;
 }
 
 function makePage(type: string, text: string, ...headers: HeaderList): ErrorResponse {

@@ -2209,21 +2209,25 @@ export function fromFetch(handler: (request: Request, info: never) => Response |
       throw new TypeError(`The handler returned ${inspect(response)}, not a Response`);
     }
     if (response.status === 101) refuseUpgrade(); // that of Deno.upgradeWebSocket
-    const { headers } = response;
-    const perHop = parseList(headers.get("Connection")?.toLowerCase() ?? "");
-    const dropped = new Set(isDecoded(response) ? [...perHop, ...CODED_HEADERS] : perHop);
     try {
       const reason = response.statusText || REASONS[response.status] || "Unknown";
-      const kept = [...headers as unknown as Iterable<[string, string]>].filter(([name]) =>
-        !HOP_BY_HOP.test(name) && !dropped.has(name)
-      );
-      startResponse(`${response.status} ${reason}`, kept);
+      startResponse(`${response.status} ${reason}`, responseHeaders(response));
     } catch (error) {
       response.body?.cancel(error).catch(() => {});
       throw error;
     }
     return (response.body ?? []) as ResponseBody; // the DOM alone has no types of its iterators
   };
+}
+
+/** The headers of a Fetch response, without those of one connection, and of a coding that `fetch` has undone. @internal */
+export function responseHeaders(response: Response): HeaderList {
+  const { headers } = response;
+  const perHop = parseList(headers.get("Connection")?.toLowerCase() ?? "");
+  const dropped = new Set(isDecoded(response) ? [...perHop, ...CODED_HEADERS] : perHop);
+  return [...headers as unknown as Iterable<[string, string]>].filter(([name]) =>
+    !HOP_BY_HOP.test(name) && !dropped.has(name)
+  );
 }
 
 /** The headers that no longer hold once a body is coded or decoded. @internal */

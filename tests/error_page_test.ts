@@ -6,12 +6,14 @@
 
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { inspect } from "node:util";
+import { gzipSync } from "node:zlib";
 import {
   accessLog,
   type Application,
@@ -1473,8 +1475,54 @@ for (const wait of [false, true]) {
 
 test("errorPage: a Response whose body fails is replaced by the default page, and reported", async () => {
   const body = new ReadableStream({ pull: () => Promise.reject(new Error("Out of ink")) });
-  const { response, errors } = await answer(errorPage(failing(withStatus(404)), { render: () => new Response(body) }));
+  const render = () => new Response(body, { headers: PLAIN });
+  const { response, errors } = await answer(errorPage(failing(withStatus(404)), { render }));
   assert.equal(response.status, 404);
   assert.equal(await response.text(), "404 Not Found\n");
   assert.match(errors.text, /^Error page failed on .*: Error: Out of ink/);
+});
+
+test("errorPage: a page that fetch has got and decoded is sent without the headers of its connection and coding", async () => {
+  const upstream = createServer((_request, response) => {
+    response.writeHead(200, { "Content-Type": "text/html", "Content-Encoding": "gzip", "Connection": "keep-alive" });
+    response.end(gzipSync("<h1>Lost</h1>"));
+  });
+  const listening = new Event("the upstream server");
+  upstream.listen(0, "127.0.0.1", () => listening.happen());
+  await listening.wait();
+  try {
+    const { port } = upstream.address() as { port: number };
+    const page = await pageOf(failing(withStatus(404)), { render: () => fetch(`http://127.0.0.1:${port}/`) });
+    assert.equal(page.errors, "");
+    assert.equal(page.status, 404);
+    assert.equal(page.headers.get("Content-Encoding"), null);
+    assert.equal(page.body, "<h1>Lost</h1>");
+  } finally {
+    upstream.close();
+  }
+});
+
+test("errorPage: a Response that was used before is replaced by the default page, and reported", async () => {
+  const used = new Response("once", { headers: PLAIN });
+  await used.text();
+  const page = await pageOf(failing(withStatus(404)), { render: () => used });
+  assert.equal(page.status, 404);
+  assert.equal(page.body, "404 Not Found\n");
+  assert.match(page.errors, /^Error page failed on GET /);
+});
+
+test("errorPage: a Response leaves chunk by chunk, and is cancelled when the client leaves", async () => {
+  const cancelled = new Event("the end of the page's stream");
+  const chunks = ["first"];
+  const body = new ReadableStream<Uint8Array>({
+    pull: (controller) => chunks.length > 0 ? controller.enqueue(bytes(chunks.pop()!)) : never(),
+    cancel: () => cancelled.happen(),
+  }, { highWaterMark: 0 });
+  const render = () => new Response(body, { headers: PLAIN });
+  await using server = start(errorPage(failing(withStatus(404)), { render }));
+  const client = await Client.connect(server);
+  await client.send(request("/"));
+  await client.until(/first/);
+  client.leave();
+  await cancelled.wait();
 });
