@@ -2627,8 +2627,13 @@ export function errorPage(app: ApplicationLike, options: ErrorPageOptions = {}):
       };
       const recover = (failure: unknown) => {
         if (isDisconnect(failure, environ["fetch.context"])) throw failure;
+        try {
+          start(page);
+        } catch {
+          throw failure; // bytes have left: the server reports what failed, and not the error of the page
+        }
         logFailure(environ, failure, "Error page");
-        return start(page);
+        return page.body;
       };
       return catching(() => mapMaybe(render(status, error, { ...environ, SCRIPT_NAME, PATH_INFO }), use), recover);
     };

@@ -1184,7 +1184,7 @@ test("errorPage: a render that fails because the client has left is not reported
   assert.equal(server.errors.text, "");
 });
 
-test("errorPage: a page of render that fails after its first byte is cut off, and reported", async () => {
+test("errorPage: a page of render that fails after its first byte is cut off, and reported once, but not the error that it is about", async () => {
   const body = function* (): Generator<Uint8Array> {
     yield bytes("one");
     throw new Error(SECRET);
@@ -1193,7 +1193,8 @@ test("errorPage: a page of render that fails after its first byte is cut off, an
   await using server = start(stacked(failing(withStatus(404)), (app) => errorPage(app, { render })));
   const reply = await exchange(server, request("/"));
   assert.deepEqual([reply.status, reply.body, reply.complete], [404, "one", false]);
-  assert.match(server.errors.text, /^Error page failed on GET \/: Error: the-secret/);
+  assert.equal(reportsOf(server.errors.text), 1, server.errors.text);
+  assert.match(server.errors.text, /^Application failed on GET \/: Error: the-secret/);
 });
 
 // Refusals of other middleware
