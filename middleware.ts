@@ -435,7 +435,7 @@ const COOKIE_OPTIONS: OptionChecks<CookieOptions> = {
 /**
  * Makes the value of a `Set-Cookie` header. RFC 6265, section 4.1.
  *
- * The value may be any text: it is percent-encoded. What browsers would drop without a word is refused.
+ * The value may be any text: it is percent-encoded. A cookie that browsers would drop silently is refused.
  *
  * @throws {TypeError} When the name or an option is invalid, or browsers do not take the cookie as it is.
  *
@@ -639,7 +639,7 @@ class TransformedBody implements BodyHooks {
 
   readonly #start: StartResponse = (status, headers, error) => {
     if (error !== undefined && this.#sending && !this.#hasReturned) {
-      // The server would take it, as it does not know yet of the chunk before.
+      // The server does not know of the chunk before yet, and would accept the error.
       this.#sending = handled(this.#sending.then(() => Promise.reject(error)));
       throw error;
     }
@@ -1441,7 +1441,7 @@ ${content}
 
 // #region Refusals
 
-/** What a middleware says when it refuses a request. It may be an error. */
+/** The response of a middleware that refuses a request. It may be an error. */
 interface Refusal {
   status: number;
   /** Says why, in the site's own page; to the client only if it is exposed. */
@@ -1823,7 +1823,7 @@ interface OpenFile extends PathState {
   fd: number;
 }
 
-/** What was seen on the way to a path. */
+/** The state of a path, and of the folders on the way to it. */
 interface Trace {
   /** The identity of the file, and then the folders, each with its identity and the times of its last change. */
   trail: string;
@@ -1922,7 +1922,7 @@ class Folder {
     return orUndefined(() => {
       const found = this.resolve(root, path);
       if (!found?.isFolder) return undefined;
-      // What comes and goes in the folder itself does not change where its path leads.
+      // A change inside the folder does not change where its path leads.
       const folder = { ...found, folders: found.folders.filter((above) => above !== found.real) };
       const first = this.#trace(folder);
       if (!first?.state.isFolder) return undefined;
@@ -1943,7 +1943,7 @@ class Folder {
     const entries = new Map<string, PathState>();
     for (const name of this.#fs.readdirSync(real)) {
       if (!this.#dotFiles && name.startsWith(".") || name.includes("\\")) continue;
-      // What cannot be looked at, such as what Deno was denied, cannot be served either.
+      // An entry that cannot be looked at, because Deno was denied it, cannot be served either.
       const state = safely(() => this.#entry(root, path + name, this.#path.join(real, name)), undefined);
       if (state) entries.set(name, state);
     }
@@ -2554,8 +2554,8 @@ const ERROR_PAGE_OPTIONS: OptionChecks<ErrorPageOptions> = {
  * server's own, for a body that is too large. An error with such a status may say more:
  *
  * - `expose: true`: its `message` is for the client. Nothing else of an error is sent in production.
- * - `headers`: a list of headers for the response, such as `[["Retry-After", "60"]]`. What describes a body or is for one
- *   connection is left out.
+ * - `headers`: a list of headers for the response, such as `[["Retry-After", "60"]]`. Those that describe a body, or
+ *   belong to one connection, are left out.
  *
  * The page is plain text, HTML or JSON, as the client accepts it; without a preference plain text, and in development
  * HTML. In JSON it is an object with these fields of RFC 9457:
@@ -2801,11 +2801,11 @@ function renderStackLine(line: string): string {
 // workerd. It may have no name, and stand before the properties of the error.
 const FRAME = /(?:^\s*at (?:async )?|\()((?:\w+:\/\/|[A-Za-z]:[\\/]|[\w.-]*\/).+?):(\d+):\d+\)?(?: \{)?$/;
 
-// The files of this library, which may have been compiled. What was bundled with a program is not told from it.
+// The files of this library, which may have been compiled. They cannot be told from a program that has bundled them.
 const LIBRARY = URL.parse(".", import.meta.url)?.href ?? "";
 const LIBRARY_FILE = /^(?:server|middleware)\.[jt]s$/;
 
-/** Parses a frame of a stack; undefined if it is none of the application's own, but one of a package, or of us. */
+/** Parses a frame of a stack; undefined for a frame of a package, of the runtime or of this library. */
 function parseOwnFrame(line: string): { text: string; url: URL; lineNumber: number } | undefined {
   const [, text = "", lineNumber] = FRAME.exec(line) ?? [];
   const path = text.replace(/[%?#]/g, encodeURIComponent).replace(/^\/?/, "file:///");

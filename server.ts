@@ -259,7 +259,7 @@ export function startedTwice(status: unknown): Mistake {
   return [`startResponse was called again with ${shown}`, `one call, or startResponse(${shown}, headers, error)`];
 }
 
-/** Says what is wrong with a status that is none. @internal */
+/** Describes an invalid status. @internal */
 export function wrongStatus(status: unknown): Mistake {
   const [code] = /^[2-5]\d\d(?= ?$)/.exec(String(status)) ?? [];
   const problem = code === undefined ? "is not a status from 200 to 599 and its reason" : "has no reason phrase";
@@ -267,14 +267,14 @@ export function wrongStatus(status: unknown): Mistake {
   return [`status ${inspect(status)} ${problem}`, phrase === undefined ? '"200 OK"' : `"${code} ${phrase}"`];
 }
 
-/** Says what is wrong with headers that are no array. @internal */
+/** Describes headers that are not an array. @internal */
 export function wrongHeaders(headers: unknown): Mistake {
   const isIterable = typeof headers === "object" && Symbol.iterator in Object(headers);
   const remedy = isIterable ? "[...headers]" : '[["Name", "value"]]';
   return [`headers are ${inspect(headers)}`, `an array of pairs: ${remedy}`];
 }
 
-/** For a header whose value is text, and not bytes. @internal */
+/** Describes a header whose value has characters that stand for no byte. @internal */
 export function wrongHeaderText(name: string, value: string): Mistake {
   return [
     `header ${inspect(name)} has the value ${inspect(value)}`,
@@ -282,13 +282,13 @@ export function wrongHeaderText(name: string, value: string): Mistake {
   ];
 }
 
-/** Says what is wrong with a header that is no pair of strings. @internal */
+/** Describes a header that is not a pair of strings. @internal */
 export function wrongHeader(header: unknown): Mistake {
   const found = Array.isArray(header) ? `[${header.map(inspect).join(", ")}]` : inspect(header);
   return [`header ${found} is not a pair of strings`, '["Name", "value"]'];
 }
 
-/** Says what is wrong with a body that is no iterable of chunks. @internal */
+/** Describes a body that is not an iterable of chunks. @internal */
 export function wrongBody(body: unknown): Mistake {
   const remedy = typeof body === "string"
     ? ': return [new TextEncoder().encode("…")]'
@@ -302,7 +302,7 @@ export function wrongBody(body: unknown): Mistake {
   return [`the application returned ${inspect(body)}`, `an iterable of bytes${remedy}`];
 }
 
-/** Says what is wrong with a chunk that is no bytes. @internal */
+/** Describes a chunk that is not a Uint8Array. @internal */
 export function wrongChunk(chunk: unknown): Mistake {
   const remedy = typeof chunk === "string"
     ? ': new TextEncoder().encode("…")'
