@@ -269,7 +269,7 @@ test("a worker in an endless loop is replaced after its timeout; Deno cannot end
   const others = new Set<string>();
   const clients: Client[] = [];
   const another = async () => {
-    while ([...others].every((id) => before.has(id))) {
+    while ([...others].every((id) => before.has(id)) || listenersOn(port) !== (RUNTIME === "deno" ? 3 : 2)) {
       // Those that come to the one in the loop are never answered on Deno, and with 503 on Bun.
       const client = await Client.connect({ port, hostname: "127.0.0.1" });
       clients.push(client);
@@ -277,9 +277,10 @@ test("a worker in an endless loop is replaced after its timeout; Deno cannot end
       client.end().then((received) => {
         const { status, body } = parse(received);
         if (status === 200) others.add(JSON.parse(body).id);
-      });
+      }, () => {});
+      // The kernel keeps some 500 connections that nobody accepts. It ignores a client beyond them.
+      await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    while (listenersOn(port) !== (RUNTIME === "deno" ? 3 : 2)) await threadsOf(port, 1);
   };
   await within(another(), "another worker");
   stuck.leave();
