@@ -8,6 +8,7 @@ import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { test } from "node:test";
 import {
   type Application,
@@ -805,9 +806,10 @@ for (
     const environ = testEnviron({ REMOTE_ADDR: "127.0.0.1", ...variables });
     const times: number[] = [];
     for (let run = 0; run < 3; run++) {
-      const begun = performance.now();
+      const begun = process.cpuUsage();
       await runApplication(app, environ);
-      times.push(performance.now() - begun);
+      const { user, system } = process.cpuUsage(begun);
+      times.push((user + system) / 1000);
     }
     // Some milliseconds are expected, and what is quadratic takes seconds; the best of three is least of all noise.
     assert(Math.min(...times) < 400, `${times} ms`);
