@@ -724,8 +724,8 @@ export function reportsOf(run: Run): Record<string, string> {
     "README.md": `
 ![${CHART_TITLE}](${CHART})
 
-Above 1, ours needs less of the server's CPU than the raw handler of the runtime, Hono, or Python's gunicorn (medians of
-alternating rounds; ${machine}).
+The server's CPU that the runtime's raw handler, Hono or Python's gunicorn needs, divided by what ours needs: 2 is half of
+theirs, 0.5 twice as much (medians of alternating rounds; ${machine}).
 
 ${summaryOf(run)}
 `,
