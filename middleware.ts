@@ -1537,13 +1537,19 @@ function parseMountKey(key: string): { host: Host | undefined; prefix: string } 
   const slash = key.includes("/") ? key.indexOf("/") : key.length;
   const authority = key.slice(0, slash);
   const path = key.slice(slash);
+  // Routers write patterns so. For a prefix that begins so, "/%3Aid" is "/:id".
+  const prefix = path === "/" ? "" : path.replace(/\/(?:[:<{*].*)?$/s, "");
+  if (path !== "/" && prefix !== path) {
+    const expected = `a prefix, with no pattern and no slash at its end: ${inspect(authority + prefix || "/")}`;
+    throw new TypeError(`Cannot mount at ${inspect(key)}: expected ${expected}`);
+  }
   const host = normalizeHost(authority);
   // "api" is rather a path without its slash than a host.
   const isMount = authority === "" ? path !== "" : host && (path !== "" || authority.includes("."));
   if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
   }
-  return { host, prefix: path === "/" ? "" : percentDecode(toNativeString(path)) };
+  return { host, prefix: percentDecode(toNativeString(prefix)) };
 }
 
 function notFound(environ: Environ, startResponse: StartResponse): ResponseBody | Promise<ResponseBody> {

@@ -278,6 +278,29 @@ for (
   });
 }
 
+for (
+  const [key, prefix] of [
+    ["/items/:id", "/items"],
+    ["/items/:id/edit", "/items"],
+    ["/items/<int:id>", "/items"],
+    ["/items/{id}", "/items"],
+    ["/items/*", "/items"],
+    ["/items/", "/items"],
+    ["/:id", "/"],
+    ["example.com/*", "example.com"],
+  ] as const
+) {
+  test(`mount refuses the pattern ${key}, and names the prefix`, () => {
+    const message = `Cannot mount at "${key}": expected a prefix, with no pattern and no slash at its end: "${prefix}"`;
+    assert.throws(() => mount({ [key]: () => [] }), { name: "TypeError", message });
+  });
+}
+
+test("mount finds a prefix that begins as a pattern would, by a key that encodes it", async () => {
+  const { body } = await runApplication(mount(signposts("/%3Aid")), testEnviron({ PATH_INFO: "/:id/7" }));
+  assert.match(text(body), /^\/%3Aid /);
+});
+
 test("mount uses its keys as they were when it was called", async () => {
   const apps = signposts("/a");
   const app = validator(mount(apps));
