@@ -4754,7 +4754,9 @@ function checkHead(status: string, headers: HeaderList, report: ReportViolation)
     if (!TOKEN.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, "a token");
     if (/[_-]$/.test(name)) report("start", `a header has the name ${inspectDeep(name)}`, 'no "-" or "_" at its end');
     if (lower === "status") report("start", shown(), "the status as the first argument");
-    if (HOP_BY_HOP.test(lower)) report("http", shown(), "what is hop-by-hop to be left to the server");
+    if (HOP_BY_HOP.test(lower)) {
+      report("http", `header ${inspectDeep(name)} is hop-by-hop`, "it to be left to the server");
+    }
     if (/[^\0-\xff]/.test(value)) report("strings", ...wrongHeaderText(name, value));
     if (!HEADER_VALUE.test(value)) report("start", shown(), "no control characters");
     if (lower === "content-length") {

@@ -1295,7 +1295,7 @@ function checkHeaderName(name: string): string {
     throw startError(`header name ${inspect(name)} is not a token`, 'one such as "Content-Type"');
   }
   if (HOP_BY_HOP.test(lower)) {
-    throw startError(`header ${inspect(name)} is hop-by-hop`, "the server to send it");
+    throw startError(`header ${inspect(name)} is hop-by-hop`, "it to be left to the server");
   }
   return lower;
 }
