@@ -4,10 +4,7 @@
  * @module
  */
 
-import type { toFetch } from "../../mod.ts";
-
-/** Answers a request: `toFetch(app)` in process, or `fetch` for a server. */
-export type Handler = ReturnType<typeof toFetch>;
+import type { FetchHandler } from "../../mod.ts";
 
 /** The end of what a client has asked for, after all redirects. */
 export interface Answer {
@@ -21,15 +18,15 @@ export interface Answer {
 /** The fields of a form. One with a file is sent in parts. */
 export type Fields = Record<string, string | File>;
 
-/** A visitor of a site. */
+/** A visitor of a site, which is `toFetch(app)` in process, or `fetch` for a server. */
 export class Client {
   readonly cookies = new Map<string, string>();
   /** The token of the last page with a form. */
   token = "";
-  readonly #handler: Handler;
+  readonly #handler: FetchHandler;
   readonly #origin: string;
 
-  constructor(handler: Handler, origin = "http://localhost") {
+  constructor(handler: FetchHandler, origin = "http://localhost") {
     this.#handler = handler;
     this.#origin = origin;
   }
