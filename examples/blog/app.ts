@@ -102,6 +102,7 @@ const CONTENT_SECURITY_POLICY = "default-src 'none'; connect-src 'self'; img-src
 
 /** Makes the blog. It can be mounted anywhere. */
 export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOptions): Application {
+  if (secret === "") throw new TypeError("Cannot sign sessions: the secret is empty, expected random text");
   const uploads = join(folder, "uploads");
   mkdirSync(uploads, { recursive: true });
   const database = new Database(join(folder, "blog.db"));

@@ -149,6 +149,10 @@ test("a session ends when it is too old", async (context) => {
   assert.equal((await client.get("/create")).url, "/login");
 });
 
+test("a blog does not sign sessions with an empty secret", () => {
+  assert.throws(() => blog({ folder: FOLDER, secret: "" }), /the secret is empty/);
+});
+
 test("who logs in or out has another token", async () => {
   const client = await makeBlog().visit("Ada");
   const tokens: string[] = [];
