@@ -7,36 +7,14 @@
 import { mkdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  type Application,
-  type Environ,
-  errorPage,
-  type ErrorPageOptions,
-  files,
-  formatCookie,
-  fromNativeString,
-  limitBody,
-  mount,
-  parseCookies,
-  pipeline,
-  secureHeaders,
-  toRequest,
-} from "../../mod.ts";
-import { Database, type Draft, type Post, type User } from "./db.ts";
+import { errorPage, files, fromNativeString, limitBody, mount, pipeline, secureHeaders, toRequest } from "../../mod.ts";
+import type { Application, Environ, ResponseBody, StartResponse } from "../../mod.ts";
+import { Database, type Post, type User } from "./db.ts";
 import { announce, listen } from "./events.ts";
-import { httpError, invalid, json, page, redirect, type Reply, router } from "./http.ts";
-import { type Form, MAX_TEXT, readForm } from "./multipart.ts";
+import { httpError, json, redirect, router } from "./http.ts";
+import { Form, MAX_TEXT } from "./multipart.ts";
 import { accountPage, editPage, errorView, indexPage, postPage } from "./pages.ts";
-import {
-  hashPassword,
-  isCsrfToken,
-  isPassword,
-  readSession,
-  renewSession,
-  type Session,
-  SESSION_AGE,
-  writeSession,
-} from "./session.ts";
+import { checkToken, hashPassword, isPassword, readSession, type Session, sessionCookie } from "./session.ts";
 
 /** What a blog needs. */
 export interface BlogOptions {
@@ -48,25 +26,26 @@ export interface BlogOptions {
   maxImageSize?: number;
 }
 
-/** Who asks, which is all that a page has to know. */
+/** Who asks, and where: all that the page of an error has to know. */
 export interface Visit {
   session: Session;
   user: User | undefined;
-  /** The address of a path of the blog, wherever it is mounted. */
-  url(path: string): string;
+  /** What the addresses of the blog begin with, wherever it is mounted. */
+  root: string;
 }
 
 /** What a handler gets of a request. */
 export interface Context extends Visit {
   environ: Environ;
+  /** Starts the response, with the session in a cookie if it has changed. */
+  startResponse: StartResponse;
   /** The parameters in the path. */
   params: Record<string, string>;
-  /** The form that was sent, if the route has one. */
-  form?: Form;
+  /** The form that was sent, or an empty one. */
+  form: Form;
   database: Database;
   /** The folder of the images. */
   uploads: string;
-  maxImageSize: number;
   /** The name of the channel on which new posts are announced. */
   channel: string;
 }
@@ -74,26 +53,25 @@ export interface Context extends Visit {
 /** What is announced of a post. */
 type Announcement = Pick<Post, "id" | "title" | "author">;
 
-type FormContext = Context & { form: Form };
-type Handler<C = Context> = (context: C) => Reply | Promise<Reply>;
+type Handler = (context: Context) => ResponseBody | Promise<ResponseBody>;
 
 const ROUTES: Record<string, Handler> = {
-  "GET /": (context) => page(indexPage(context, findPosts(context))),
-  "GET /posts/:id": (context) => page(postPage(context, findPost(context))),
-  "GET /register": (context) => page(accountPage(context, "Register")),
-  "POST /register": withForm(register),
-  "GET /login": (context) => page(accountPage(context, "Log in")),
-  "POST /login": withForm(login),
-  "POST /logout": withForm(logout),
-  "GET /create": (context) => context.user ? page(editPage(context)) : redirect(context.url("/login")),
-  "POST /create": withForm(create),
-  "GET /posts/:id/edit": (context) => page(editPage(context, findOwnPost(context))),
-  "POST /posts/:id/edit": withForm(update),
-  "POST /posts/:id/delete": withForm(remove),
+  "GET /": (context) => indexPage(context, findPosts(context)),
+  "GET /posts/:id": (context) => postPage(context, findPost(context)),
+  "GET /register": (context) => accountPage(context, "Register"),
+  "POST /register": register,
+  "GET /login": (context) => accountPage(context, "Log in"),
+  "POST /login": login,
+  "POST /logout": logout,
+  "GET /create": (context) => context.user ? editPage(context) : redirect(context, "/login"),
+  "POST /create": create,
+  "GET /posts/:id/edit": (context) => editPage(context, { post: findOwnPost(context) }),
+  "POST /posts/:id/edit": update,
+  "POST /posts/:id/delete": remove,
   "GET /events": events,
-  "GET /api/posts": (context) => json(findPosts(context).map((post) => publish(context, post))),
+  "GET /api/posts": (context) => json(context, findPosts(context).map((post) => publish(context, post))),
   "POST /api/posts": createByApi,
-  "GET /api/posts/:id": (context) => json(publish(context, findPost(context))),
+  "GET /api/posts/:id": (context) => json(context, publish(context, findPost(context))),
 };
 
 // Nothing but what the blog itself serves: no script in a page, no frame around it, no form that leads elsewhere.
@@ -110,31 +88,31 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
   const find = router(ROUTES);
 
   const visit = (environ: Environ): Visit => {
-    const session = readSession(parseCookies(environ).session, secret);
+    const session = readSession(environ, secret);
     const user = session.userId === undefined ? undefined : database.user(session.userId);
-    const root = encodeURI(fromNativeString(environ.SCRIPT_NAME));
-    return { session, user, url: (path) => root + path };
+    return { session, user, root: encodeURI(fromNativeString(environ.SCRIPT_NAME)) };
   };
 
   const pages: Application = async (environ, startResponse) => {
     const { handler, params } = find(environ);
-    const { session, user, url } = visit(environ);
+    await using form = new Form();
+    const context: Context = { ...visit(environ), environ, startResponse, params, form, database, uploads, channel };
+    const { session, user } = context;
     const before = JSON.stringify(session);
-    const reply = await handler({ environ, params, session, user, url, database, uploads, maxImageSize, channel });
-    const headers = [...reply.headers];
-    if (JSON.stringify(session) !== before) {
-      const secure = environ["wsgi.url_scheme"] === "https";
-      const cookie = { maxAge: SESSION_AGE, path: url("") || "/", secure };
-      headers.push(["Set-Cookie", formatCookie("session", writeSession(session, secret), cookie)]);
+    context.startResponse = (status, headers) => {
+      if (JSON.stringify(context.session) === before) return startResponse(status, headers);
+      return startResponse(status, [...headers, ["Set-Cookie", sessionCookie(context, secret)]]);
+    };
+    if (environ.REQUEST_METHOD === "POST") {
+      const check = () => checkToken(session, form.text("token"));
+      if (isApi(environ)) checkToken(session, environ.HTTP_X_CSRF_TOKEN);
+      else await form.read(environ, { folder: user && uploads, maxImageSize, check });
     }
-    startResponse(reply.status, headers);
-    return reply.body;
+    return await handler(context);
   };
 
-  const render: ErrorPageOptions["render"] = (status, error, environ) => {
-    if (environ.PATH_INFO.startsWith("/api/")) return undefined; // JSON, or text
-    return `${errorView(visit(environ), status, error)}`;
-  };
+  const render = (status: string, error: unknown, environ: Environ) =>
+    isApi(environ) ? undefined : `${errorView(visit(environ), status, error)}`;
 
   return pipeline(
     mount({
@@ -148,110 +126,98 @@ export function blog({ folder, secret, maxImageSize = 5 * 1024 * 1024 }: BlogOpt
   );
 }
 
-/** Reads the form of a request for its handler, and refuses one that another site has made. */
-function withForm(handler: Handler<FormContext>): Handler {
-  return async (context) => {
-    const { environ, maxImageSize, session, uploads, user } = context;
-    const check = (fields: Map<string, string>) => {
-      if (!isCsrfToken(session, fields.get("token"))) throw httpError(403, "The form is too old, open its page again");
-    };
-    await using form = await readForm(environ, { folder: user && uploads, maxImageSize, check });
-    return await handler({ ...context, form });
-  };
+/** Whether a request is for the API: it has its token in a header, and its errors are JSON or text. */
+function isApi({ PATH_INFO }: Environ): boolean {
+  return PATH_INFO.startsWith("/api/");
 }
 
-async function register(context: FormContext): Promise<Reply> {
-  const { database, form, session, url } = context;
-  const name = form.text("name");
-  const password = form.fields.get("password") ?? "";
-  const refuse = (error: string) => invalid(accountPage(context, "Register", error));
+async function register(context: Context): Promise<ResponseBody> {
+  const { database, form } = context;
+  const name = form.text("name").trim();
+  const password = form.text("password");
+  const refuse = (error: string) => accountPage(context, "Register", error);
   if (name === "" || name.length > 40) return refuse("A name has 1 to 40 characters.");
   if (password.length < 8) return refuse("A password has 8 characters or more.");
   const userId = database.addUser(name, await hashPassword(password));
   if (userId === undefined) return refuse(`The name ${name} is taken.`);
-  renewSession(session, { userId, messages: [`Welcome, ${name}!`] });
-  return redirect(url("/"));
+  context.session = { userId };
+  return redirect(context, "/", `Welcome, ${name}!`);
 }
 
-async function login(context: FormContext): Promise<Reply> {
-  const { database, form, session, url } = context;
-  const user = database.user(form.text("name"));
-  const isKnown = await isPassword(form.fields.get("password") ?? "", user?.password);
-  if (!user || !isKnown) return invalid(accountPage(context, "Log in", "The name or the password is wrong."));
-  renewSession(session, { userId: user.id, messages: [`Welcome back, ${user.name}!`] });
-  return redirect(url("/"));
+async function login(context: Context): Promise<ResponseBody> {
+  const { database, form } = context;
+  const user = database.user(form.text("name").trim());
+  const isKnown = await isPassword(form.text("password"), user?.password);
+  if (!user || !isKnown) return accountPage(context, "Log in", "The name or the password is wrong.");
+  context.session = { userId: user.id };
+  return redirect(context, "/", `Welcome back, ${user.name}!`);
 }
 
-function logout({ session, url }: Context): Reply {
-  renewSession(session, { messages: ["You have logged out."] });
-  return redirect(url("/"));
+function logout(context: Context): ResponseBody {
+  context.session = {};
+  return redirect(context, "/", "You have logged out.");
 }
 
-function create(context: FormContext): Reply {
-  const { channel, database, form, session, url, user } = context;
-  if (!user) return redirect(url("/login"));
-  const draft = readDraft(form);
-  if (!draft) return invalid(editPage(context, undefined, TITLE_ERROR));
-  const id = database.addPost(user.id, draft);
+function create(context: Context): ResponseBody {
+  const { channel, database, form, user } = context;
+  if (!user) return redirect(context, "/login");
+  const text = parseText(form.text("title"), form.text("body"));
+  if (!text) return editPage(context, { error: TITLE_ERROR });
+  const id = database.addPost(user.id, { ...text, image: form.image ?? null });
   form.keep();
-  session.messages = ["Your post is online."];
-  announce<Announcement>(channel, { id, title: draft.title, author: user.name });
-  return redirect(url(`/posts/${id}`));
+  announce<Announcement>(channel, { id, title: text.title, author: user.name });
+  return redirect(context, `/posts/${id}`, "Your post is online.");
 }
 
-async function update(context: FormContext): Promise<Reply> {
-  const { database, form, session, uploads, url } = context;
+async function update(context: Context): Promise<ResponseBody> {
+  const { database, form, uploads } = context;
   const post = findOwnPost(context);
-  const draft = readDraft(form, post);
-  if (!draft) return invalid(editPage(context, post, TITLE_ERROR));
-  database.updatePost(post.id, draft);
+  const text = parseText(form.text("title"), form.text("body"));
+  if (!text) return editPage(context, { post, error: TITLE_ERROR });
+  database.updatePost(post.id, { ...text, image: form.image ?? post.image });
   form.keep();
-  if (post.image && post.image !== draft.image) await rm(join(uploads, post.image), { force: true });
-  session.messages = ["Your post is changed."];
-  return redirect(url(`/posts/${post.id}`));
+  if (post.image && form.image) await rm(join(uploads, post.image), { force: true });
+  return redirect(context, `/posts/${post.id}`, "Your post is changed.");
 }
 
-async function remove(context: Context): Promise<Reply> {
-  const { database, session, uploads, url } = context;
+async function remove(context: Context): Promise<ResponseBody> {
+  const { database, uploads } = context;
   const post = findOwnPost(context);
   database.deletePost(post.id);
   if (post.image) await rm(join(uploads, post.image), { force: true });
-  session.messages = ["Your post is deleted."];
-  return redirect(url("/"));
+  return redirect(context, "/", "Your post is deleted.");
 }
 
-/** Takes a post as JSON, with the token of the session in a header. */
-async function createByApi({ channel, database, environ, session, url, user }: Context): Promise<Reply> {
-  if (!user || !isCsrfToken(session, environ.HTTP_X_CSRF_TOKEN)) throw httpError(403, "Log in, and send X-CSRF-Token");
+/** Takes a post as JSON. */
+async function createByApi(context: Context): Promise<ResponseBody> {
+  const { channel, database, environ, root, user } = context;
+  if (!user) throw httpError(403, "Log in first");
   const { title, body } = Object(await toRequest(environ).json()) as Record<string, unknown>;
-  if (!isTitle(title) || typeof body !== "string") throw httpError(422, `Expected "title" and "body". ${TITLE_ERROR}`);
-  const id = database.addPost(user.id, { title, body, image: null });
-  announce<Announcement>(channel, { id, title, author: user.name });
-  return json({ id }, "201 Created", [["Location", url(`/api/posts/${id}`)]]);
+  const text = parseText(title, body);
+  if (!text) throw httpError(422, `Expected "title" and "body". ${TITLE_ERROR}`);
+  const id = database.addPost(user.id, { ...text, image: null });
+  announce<Announcement>(channel, { id, title: text.title, author: user.name });
+  return json(context, { id }, { status: "201 Created", headers: [["Location", `${root}/api/posts/${id}`]] });
 }
 
 const TITLE_ERROR = "A title has 1 to 200 characters.";
 
-function isTitle(title: unknown): title is string {
-  return typeof title === "string" && title.trim() !== "" && title.length <= 200;
-}
-
-/** Reads a post from its form. Without a new image it keeps the one that it had. */
-function readDraft(form: Form, post?: Post): Draft | undefined {
-  const title = form.text("title");
-  if (!isTitle(title)) return undefined;
-  return { title, body: form.text("body"), image: form.image ?? post?.image ?? null };
+/** Checks what an author has written, which is nothing but text. */
+function parseText(title: unknown, body: unknown): Pick<Post, "title" | "body"> | undefined {
+  if (typeof title !== "string" || typeof body !== "string") return undefined;
+  const text = { title: title.trim(), body: body.trim() };
+  return text.title === "" || text.title.length > 200 ? undefined : text;
 }
 
 /** Keeps a page informed, beginning with what it has missed since the post that it knows. */
-function events({ channel, database, environ, url }: Context): Reply {
+function events({ channel, database, environ, root, startResponse }: Context): ResponseBody {
   const after = Number(environ.HTTP_LAST_EVENT_ID ?? new URLSearchParams(environ.QUERY_STRING).get("after")) || 0;
-  const body = listen<Announcement>(channel, {
+  startResponse("200 OK", [["Content-Type", "text/event-stream"], ["Cache-Control", "no-store"]]);
+  return listen<Announcement>(channel, {
     missed: database.posts({ after }).reverse().map(({ id, title, author }) => ({ id, title, author })),
-    link: ({ id }) => url(`/posts/${id}`),
+    link: ({ id }) => `${root}/posts/${id}`,
     stopping: environ["fetch.context"]!.stopping,
   });
-  return { status: "200 OK", headers: [["Content-Type", "text/event-stream"], ["Cache-Control", "no-store"]], body };
 }
 
 function findPosts({ database, environ }: Context): Post[] {
@@ -272,6 +238,6 @@ function findOwnPost(context: Context): Post {
 }
 
 /** A post as the API shows it. */
-function publish({ url }: Context, { authorId: _, ...post }: Post): unknown {
-  return { ...post, image: post.image && url(`/uploads/${post.image}`) };
+function publish({ root }: Context, { authorId: _, ...post }: Post): unknown {
+  return { ...post, image: post.image && `${root}/uploads/${post.image}` };
 }

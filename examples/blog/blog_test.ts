@@ -233,6 +233,25 @@ for (
   });
 }
 
+test("an image that turns out to be too large leaves no file", async () => {
+  const { uploads, visit } = makeBlog();
+  const client = await visit("Ada");
+  const token = `Content-Disposition: form-data; name="token"\r\n\r\n${client.token}`;
+  const pieces = async function* () {
+    yield `--b\r\n${token}\r\n--b\r\n${PART}GIF89a${"x".repeat(500)}`;
+    while (uploads().length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    yield "x".repeat(501);
+  };
+  const answer = await client.send("/create", {
+    method: "POST",
+    headers: { "Content-Type": "multipart/form-data; boundary=b" },
+    body: ReadableStream.from(pieces()).pipeThrough(new TextEncoderStream()),
+    duplex: "half",
+  } as RequestInit);
+  assert.equal(answer.status, 413);
+  assert.deepEqual(uploads(), []);
+});
+
 test("a form is read the same however its bytes arrive", async () => {
   const { handler, uploads, visit } = makeBlog();
   const client = await visit("Ada");
@@ -454,7 +473,7 @@ test("an error of the API is JSON or text, and no page of the blog", async () =>
 });
 
 test("an error page says why only where the visitor may know", () => {
-  const visit = { session: {}, user: undefined, url: (path: string) => path };
+  const visit = { session: {}, user: undefined, root: "" };
   const errors = [new Error("a secret"), Object.assign(new Error("a reason"), { expose: true }), null];
   const pages = errors.map((error) => `${errorView(visit, "500 Internal Server Error", error)}`);
   assert.deepEqual(pages.map((page) => /<h1>Internal Server Error<[^]*?<p>(.*?)<\/p>/.exec(page)?.[1]), [

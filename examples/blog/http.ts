@@ -1,18 +1,11 @@
 /**
- * The little that a framework would bring: routes, replies, and errors with a status.
+ * The little that a framework would bring: routes, responses, and errors with a status.
  *
  * @module
  */
 
 import { type Environ, fromNativeString, type HeaderList, type ResponseBody } from "../../mod.ts";
-import type { Html } from "./html.ts";
-
-/** A response that is still to be started. */
-export interface Reply {
-  status: string;
-  headers: HeaderList;
-  body: ResponseBody;
-}
+import type { Context } from "./app.ts";
 
 /** Finds handlers by method and path, as in `"GET /posts/:id"`: `:id` is a number, any other name is a segment. */
 export function router<Handler>(
@@ -37,30 +30,21 @@ export function router<Handler>(
   };
 }
 
-/** Replies with a page. */
-export function page(content: Html, status = "200 OK"): Reply {
-  const headers: HeaderList = [
-    ["Content-Type", "text/html; charset=utf-8"],
-    ["Cache-Control", "private, no-cache"],
-    ["Vary", "Cookie"],
-  ];
-  return { status, headers, body: [new TextEncoder().encode(`${content}`)] };
+/** Sends the browser to another page of the blog, which shows the message. After a form this is Post/Redirect/Get. */
+export function redirect({ root, session, startResponse }: Context, path: string, message?: string): ResponseBody {
+  if (message !== undefined) session.messages = [message];
+  startResponse("303 See Other", [["Location", root + path]]);
+  return [];
 }
 
-/** Replies with the page of a form that has to be corrected. */
-export function invalid(content: Html): Reply {
-  return page(content, "422 Unprocessable Content");
-}
-
-/** Replies with JSON. */
-export function json(value: unknown, status = "200 OK", headers: HeaderList = []): Reply {
-  const body = [new TextEncoder().encode(`${JSON.stringify(value)}\n`)];
-  return { status, headers: [["Content-Type", "application/json"], ...headers], body };
-}
-
-/** Sends the browser to another page, after a form: Post/Redirect/Get. */
-export function redirect(location: string): Reply {
-  return { status: "303 See Other", headers: [["Location", location]], body: [] };
+/** Responds with JSON. */
+export function json(
+  { startResponse }: Context,
+  value: unknown,
+  { status = "200 OK", headers = [] }: { status?: string; headers?: HeaderList } = {},
+): ResponseBody {
+  startResponse(status, [["Content-Type", "application/json"], ...headers]);
+  return [new TextEncoder().encode(`${JSON.stringify(value)}\n`)];
 }
 
 /** Makes an error that the error page answers with its status and, because it is for the client, with its message. */

@@ -1,24 +1,24 @@
 /**
- * Forms: fields in memory, images on disk, both within limits.
+ * Forms: fields in memory, an image on disk, both within limits.
  *
  * @module
  */
 
 import { Buffer } from "node:buffer";
 import { randomUUID } from "node:crypto";
-import { rm, writeFile } from "node:fs/promises";
+import { appendFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Environ, InputStream } from "../../mod.ts";
 import { httpError } from "./http.ts";
 
 /** What a form may bring. */
 export interface FormOptions {
-  /** The folder for images. Without it the form may have none. */
-  folder?: string | undefined;
+  /** The folder for the image. Without it the form may have none. */
+  folder: string | undefined;
   /** The largest image, in bytes. */
   maxImageSize: number;
   /** Refuses a form by throwing: called with the fields so far before an image is read, and at the end. */
-  check(fields: Map<string, string>): void;
+  check(): void;
 }
 
 /** The most that is kept of fields and of the heads of parts, in bytes. */
@@ -35,137 +35,117 @@ const IMAGES = [
   [".webp", /^RIFF....WEBP/s],
 ] as const;
 
-/** A form that was read. Its images are deleted with it, unless they are kept: `await using form = …`. */
+/** The form of a request. Its image is deleted with it, unless it is kept: `await using form = …`. */
 export class Form {
-  readonly fields = new Map<string, string>();
+  fields = new URLSearchParams();
   /** The image that came with the form: the name of its file. */
   image: string | undefined;
-  readonly #files: string[] = [];
-  readonly #options: FormOptions;
+  /** The path of an image that is not kept so far. */
+  #unkept: string | undefined;
 
-  constructor(options: FormOptions) {
-    this.#options = options;
-  }
-
-  /** The text of a field, without white space around it. */
+  /** The text of a field. */
   text(name: string): string {
-    return this.fields.get(name)?.trim() ?? "";
+    return this.fields.get(name) ?? "";
   }
 
-  /** Leaves the images where they are. */
+  /** Reads a form of either type. */
+  async read(environ: Environ, options: FormOptions): Promise<void> {
+    const { CONTENT_TYPE: type = "", "wsgi.input": input } = environ;
+    const [, boundary] = /^multipart\/form-data;.*\bboundary="?([^"\s;]+)/i.exec(type) ?? [];
+    if (boundary !== undefined) await this.#readParts(input, boundary, options);
+    else if (/^application\/x-www-form-urlencoded\b/i.test(type)) await this.#readPairs(input);
+    else throw httpError(415, "Expected a form");
+    options.check();
+  }
+
+  /** Leaves the image where it is. */
   keep(): void {
-    this.#files.length = 0;
-  }
-
-  /** Writes an image to a file with a name of its own. */
-  async save(pieces: AsyncGenerator<Uint8Array>): Promise<void> {
-    const { value: first, done } = await pieces.next();
-    if (done) return; // no file was chosen
-    this.#options.check(this.fields);
-    const { folder, maxImageSize } = this.#options;
-    if (folder === undefined || this.image) throw httpError(400, "The form has an image too many");
-    const start = Buffer.from(first).toString("latin1", 0, IMAGE_START);
-    const [extension] = IMAGES.find(([, pattern]) => pattern.test(start)) ?? [];
-    if (!extension) throw httpError(415, "Expected an image: GIF, JPEG, PNG or WebP");
-    const name = randomUUID() + extension;
-    this.#files.push(join(folder, name));
-    const all = async function* () {
-      yield first;
-      yield* pieces;
-    };
-    await writeFile(join(folder, name), limit(all(), maxImageSize, "image"), { flag: "wx" });
-    this.image = name;
+    this.#unkept = undefined;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const file of this.#files) await rm(file, { force: true });
+    if (this.#unkept !== undefined) await rm(this.#unkept, { force: true });
   }
-}
 
-/** Reads a form of either type. Where that fails, nothing is left of its images. */
-export async function readForm(environ: Environ, options: FormOptions): Promise<Form> {
-  const form = new Form(options);
-  const type = environ.CONTENT_TYPE ?? "";
-  const [, boundary] = /^multipart\/form-data;.*\bboundary="?([^"\s;]+)/i.exec(type) ?? [];
-  try {
-    if (boundary !== undefined) await readParts(environ["wsgi.input"], boundary, form);
-    else if (/^application\/x-www-form-urlencoded\b/i.test(type)) await readPairs(environ["wsgi.input"], form);
-    else throw httpError(415, "Expected a form");
-    options.check(form.fields);
-    return form;
-  } catch (error) {
-    await form[Symbol.asyncDispose]();
-    throw error;
+  /** Reads `application/x-www-form-urlencoded`. */
+  async #readPairs(input: InputStream): Promise<void> {
+    const bytes = await input.read(MAX_TEXT + 1);
+    if (bytes.length > MAX_TEXT) throw httpError(413, "The text of the form is too large");
+    this.fields = new URLSearchParams(new TextDecoder().decode(bytes));
   }
-}
 
-/** Reads `application/x-www-form-urlencoded`. */
-async function readPairs(input: InputStream, { fields }: Form): Promise<void> {
-  const text = await input.read(MAX_TEXT + 1);
-  if (text.length > MAX_TEXT) throw tooLarge("text");
-  for (const [name, value] of new URLSearchParams(new TextDecoder().decode(text))) fields.set(name, value);
-}
+  /** Reads `multipart/form-data` as it arrives. RFC 7578, section 4. */
+  async #readParts(input: InputStream, boundary: string, options: FormOptions): Promise<void> {
+    let buffer = Buffer.from("\r\n"); // the first boundary may be the first line
+    let room = MAX_TEXT;
 
-/** Reads `multipart/form-data` as it arrives. RFC 7578, section 4. */
-async function readParts(input: InputStream, boundary: string, form: Form): Promise<void> {
-  let buffer = Buffer.from("\r\n"); // the first boundary may be the first line
-  let room = MAX_TEXT;
+    /** Adds to the buffer what has arrived. */
+    const fill = async () => {
+      const chunk = await input.read1();
+      if (chunk.length === 0) throw httpError(400, "The form is cut off");
+      buffer = Buffer.concat([buffer, chunk]);
+    };
 
-  /** Adds to the buffer what has arrived. */
-  const fill = async () => {
-    const chunk = await input.read1();
-    if (chunk.length === 0) throw httpError(400, "The form is cut off");
-    buffer = Buffer.concat([buffer, chunk]);
-  };
+    /** Gives what comes before a mark, in pieces. Only the last can be shorter than the start of an image. */
+    const until = async function* (mark: string) {
+      let end: number;
+      while ((end = buffer.indexOf(mark, 0, "latin1")) < 0) {
+        const size = buffer.length - mark.length; // the mark may have begun
+        if (size >= IMAGE_START) {
+          yield buffer.subarray(0, size);
+          buffer = buffer.subarray(size);
+        }
+        await fill();
+      }
+      if (end > 0) yield buffer.subarray(0, end);
+      buffer = buffer.subarray(end + mark.length);
+    };
 
-  /** Gives what comes before a mark, in pieces. Only the last can be shorter than an image's first bytes. */
-  const until = async function* (mark: string) {
+    const text = async (mark: string) => {
+      const bytes = Buffer.concat(await Array.fromAsync(limit(until(mark), room, "text")));
+      room -= bytes.length;
+      return bytes.toString();
+    };
+
+    const delimiter = `\r\n--${boundary}`;
+    await text(delimiter);
     for (;;) {
-      const end = buffer.indexOf(mark, 0, "latin1");
-      const size = end >= 0 ? end : Math.max(0, buffer.length - mark.length + 1); // the mark may have begun
-      const piece = buffer.subarray(0, size);
-      if (end >= 0) {
-        buffer = buffer.subarray(end + mark.length);
-        if (size > 0) yield piece;
-        return;
-      }
-      if (size >= IMAGE_START) {
-        buffer = buffer.subarray(size);
-        yield piece;
-      }
-      await fill();
+      while (buffer.length < 2) await fill();
+      if (buffer.toString("latin1", 0, 2) === "--") return;
+      const head = await text("\r\n\r\n");
+      const [, name] = /^content-disposition:.*?;\s*name="([^"]*)"/im.exec(head) ?? [];
+      if (name === undefined) throw httpError(400, "A part of the form has no name");
+      const isFile = /^content-disposition:.*;\s*filename\*?=/im.test(head);
+      if (isFile) await this.#saveImage(until(delimiter), options);
+      else this.fields.set(name, await text(delimiter));
     }
-  };
+  }
 
-  const text = async (mark: string) => {
-    const pieces = await Array.fromAsync(limit(until(mark), room, "text"));
-    const bytes = Buffer.concat(pieces);
-    room -= bytes.length;
-    return bytes.toString();
-  };
+  /** Writes an image to a file with a name of its own. Where no file was chosen, there are no pieces. */
+  async #saveImage(pieces: AsyncIterable<Buffer>, options: FormOptions): Promise<void> {
+    let path: string | undefined;
+    for await (const piece of limit(pieces, options.maxImageSize, "image")) {
+      path ??= this.#nameImage(piece, options);
+      await appendFile(path, piece);
+    }
+  }
 
-  const delimiter = `\r\n--${boundary}`;
-  await text(delimiter);
-  for (;;) {
-    while (buffer.length < 2) await fill();
-    if (buffer.toString("latin1", 0, 2) === "--") return;
-    const head = await text("\r\n\r\n");
-    const [, name] = /^content-disposition:.*?;\s*name="([^"]*)"/im.exec(head) ?? [];
-    if (name === undefined) throw httpError(400, "A part of the form has no name");
-    if (/^content-disposition:.*;\s*filename\*?=/im.test(head)) await form.save(until(delimiter));
-    else form.fields.set(name, await text(delimiter));
+  /** Checks how an image begins, and returns the path of its file. */
+  #nameImage(start: Buffer, { check, folder }: FormOptions): string {
+    check();
+    if (folder === undefined || this.image) throw httpError(400, "The form has an image too many");
+    const [extension] = IMAGES.find(([, pattern]) => pattern.test(start.toString("latin1", 0, IMAGE_START))) ?? [];
+    if (!extension) throw httpError(415, "Expected an image: GIF, JPEG, PNG or WebP");
+    this.image = randomUUID() + extension;
+    return this.#unkept = join(folder, this.image);
   }
 }
 
 /** Passes bytes on, up to a limit. */
-async function* limit(pieces: AsyncIterable<Uint8Array>, size: number, what: string): AsyncGenerator<Uint8Array> {
+async function* limit(pieces: AsyncIterable<Buffer>, size: number, what: string): AsyncGenerator<Buffer> {
   for await (const piece of pieces) {
     size -= piece.length;
-    if (size < 0) throw tooLarge(what);
+    if (size < 0) throw httpError(413, `The ${what} of the form is too large`);
     yield piece;
   }
-}
-
-function tooLarge(what: string): Error {
-  return httpError(413, `The ${what} of the form is too large`);
 }

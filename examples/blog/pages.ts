@@ -4,22 +4,16 @@
  * @module
  */
 
+import type { ResponseBody } from "../../mod.ts";
 import type { Context, Visit } from "./app.ts";
 import type { Post } from "./db.ts";
 import { type Html, html } from "./html.ts";
-import { csrfToken } from "./session.ts";
+import { csrfToken, type Session } from "./session.ts";
 
 /** What stands around each page: navigation, messages, and the place for announcements. */
-function layout({ session, url, user }: Visit, title: string, content: Html): Html {
+function layout({ session, root, user }: Visit, title: string, content: Html): Html {
   const messages = session.messages ?? [];
   delete session.messages; // each is shown once
-  const visitor = html`<a href="${url("/register")}">Register</a> <a href="${url("/login")}">Log in</a>`;
-  const author = () =>
-    html`
-      <span>${user?.name}</span>
-      <a href="${url("/create")}">New post</a>
-      <form method="post" action="${url("/logout")}">${tokenField(session)}<button>Log out</button></form>
-    `;
   return html`
     <!doctype html>
     <html lang="en">
@@ -27,13 +21,21 @@ function layout({ session, url, user }: Visit, title: string, content: Html): Ht
         <meta charset="utf-8">
         <meta name="viewport" content="width=device-width">
         <title>${title} – Blog</title>
-        <link rel="stylesheet" href="${url("/static/style.css")}">
-        <script src="${url("/static/live.js")}" defer></script>
+        <link rel="stylesheet" href="${root}/static/style.css">
+        <script src="${root}/static/live.js" defer></script>
       </head>
       <body>
         <header>
-          <a href="${url("/")}"><strong>Blog</strong></a>
-          <nav>${user ? author() : visitor}</nav>
+          <a href="${root}/"><strong>Blog</strong></a>
+          <nav>
+            ${user
+              ? html`
+                <span>${user.name}</span>
+                <a href="${root}/create">New post</a>
+                <form method="post" action="${root}/logout">${tokenField(session)}<button>Log out</button></form>
+              `
+              : html`<a href="${root}/register">Register</a> <a href="${root}/login">Log in</a>`}
+          </nav>
         </header>
         <main>
           ${messages.map((message) => html`<p class="message" role="status">${message}</p>`)}
@@ -45,39 +47,44 @@ function layout({ session, url, user }: Visit, title: string, content: Html): Ht
   `;
 }
 
+/** Responds with a page. If there is an error, its form is to be corrected. */
+function page(context: Context, title: string, content: Html, error = ""): ResponseBody {
+  const alert = error && html`<p class="error" role="alert">${error}</p>`;
+  // Rendered first: it takes the messages out of the session, whose cookie leaves with the start of the response.
+  const text = `${layout(context, title, html`${alert}${content}`)}`;
+  context.startResponse(error ? "422 Unprocessable Content" : "200 OK", [
+    ["Content-Type", "text/html; charset=utf-8"],
+    ["Cache-Control", "private, no-cache"],
+    ["Vary", "Cookie"],
+  ]);
+  return [new TextEncoder().encode(text)];
+}
+
 /** A list of posts, and where new ones are announced. */
-export function indexPage(context: Context, posts: Post[]): Html {
-  const { database, url } = context;
+export function indexPage(context: Context, posts: Post[]): ResponseBody {
+  const { database, root } = context;
   const [newest] = database.posts({ limit: 1 });
   const [older] = database.posts({ before: posts.at(-1)?.id ?? 0, limit: 1 });
   const content = html`
-    <ul id="live" aria-live="polite" data-events="${url("/events")}" data-after="${newest?.id ?? 0}"></ul>
-    ${posts.map((post) => article(context, post, html`<h2><a href="${linkOf(context, post)}">${post.title}</a></h2>`))}
+    <ul id="live" aria-live="polite" data-events="${root}/events" data-after="${newest?.id ?? 0}"></ul>
+    ${posts.map((post) => article(context, post, html`<h2><a href="${root}/posts/${post.id}">${post.title}</a></h2>`))}
     ${posts.length === 0 && html`<p>There is nothing here yet.</p>`}
-    ${older && html`<p><a href="${url(`/?before=${older.id + 1}`)}">Older posts</a></p>`}
+    ${older && html`<p><a href="${root}/?before=${older.id + 1}">Older posts</a></p>`}
   `;
-  return layout(context, "Posts", content);
+  return page(context, "Posts", content);
 }
 
 /** One post. */
-export function postPage(context: Context, post: Post): Html {
-  return layout(context, post.title, article(context, post));
+export function postPage(context: Context, post: Post): ResponseBody {
+  return page(context, post.title, article(context, post));
 }
 
 /** The form of a new post, or of one that is changed. */
-export function editPage(context: Context, post?: Post, error?: string): Html {
-  const { form, session, url } = context;
-  const title = form?.fields.get("title") ?? post?.title;
-  const body = form?.fields.get("body") ?? post?.body;
-  const remove = () =>
-    html`
-      <form method="post" action="${url(`/posts/${post?.id}/delete`)}">
-        ${tokenField(session)}
-        <button class="danger">Delete the post</button>
-      </form>
-    `;
+export function editPage(context: Context, { post, error }: { post?: Post; error?: string } = {}): ResponseBody {
+  const { form, root, session } = context;
+  const title = form.fields.get("title") ?? post?.title;
+  const body = form.fields.get("body") ?? post?.body;
   const content = html`
-    ${error && html`<p class="error" role="alert">${error}</p>`}
     <form method="post" enctype="multipart/form-data">
       ${tokenField(session)}
       <label>Title <input name="title" required maxlength="200" value="${title}"></label>
@@ -85,17 +92,21 @@ export function editPage(context: Context, post?: Post, error?: string): Html {
       <label>Image <input name="image" type="file" accept="image/gif, image/jpeg, image/png, image/webp"></label>
       <button>Save</button>
     </form>
-    ${post && remove()}
+    ${post && html`
+      <form method="post" action="${root}/posts/${post.id}/delete">
+        ${tokenField(session)}
+        <button class="danger">Delete the post</button>
+      </form>
+    `}
   `;
-  return layout(context, post ? "Edit the post" : "New post", content);
+  return page(context, post ? "Edit the post" : "New post", content, error);
 }
 
 /** The form of a name and a password. */
-export function accountPage(context: Context, title: "Register" | "Log in", error?: string): Html {
+export function accountPage(context: Context, title: "Register" | "Log in", error?: string): ResponseBody {
+  const name = context.form.text("name");
   const password = title === "Register" ? "new-password" : "current-password";
-  const name = context.form?.fields.get("name");
   const content = html`
-    ${error && html`<p class="error" role="alert">${error}</p>`}
     <form method="post">
       ${tokenField(context.session)}
       <label>Name <input name="name" required maxlength="40" autocomplete="username" value="${name}"></label>
@@ -103,7 +114,7 @@ export function accountPage(context: Context, title: "Register" | "Log in", erro
       <button>${title}</button>
     </form>
   `;
-  return layout(context, title, content);
+  return page(context, title, content, error);
 }
 
 /** The page for an error. Only what was thrown for the visitor says why. */
@@ -114,25 +125,20 @@ export function errorView(visit: Visit, status: string, error: unknown): Html {
 }
 
 /** The field by which a form proves that it comes from a page of the blog. It is the first, before any image. */
-function tokenField(session: Context["session"]): Html {
+function tokenField(session: Session): Html {
   return html`<input type="hidden" name="token" value="${csrfToken(session)}">`;
 }
 
-function article(context: Context, post: Post, title?: Html): Html {
-  const link = linkOf(context, post);
+function article({ root, user }: Context, post: Post, title?: Html): Html {
   return html`
     <article>
       ${title}
       <p class="about">
         by ${post.author} on <time datetime="${post.created}">${post.created.slice(0, 10)}</time>
-        ${context.user?.id === post.authorId && html`<a href="${link}/edit">Edit</a>`}
+        ${user?.id === post.authorId && html`<a href="${root}/posts/${post.id}/edit">Edit</a>`}
       </p>
-      ${post.image && html`<img src="${context.url(`/uploads/${post.image}`)}" alt="${post.title}">`}
+      ${post.image && html`<img src="${root}/uploads/${post.image}" alt="${post.title}">`}
       <p class="body">${post.body}</p>
     </article>
   `;
-}
-
-function linkOf({ url }: Context, { id }: Post): string {
-  return url(`/posts/${id}`);
 }

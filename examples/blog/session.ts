@@ -7,6 +7,9 @@
 import { Buffer } from "node:buffer";
 import { createHmac, randomBytes, scrypt, type ScryptOptions, timingSafeEqual } from "node:crypto";
 import { promisify } from "node:util";
+import { type Environ, formatCookie, parseCookies } from "../../mod.ts";
+import type { Context } from "./app.ts";
+import { httpError } from "./http.ts";
 
 /** How long a session lasts, in seconds. */
 export const SESSION_AGE = 30 * 24 * 60 * 60;
@@ -23,26 +26,20 @@ export interface Session {
   messages?: string[];
 }
 
-/** Reads the value of a session's cookie. One that is missing, forged or too old is a new session. */
-export function readSession(value: string | undefined, secret: string): Session {
-  const [payload = "", signature = ""] = value?.split(".") ?? [];
+/** Reads the session of a request. One that is missing, forged or too old is a new session. */
+export function readSession(environ: Environ, secret: string): Session {
+  const [payload = "", signature = ""] = parseCookies(environ).session?.split(".") ?? [];
   if (!equals(signature, sign(payload, secret))) return {};
   const { session, expires } = JSON.parse(Buffer.from(payload, "base64url").toString());
   return expires > Date.now() ? session : {};
 }
 
-/** Makes the value of a session's cookie. */
-export function writeSession(session: Session, secret: string): string {
+/** Makes the cookie of a session. */
+export function sessionCookie({ environ, root, session }: Context, secret: string): string {
   const expires = Date.now() + SESSION_AGE * 1000;
   const payload = Buffer.from(JSON.stringify({ session, expires })).toString("base64url");
-  return `${payload}.${sign(payload, secret)}`;
-}
-
-/** Begins another session in place of this one, so that nobody knows its token from before. */
-export function renewSession(session: Session, next: Session): void {
-  delete session.userId;
-  delete session.token;
-  Object.assign(session, next);
+  const options = { maxAge: SESSION_AGE, path: root || "/", secure: environ["wsgi.url_scheme"] === "https" };
+  return formatCookie("session", `${payload}.${sign(payload, secret)}`, options);
 }
 
 /** The token that each form of a session carries. Another site cannot know it. */
@@ -50,9 +47,10 @@ export function csrfToken(session: Session): string {
   return session.token ??= randomBytes(32).toString("base64url");
 }
 
-/** Whether a token is that of this session. */
-export function isCsrfToken(session: Session, token = ""): boolean {
-  return session.token !== undefined && equals(token, session.token);
+/** Refuses a request without the token of its session, which another site has made. */
+export function checkToken(session: Session, token = ""): void {
+  if (session.token !== undefined && equals(token, session.token)) return;
+  throw httpError(403, "The token is missing or too old, open the form again");
 }
 
 /** Hashes a password with a salt. */
