@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { errorPage, files, fromNativeString, limitBody, mount, pipeline, secureHeaders, toRequest } from "../../mod.ts";
 import type { Application, Environ, ResponseBody, StartResponse } from "../../mod.ts";
 import { Database, type Post, type User } from "./db.ts";
-import { announce, listen } from "./events.ts";
+import { announce, events } from "./events.ts";
 import { httpError, json, redirect, router } from "./http.ts";
 import { Form, MAX_TEXT } from "./multipart.ts";
 import { accountPage, editPage, errorView, indexPage, postPage } from "./pages.ts";
@@ -49,9 +49,6 @@ export interface Context extends Visit {
   /** The name of the channel on which new posts are announced. */
   channel: string;
 }
-
-/** What is announced of a post. */
-type Announcement = Pick<Post, "id" | "title" | "author">;
 
 type Handler = (context: Context) => ResponseBody | Promise<ResponseBody>;
 
@@ -165,7 +162,7 @@ function create(context: Context): ResponseBody {
   if (!text) return editPage(context, { error: TITLE_ERROR });
   const id = database.addPost(user.id, { ...text, image: form.image ?? null });
   form.keep();
-  announce<Announcement>(channel, { id, title: text.title, author: user.name });
+  announce(channel);
   return redirect(context, `/posts/${id}`, "Your post is online.");
 }
 
@@ -196,7 +193,7 @@ async function createByApi(context: Context): Promise<ResponseBody> {
   const text = parseText(title, body);
   if (!text) throw httpError(422, `Expected "title" and "body". ${TITLE_ERROR}`);
   const id = database.addPost(user.id, { ...text, image: null });
-  announce<Announcement>(channel, { id, title: text.title, author: user.name });
+  announce(channel);
   return json(context, { id }, { status: "201 Created", headers: [["Location", `${root}/api/posts/${id}`]] });
 }
 
@@ -207,17 +204,6 @@ function parseText(title: unknown, body: unknown): Pick<Post, "title" | "body"> 
   if (typeof title !== "string" || typeof body !== "string") return undefined;
   const text = { title: title.trim(), body: body.trim() };
   return text.title === "" || text.title.length > 200 ? undefined : text;
-}
-
-/** Keeps a page informed, beginning with what it has missed since the post that it knows. */
-function events({ channel, database, environ, root, startResponse }: Context): ResponseBody {
-  const after = Number(environ.HTTP_LAST_EVENT_ID ?? new URLSearchParams(environ.QUERY_STRING).get("after")) || 0;
-  startResponse("200 OK", [["Content-Type", "text/event-stream"], ["Cache-Control", "no-store"]]);
-  return listen<Announcement>(channel, {
-    missed: database.posts({ after }).reverse().map(({ id, title, author }) => ({ id, title, author })),
-    link: ({ id }) => `${root}/posts/${id}`,
-    stopping: environ["fetch.context"]!.stopping,
-  });
 }
 
 function findPosts({ database, environ }: Context): Post[] {

@@ -4,62 +4,47 @@
  * @module
  */
 
-import type { ResponseBody } from "../../mod.ts";
+import { once } from "node:events";
+import type { Context } from "./app.ts";
 
 /** How often a quiet stream says that it is still there, in milliseconds. Proxies close one that does not. */
 const HEARTBEAT = 15_000;
 
-/** How many announcements wait for a browser that does not read. With more its stream ends, and it asks again. */
-const MAX_WAITING = 100;
-
-/** Tells all pages that listen to a channel. */
-export function announce<T>(name: string, announcement: T): void {
+/** Tells all pages that listen to a channel that there is a new post. */
+export function announce(name: string): void {
   const channel = new BroadcastChannel(name);
-  channel.postMessage(announcement);
+  channel.postMessage("new post");
   channel.close();
 }
 
-/** How a page listens. */
-export interface ListenOptions<T> {
-  /** The announcements that the page has missed. */
-  missed: T[];
-  /** The address of what is announced. */
-  link(announcement: T): string;
-  /** Ends the stream. */
-  stopping: AbortSignal;
-}
+/**
+ * Keeps a page informed by server-sent events: of the posts after the one that it knows, and of new ones once they are
+ * announced. The database is asked for posts when the page takes them, so that none wait for a page that does not read.
+ */
+export async function* events(context: Context): AsyncGenerator<Uint8Array> {
+  const { channel: name, database, environ, root, startResponse } = context;
+  const encoder = new TextEncoder();
+  let after = Number(environ.HTTP_LAST_EVENT_ID ?? new URLSearchParams(environ.QUERY_STRING).get("after")) || 0;
+  startResponse("200 OK", [["Content-Type", "text/event-stream"], ["Cache-Control", "no-store"]]);
+  yield encoder.encode("retry: 1000\n\n"); // how soon the browser asks again, in milliseconds
 
-/** Makes a body of server-sent events, which ends when the browser leaves or the server stops. */
-export function listen<T extends { id: number }>(name: string, options: ListenOptions<T>): ResponseBody {
-  const { missed, link, stopping } = options;
-  let controller!: ReadableStreamDefaultController<Uint8Array>;
-  const close = () => {
+  const { signal, stopping } = environ["fetch.context"]!; // the signal costs nothing after the first chunk
+  const end = AbortSignal.any([signal, stopping]);
+  const channel = new BroadcastChannel(name);
+  const heartbeat = setInterval(() => channel.dispatchEvent(new Event("message")), HEARTBEAT);
+  try {
+    while (!end.aborted) {
+      // It listens before it reads, so that it misses nothing. A line with a colon is a comment, which browsers ignore.
+      const woken = once(channel, "message", { signal: end }).then(() => ": still here\n\n", () => "");
+      for (const { id, title, author } of database.posts({ after }).reverse()) {
+        const data = JSON.stringify({ id, title, author, link: `${root}/posts/${id}` });
+        yield encoder.encode(`id: ${id}\ndata: ${data}\n\n`);
+        after = id;
+      }
+      yield encoder.encode(await woken);
+    }
+  } finally {
     clearInterval(heartbeat);
     channel.close();
-    stopping.removeEventListener("abort", end);
-  };
-  const end = () => {
-    close();
-    controller.close();
-  };
-  const send = (text: string) => {
-    if (controller.desiredSize === 0) end();
-    else controller.enqueue(new TextEncoder().encode(`${text}\n\n`));
-  };
-  const sendEvent = (announcement: T) => {
-    send(`id: ${announcement.id}\ndata: ${JSON.stringify({ ...announcement, link: link(announcement) })}`);
-  };
-
-  const stream = new ReadableStream<Uint8Array>({
-    start: (own) => void (controller = own),
-    cancel: close,
-  }, { highWaterMark: MAX_WAITING });
-  const channel = new BroadcastChannel(name);
-  const heartbeat = setInterval(() => send(": still here"), HEARTBEAT);
-  stopping.addEventListener("abort", end);
-  send("retry: 1000"); // how soon the browser asks again, in milliseconds
-  for (const announcement of missed) sendEvent(announcement);
-  channel.onmessage = ({ data }) => sendEvent(data);
-  if (stopping.aborted) end();
-  return stream;
+  }
 }
