@@ -724,8 +724,8 @@ export function reportsOf(run: Run): Record<string, string> {
     "README.md": `
 ![${CHART_TITLE}](${CHART})
 
-The server's CPU that the runtime's raw handler, Hono or Python's gunicorn needs, divided by what ours needs: 2 is half of
-theirs, 0.5 twice as much (medians of alternating rounds; ${machine}).
+Above 1, ours needs less of the server's CPU: 2 is half of what the runtime's raw handler, Hono or Python's gunicorn needs,
+0.5 twice as much (medians of alternating rounds; ${machine}).
 
 ${summaryOf(run)}
 `,

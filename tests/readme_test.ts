@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import process from "node:process";
@@ -139,10 +139,12 @@ test("the README names the program whose module comes from a URL", () => {
 test("the README's test is run by its command", () => {
   const folder = mkdtempSync(join(tmpdir(), "wsgi-"));
   try {
-    writeFileSync(join(folder, "hello_test.ts"), TEST.replaceAll('"./', `"${new URL("..", import.meta.url)}`));
-    const file = RUNTIME === "deno" ? "hello_test.ts" : "./hello_test.ts";
-    assert.ok(README.includes(`\`${RUNTIME} test ${file}\``));
-    const { status, stdout, stderr } = spawnSync(process.execPath, ["test", file], { cwd: folder });
+    const absolute = (code: string) => code.replaceAll('"./mod.ts"', `"${new URL("../mod.ts", import.meta.url)}"`);
+    writeFileSync(join(folder, "recipes.ts"), absolute(RECIPES));
+    writeFileSync(join(folder, "recipes_test.ts"), absolute(TEST));
+    mkdirSync(join(folder, "examples"));
+    const [, command = ""] = new RegExp(`\`${RUNTIME} (test .*?)\``).exec(README) ?? [];
+    const { status, stdout, stderr } = spawnSync(process.execPath, command.split(" "), { cwd: folder });
     assert.equal(status, 0, text(stderr));
     assert.match(text(stdout) + text(stderr), /\b1 pass/);
   } finally {
@@ -187,7 +189,7 @@ test("the README's recipes answer as their comments say", async () => {
   const file = join(folder, "recipes.ts");
   const program = RECIPES.replaceAll('"./', `"${new URL("..", import.meta.url)}`)
     .replace(/(?<=files\(|createReadStream\()"(\w+)"/g, (_all, path) => JSON.stringify(join(ROOT, path)))
-    .replace("serve(errorPage(recipes))", "serve(errorPage(recipes), { port: 0 })");
+    .replace("serve(application)", "serve(application, { port: 0 })");
   writeFileSync(file, program);
   const flags = RUNTIME === "deno" ? ["--no-prompt", "--allow-net", "--allow-read"] : [];
   try {
