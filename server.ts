@@ -2807,8 +2807,9 @@ function exitAfterSignal(status: number): void {
   if (status !== 0) process.exitCode = status;
   if (SIGNAL_LISTENERS.size > 0) return;
   // The program's timers and connections could keep the process alive, and so could, on Deno, clients that neither read
-  // nor leave. A process that nothing keeps alive ends before this timer.
-  setTimeout(() => process.exit(), EXIT_DELAY).unref();
+  // nor leave. A process that nothing keeps alive ends before this timer; under `bun --watch` only exit() ends it.
+  const timer = setTimeout(() => process.exit(), EXIT_DELAY);
+  if (!BUN || !process.execArgv.some((flag) => /^--(?:watch|hot)$/.test(flag))) timer.unref();
 }
 
 // #endregion

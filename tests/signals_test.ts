@@ -5,9 +5,11 @@
  */
 
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import {
+  Child,
   Client,
   hello,
   parse,
@@ -20,7 +22,7 @@ import {
   workspace,
 } from "./support.ts";
 
-const { program, serving } = workspace();
+const { newPath, program, serving } = workspace();
 
 // SIGINT and SIGTERM
 
@@ -203,6 +205,20 @@ for (const signal of SIGNALS) {
     const { code, output } = await child.ended();
     assert.equal(code, 3);
     assert.ok(Number(/^exit (.*)$/m.exec(output)![1]) < 900, output);
+  });
+}
+
+for (const words of [["--watch", "run"], ["run", "--watch"], ["run", "--hot"]]) {
+  test(`SIGINT ends a program that runs anew when its file has changed: bun ${words.join(" ")}`, {
+    skip: RUNTIME === "deno" && "Deno's watcher takes the signal itself",
+  }, async () => {
+    const file = newPath(".mjs");
+    const mod = JSON.stringify(new URL("../mod.ts", import.meta.url).href);
+    writeFileSync(file, `import { serve } from ${mod}; serve(() => [], { port: 0 });`);
+    await using child = new Child(process.execPath, [...words, file]);
+    await child.until(/^Serving on /m);
+    child.kill("SIGINT");
+    assert.equal((await child.ended()).code, 0);
   });
 }
 
