@@ -554,7 +554,7 @@ export interface FetchContext {
  * @throws {TypeError} When the file cannot be read in any of these ways.
  *
  * @param file The file, which is read from its current position to its end.
- * @param blockSize How many bytes to read at a time, at the most 131072. @default {65536}, or 131072 for a `Blob`
+ * @param blockSize How many bytes to read at a time, at the most 262144. @default {65536}, and 262144 for a fast client
  * @returns The body.
  *
  * @example
