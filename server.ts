@@ -613,8 +613,8 @@ interface PeerAddress {
   port?: number;
 }
 
-function buildEnviron(request: Request, info: unknown, exchange: Exchange): Environ {
-  const { gateway: { environTemplate, defaultAuthority }, method } = exchange;
+function buildEnviron(exchange: Exchange): Environ {
+  const { gateway: { environTemplate, defaultAuthority }, request, info, method } = exchange;
   if (method === "CONNECT") throw httpError(501, new TypeError("Cannot connect: this server is no proxy"));
   const { scheme, authority, target } = splitUrl(request.url);
   const { remoteAddr, requestIP } = (info ?? {}) as {
@@ -1456,7 +1456,7 @@ class Exchange {
     this.method = request.method; // once: each read is a call of the runtime
     this.input = new Input(this);
     this.errors = gateway.errors ?? new StandardError();
-    this.context = new Context(request, this);
+    this.context = new Context(this);
   }
 
   /** Answers without the application. */
@@ -1793,8 +1793,8 @@ class Context implements FetchContext {
   readonly request: Request;
   readonly #exchange: Exchange;
 
-  constructor(request: Request, exchange: Exchange) {
-    this.request = request;
+  constructor(exchange: Exchange) {
+    this.request = exchange.request;
     this.#exchange = exchange;
   }
 
@@ -1929,7 +1929,7 @@ class Gateway {
     let environ: Environ;
     try {
       if (this.isRefusing) throw serverStopping();
-      environ = buildEnviron(request, info, exchange);
+      environ = buildEnviron(exchange);
       if (Number(environ.CONTENT_LENGTH) > this.maxBodySize) throw bodyTooLarge(this.maxBodySize);
     } catch (error) {
       return exchange.refuse(error);
@@ -2121,8 +2121,7 @@ export function toFetch(app: ApplicationLike, options: ToFetchOptions = {}): Fet
  */
 export function toEnviron(request: Request, options: ToEnvironOptions = {}): Environ {
   checkOptions(options, TO_ENVIRON_OPTIONS);
-  const gateway = new Gateway(() => [], options);
-  return buildEnviron(request, options.info, new Exchange(gateway, request, options.info));
+  return buildEnviron(new Exchange(new Gateway(() => [], options), request, options.info));
 }
 
 /**
