@@ -1099,26 +1099,23 @@ export function wrapFile(file: FileLike, blockSize?: number): ResponseBody {
     throw new RangeError(`Cannot wrap the file: block size ${inspect(blockSize)} is not a positive integer`);
   }
   const nextSize = blockSizes(blockSize);
-  const wrap = (chunks: ChunkIterator, close: () => void | Promise<void>) => {
+  const wrap = (chunks: ChunkIterator, close: ResponseBody["close"] = async () => void await chunks.return!()) => {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
-  const wrapOwn = (chunks: FileBlocks | StreamChunks) => wrap(chunks, async () => void await chunks.return());
-  if (DENO && file instanceof DENO.FsFile) return wrapOwn(new FileBlocks(file, nextSize));
-  if (isNodeStream(file)) return wrapOwn(new StreamChunks(file));
+  if (DENO && file instanceof DENO.FsFile) return wrap(new FileBlocks(file, nextSize));
+  if (isNodeStream(file)) return wrap(new StreamChunks(file));
   if (isFileHandle(file)) {
     const read = async (block: Uint8Array) => (await file.read(block, 0, block.length, null)).bytesRead;
-    return wrapOwn(new FileBlocks({ read, close: () => file.close() }, nextSize));
+    return wrap(new FileBlocks({ read, close: () => file.close() }, nextSize));
   }
+  if (file instanceof Blob) return wrap(blobBlocks(file, nextSize));
   const { read, readable, close } = Object(file) as {
     read?(size: number): Uint8Array | Promise<Uint8Array>;
     readable?: unknown;
     close?(): void | Promise<void>;
   };
   const stream = file instanceof ReadableStream ? file : readable;
-  if (file instanceof Blob || stream instanceof ReadableStream) {
-    const chunks = file instanceof Blob ? blobBlocks(file, nextSize) : openBody(stream as ReadableStream);
-    return wrap(chunks, async () => void await chunks.return!());
-  }
+  if (stream instanceof ReadableStream) return wrap(openBody(stream));
   if (typeof read !== "function") throw new TypeError(`Cannot wrap ${inspect(file)}: it has no method "read"`);
   const next = async (): Promise<ChunkResult> => {
     const value = await read.call(file, nextSize());
