@@ -1103,7 +1103,7 @@ export function wrapFile(file: FileLike, blockSize?: number): ResponseBody {
     return { [FILE]: true, [Symbol.asyncIterator]: () => chunks as AsyncIterator<Uint8Array>, close };
   };
   if (DENO && file instanceof DENO.FsFile) return wrap(new FileBlocks(file, nextSize));
-  if (isNodeStream(file)) return wrap(new StreamChunks(file));
+  if (isNodeStream(file)) return wrap(streamChunks(file));
   if (isFileHandle(file)) {
     const read = async (block: Uint8Array) => (await file.read(block, 0, block.length, null)).bytesRead;
     return wrap(new FileBlocks({ read, close: () => file.close() }, nextSize));
@@ -1193,31 +1193,25 @@ function isFileHandle(file: FileLike): file is NodeFileHandle {
 }
 
 /** The chunks of a stream of `node:stream`, whose own iterator waits for a pending `next` before it closes the stream. */
-class StreamChunks implements AsyncIterator<Uint8Array> {
-  readonly #stream: NodeStream;
-  readonly #iterator: AsyncIterator<Uint8Array>;
-  #isClosed = false;
-
-  constructor(stream: NodeStream) {
-    this.#stream = stream;
-    this.#iterator = stream[Symbol.asyncIterator]();
-    stream.on("error", () => {}); // an error to which nobody listens ends the process, also after destroy()
-  }
-
-  async next(): Promise<ChunkResult> {
-    try {
-      return await this.#iterator.next();
-    } catch (error) {
-      if (this.#isClosed) return { done: true, value: undefined };
-      throw error;
-    }
-  }
-
-  async return(): Promise<ChunkResult> {
-    if (!this.#isClosed) this.#stream.destroy();
-    this.#isClosed = true;
-    return await this.#iterator.return?.() ?? { done: true, value: undefined };
-  }
+function streamChunks(stream: NodeStream): ChunkIterator {
+  const iterator = stream[Symbol.asyncIterator]();
+  let isClosed = false;
+  stream.on("error", () => {}); // an error to which nobody listens ends the process, also after destroy()
+  return {
+    async next() {
+      try {
+        return await iterator.next();
+      } catch (error) {
+        if (isClosed) return { done: true, value: undefined };
+        throw error;
+      }
+    },
+    async return() {
+      if (!isClosed) stream.destroy();
+      isClosed = true;
+      return await iterator.return?.() ?? { done: true, value: undefined };
+    },
+  };
 }
 
 /** Reads a file in blocks, and closes it once: a `Deno.FsFile`, whose own stream is slower, or a `FileHandle`. */
