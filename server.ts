@@ -1941,11 +1941,6 @@ class Gateway {
     if (lastChunkSize > LARGE_CHUNK) this.setIdleTimeout?.(exchange.request, LARGE_IDLE_TIMEOUT);
     else if (exchange.pendingIndex !== -1) this.setIdleTimeout?.(exchange.request, IDLE_TIMEOUT);
   }
-
-  /** Aborts the exchanges under way. */
-  abort(): void {
-    for (const exchange of [...this.pending.exchanges]) exchange.abort(); // which takes it out
-  }
 }
 
 /** Makes the template of all environs: the values that they share, and a place for each other key of every request. */
@@ -1991,7 +1986,7 @@ class PendingWork {
   }
 
   add(exchange: Exchange): void {
-    if (exchange.pendingIndex === -1) exchange.pendingIndex = this.exchanges.push(exchange) - 1;
+    exchange.pendingIndex = this.exchanges.push(exchange) - 1;
   }
 
   /** Takes an exchange out, whose place the last one takes. */
@@ -2757,7 +2752,7 @@ class LocalServer implements ServerBackend {
   }
 
   async abort(): Promise<void> {
-    this.gateway.abort();
+    for (const exchange of [...this.gateway.pending.exchanges]) exchange.abort(); // which takes it out
     await nextTurn(); // the last chunks leave
     await this.#listener.stop(true);
   }
