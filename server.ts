@@ -1898,6 +1898,8 @@ class Gateway {
   /** The beginning of each environ, which is a copy of it. */
   readonly environTemplate: Partial<Environ>;
   readonly pending = new PendingWork();
+  /** Aborts when the server is told to stop. */
+  readonly stopping = new AbortController();
   /** The authority that Deno puts in the URL of a request that names none. */
   defaultAuthority: string | undefined;
   /** True from the moment the server closes its port. A request that still arrives is refused. */
@@ -1906,7 +1908,6 @@ class Gateway {
   closeConnectionsUntil = 0;
   /** Undefined where the runtime has no idle timeout, or the deployer has set one. */
   setIdleTimeout: SetIdleTimeout | undefined;
-  #stopping: AbortController | undefined;
 
   constructor(app: ApplicationLike, options: ToFetchOptions) {
     this.app = application(app);
@@ -1926,11 +1927,6 @@ class Gateway {
       return exchange.refuse(error);
     }
     return exchange.run(environ);
-  }
-
-  /** Aborts when the server is told to stop. It is made when it is first asked for. */
-  get stopping(): AbortController {
-    return this.#stopping ??= new AbortController();
   }
 
   /**
