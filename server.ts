@@ -534,11 +534,6 @@ export function sendError(...[found, expected]: Mistake): TypeError {
   return new TypeError(`Cannot send the response: ${found}, expected ${expected}`);
 }
 
-/** Checks a chunk and tests whether it is empty. The end of a body is no chunk. */
-function isEmptyChunk(result: ChunkResult): boolean {
-  return !result.done && chunkLength(result.value) === 0;
-}
-
 /** Returns the first bytes of a chunk: the chunk itself where that is all of it, since a view costs time. */
 function prefix(chunk: Uint8Array, size: number): Uint8Array {
   return size < chunk.length ? chunk.subarray(0, size) : chunk;
@@ -1573,7 +1568,7 @@ class Exchange {
     if (!this.#iterator || this.#disconnected) return;
     try {
       if (this.#responseState !== "pending") this.#start.throwIfFailed(); // a startResponse inside next() was ignored
-      if (!isEmptyChunk(result)) return this.#handleChunk(result);
+      if (result.done || chunkLength(result.value) > 0) return this.#handleChunk(result);
       // Empty chunks, again and again: from now on the signal has to tell of a client that leaves.
       if (this.#responseState === "pending" && !isFirst) this.observeSignal();
       this.#pump();
