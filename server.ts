@@ -1228,24 +1228,21 @@ class FileBlocks implements AsyncIterator<Uint8Array> {
     } catch (error) {
       if (!this.#isClosed) throw error; // a read that close() has interrupted is no failure
     } finally {
-      if (!length) await this.#close();
+      if (!length) await this.return();
     }
     return length ? { done: false, value: prefix(block, length) } : { done: true, value: undefined };
   }
 
   async return(): Promise<ChunkResult> {
-    await this.#close();
-    return { done: true, value: undefined };
-  }
-
-  async #close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    try {
-      await this.#file.close();
-    } catch {
-      // The application has closed it already.
+    if (!this.#isClosed) {
+      this.#isClosed = true;
+      try {
+        await this.#file.close();
+      } catch {
+        // The application has closed it already.
+      }
     }
+    return { done: true, value: undefined };
   }
 }
 
