@@ -2860,8 +2860,8 @@ interface WorkerListeners {
   /** A worker that standard error has named answers again, after so many samples. */
   onAnswer(missed: number): void;
   onErrors(text: string): void;
-  /** The worker has ended, or was abandoned. */
-  onEnd(reason: string): void;
+  /** The worker has ended, or was abandoned: what happened, and why. */
+  onEnd(event: string, reason: string): void;
 }
 
 /** A worker, as its pool sees it. */
@@ -2871,8 +2871,6 @@ class WorkerHandle {
   isReady = false;
   /** True when the worker is to end. */
   isStopping = false;
-  /** True when the pool does not wait for its end. */
-  isAbandoned = false;
   /** The moving average of its load, from 0 to 1. */
   load = 0;
   /** The number of requests under way. */
@@ -2919,16 +2917,16 @@ class WorkerHandle {
     });
     worker.on("error", (error) => endReason = formatError(error));
     // A worker that never served leaves nothing unfinished.
-    worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, endReason));
+    worker.on("exit", (status) => this.#onEnd(status === 0 || !this.isReady, "has died", endReason));
   }
 
-  #onEnd(isDone: boolean, reason: string): void {
+  #onEnd(isDone: boolean, event: string, reason: string): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     clearTimeout(this.#retireTimer);
     this.#port.close();
     this.#ended.resolve(isDone);
-    this.#listeners.onEnd(reason);
+    this.#listeners.onEnd(event, reason);
   }
 
   /** Asks for the load. A worker that has not answered the last question counts as fully busy. */
@@ -2994,8 +2992,7 @@ class WorkerHandle {
 
   /** Terminates the worker without waiting for its end: Deno 2.9.6 cannot end a worker that computes. */
   abandon(reason: string): void {
-    this.isAbandoned = true;
-    this.#onEnd(false, reason);
+    this.#onEnd(false, "is given up", reason);
     this.terminate();
   }
 }
@@ -3080,12 +3077,11 @@ class WorkerPool implements ServerBackend {
       onReady: () => this.#onWorkerReady(),
       onAnswer: (missed) => printError(`Worker ${number} answers after ${this.#duration(missed)}`),
       onErrors: (text) => writeError(this.#errors!, text),
-      onEnd: (reason) => {
+      onEnd: (event, reason) => {
         this.#handles.delete(worker);
         if (worker.isStopping) return;
         const isEarly = performance.now() - worker.startedAt < EARLY_CRASH;
-        const report = `Worker ${number} ${worker.isAbandoned ? "is given up" : "has died"}`;
-        if (this.#isReady) this.#respawn(isEarly ? crashes + 1 : 0, { report, reason });
+        if (this.#isReady) this.#respawn(isEarly ? crashes + 1 : 0, { report: `Worker ${number} ${event}`, reason });
         else this.#onFailure(new Error(`Cannot serve with workers: ${reason}`));
       },
     };
