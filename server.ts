@@ -1334,7 +1334,7 @@ export function startError(...[found, expected]: Mistake): TypeError {
 /** The state of one `startResponse`. */
 class ResponseStart {
   /** True once the first bytes are on their way. */
-  isCommitted = false;
+  #isCommitted = false;
   #wasCalled = false;
   #head: ResponseHead | undefined;
   #failure: unknown;
@@ -1342,7 +1342,7 @@ class ResponseStart {
   start(status: string, headers: HeaderList, error: unknown): void {
     try {
       if (error === undefined && this.#wasCalled) throw startError(...startedTwice(status));
-      if (this.isCommitted && error !== undefined) throw error;
+      if (this.#isCommitted) throw error;
       // A call counts even if it fails: the next one needs an error. PEP 3333, "The start_response() Callable".
       this.#wasCalled = true;
       this.#head = parseHead(status, headers);
@@ -1362,7 +1362,7 @@ class ResponseStart {
   commit(): ResponseHead {
     this.throwIfFailed();
     if (!this.#head) throw sendError(...NOT_STARTED);
-    this.isCommitted = true;
+    this.#isCommitted = true;
     return this.#head;
   }
 }
