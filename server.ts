@@ -625,12 +625,14 @@ function buildEnviron(exchange: Exchange): Environ {
   const resource = target.replace(/#.*/s, ""); // a fragment is neither path nor query: RFC 3986, section 3
   const question = resource.indexOf("?");
 
-  const environ = { ...environTemplate } as Environ;
-  environ["wsgi.input"] = exchange.input;
-  environ["wsgi.errors"] = exchange.errors;
-  environ["fetch.context"] = exchange.context;
-  environ.REQUEST_METHOD = method;
-  environ.REQUEST_URI = target;
+  const environ = {
+    ...environTemplate,
+    REQUEST_METHOD: method,
+    REQUEST_URI: target,
+    "wsgi.input": exchange.input,
+    "wsgi.errors": exchange.errors,
+    "fetch.context": exchange.context,
+  } as Environ;
   environ.PATH_INFO = percentDecode(question === -1 ? resource : resource.slice(0, question));
   if (question !== -1) environ.QUERY_STRING = resource.slice(question + 1);
   const scriptName = environ.SCRIPT_NAME;
@@ -1875,13 +1877,6 @@ const LARGE_CHUNK = 65_536;
 /** Sets the idle timeout of a request's connection, in seconds; 0 disables it. */
 type SetIdleTimeout = (request: Request, seconds: number) => void;
 
-// Places for the objects of each request, so that all environs have one shape.
-const PLACEHOLDERS = {
-  "wsgi.input": undefined,
-  "wsgi.errors": undefined,
-  "fetch.context": undefined,
-} as unknown as Pick<Environ, "wsgi.input" | "wsgi.errors" | "fetch.context">;
-
 /** One application, and the state that its requests share. */
 class Gateway {
   readonly app: Application;
@@ -1931,7 +1926,7 @@ class Gateway {
   }
 }
 
-/** Makes the template of all environs: the values that they share, and a place for each other key of every request. */
+/** Makes the template of all environs: the values that they share, and places for the strings of every request. */
 function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions): Partial<Environ> {
   for (const [name, value] of Object.entries(environ)) {
     if (value === undefined) throw new TypeError(`Cannot use option "environ": "${name}" is undefined, leave it out`);
@@ -1954,7 +1949,6 @@ function makeEnvironTemplate({ environ = {}, scriptName = "" }: ToEnvironOptions
     "wsgi.run_once": false,
     "wsgi.input_terminated": true,
     "wsgi.file_wrapper": wrapFile,
-    ...PLACEHOLDERS,
   };
 }
 
