@@ -20,8 +20,10 @@ import {
   ok,
   pingable,
   PLAIN,
+  reportsIn,
   request,
   RUNTIME,
+  settle,
   startPatient,
   stopAnother,
   unchecked,
@@ -508,7 +510,7 @@ test("close() runs exactly once when the body cannot even be iterated", async ()
   }
 });
 
-test("close() runs once when an application has written and its body cannot be opened", async () => {
+test("close() runs once, and one failure is reported, when an application has written and its body cannot be opened", async () => {
   let closed = 0;
   const errors = new ErrorLog();
   const handler = toFetch((_environ, startResponse) => {
@@ -522,7 +524,9 @@ test("close() runs once when an application has written and its body cannot be o
     };
   }, { errors });
   assert.equal((await handler(new Request(HERE))).status, 500);
+  await settle();
   assert.equal(closed, 1);
+  assert.equal(reportsIn(errors).length, 1);
   assert.match(errors.text, /Nothing to open/);
 });
 

@@ -37,6 +37,7 @@ import {
   parse,
   pingable,
   PLAIN,
+  readChunk,
   reportsIn,
   request,
   RUNTIME,
@@ -572,7 +573,31 @@ test("a client that leaves a stream from nested handlers is no failure", async (
   await started.wait();
   client.leave();
   await closed.wait();
+  await settle();
   assert.equal(server.errors.text, "");
+});
+
+test("a chunk that comes in the moment in which the client leaves is dropped, and not reported", async () => {
+  const { response, errors } = await answer(unchecked((environ, startResponse) => {
+    ok(startResponse);
+    const { signal } = contextOf(environ);
+    let isFirst = true;
+    const next = () =>
+      new Promise<IteratorResult<Uint8Array>>((resolve) => {
+        const give = () => resolve({ done: false, value: bytes("chunk") });
+        if (isFirst) give();
+        else signal.addEventListener("abort", give);
+        isFirst = false;
+      });
+    return { [Symbol.asyncIterator]: () => ({ next }) };
+  }));
+  const reader = response.body!.getReader();
+  assert.equal(await readChunk(reader), "chunk");
+  reader.read();
+  await settle();
+  await reader.cancel();
+  await settle();
+  assert.equal(errors.text, "");
 });
 
 // The process

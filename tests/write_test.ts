@@ -205,6 +205,17 @@ test("after writes of all that was declared, the end of the body is right, and a
   }
 });
 
+test("a write() after all that was declared is reported, and not sent", async () => {
+  const { response, errors } = await answer(unchecked(async (_environ, startResponse) => {
+    const write = startResponse("200 OK", [["Content-Length", "3"]]);
+    await write(bytes("one"));
+    await write(bytes("two"));
+    return [];
+  }));
+  assert.equal(await response.text(), "one");
+  await errors.matches(/Content-Length declares 3 bytes, the body has more/);
+});
+
 test("write() rejects with an AbortError when the client has left, which is not logged", async () => {
   const failed = new Event<unknown>("a write() that fails");
   await using server = startPatient(async (_environ, startResponse) => {
