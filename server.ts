@@ -838,7 +838,6 @@ const MAX_SMALL_PARTS = 1024;
 /** `wsgi.input`: the body of the request. Nothing is read before the application asks for it. */
 class Input implements InputStream {
   readonly #exchange: Exchange;
-  readonly #limit: number;
   #reader: StreamReader | undefined;
   #chunk: Uint8Array = EMPTY;
   #received = 0;
@@ -853,7 +852,6 @@ class Input implements InputStream {
 
   constructor(exchange: Exchange) {
     this.#exchange = exchange;
-    this.#limit = exchange.gateway.maxBodySize;
     this.#hasEnded = exchange.method === "GET" || exchange.method === "HEAD"; // the runtimes drop their bodies
   }
 
@@ -1000,7 +998,8 @@ class Input implements InputStream {
       this.#onArrived?.();
       if (!isDone) this.#cancelBody(); // Deno closes the connection of a body that is not read to its end
     }
-    if (this.#received > this.#limit) throw bodyTooLarge(this.#limit);
+    const { maxBodySize } = this.#exchange.gateway;
+    if (this.#received > maxBodySize) throw bodyTooLarge(maxBodySize);
     return this.#chunk.length > 0;
   }
 }
@@ -1524,7 +1523,7 @@ class Exchange {
   /** Fails the response, but only after the chunks that were written before have left. */
   #onThrow(error: unknown): void {
     this.#applicationState = "returned";
-    if (this.#iterator instanceof WriteQueue && this.#responseState !== "complete") {
+    if (this.#iterator instanceof WriteQueue) {
       this.#report(error); // a response without a body ends before the queue does
       this.#iterator.append({ next: () => Promise.reject(error) });
     } else this.#fail(error);
