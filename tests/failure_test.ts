@@ -32,6 +32,7 @@ import {
   evaluate,
   Event,
   exchange,
+  HERE,
   KIB,
   ok,
   parse,
@@ -548,8 +549,25 @@ test("an application that throws the reason of a signal that has aborted already
     ok(startResponse);
     yield bytes("never");
   }, { errors });
-  await handler(new Request("http://test.example/", { signal: AbortSignal.abort() }));
+  const { status } = await handler(new Request("http://test.example/", { signal: AbortSignal.abort() }));
+  assert.equal(status, 499);
   await new Promise((resolve) => setTimeout(resolve)); // the turn in which an unhandled rejection would end the process
+  assert.equal(errors.text, "");
+});
+
+test("a generator that makes its own client leave is not reported", async () => {
+  const client = new AbortController();
+  const { response, errors } = await answer(
+    function* (environ, startResponse) {
+      ok(startResponse);
+      contextOf(environ).signal.addEventListener("abort", () => {});
+      client.abort();
+      yield bytes("never");
+    },
+    new Request(HERE, { signal: client.signal }),
+  );
+  await settle();
+  assert.equal(response.status, 499);
   assert.equal(errors.text, "");
 });
 

@@ -24,7 +24,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { test } from "node:test";
-import { type FileLike, type HeaderList, toEnviron, toFetch } from "../mod.ts";
+import { type FileLike, type HeaderList, type ResponseBody, toEnviron, toFetch } from "../mod.ts";
 import {
   answer,
   bytes,
@@ -576,6 +576,14 @@ test("a stream of node:stream that has nothing yet is waited for, and ended at o
   await closed.wait();
   await server.shutdown();
   assert.equal(server.errors.text, "");
+});
+
+test("a stream of node:stream that is closed while it has nothing yet has ended, for who waits for it", async () => {
+  const wrapFile = toEnviron(new Request(HERE))["wsgi.file_wrapper"];
+  const body = wrapFile(new Readable({ read() {} })) as ResponseBody & AsyncIterable<Uint8Array>;
+  const waiting = body[Symbol.asyncIterator]().next();
+  await body.close?.();
+  assert.deepEqual(await within(waiting, "the end of the stream"), { done: true, value: undefined });
 });
 
 test("a stream of node:stream that fails aborts the response, and is reported once", async () => {

@@ -203,6 +203,13 @@ test("without a Host the target arrives as it was sent, on both runtimes", async
   assert.equal(environ.REQUEST_URI, "//a/../%C3%A9%2F\\?%C3%A9");
 });
 
+test("without a Host a URL in the query is no authority, on both runtimes", async () => {
+  const environ = await environOf("GET /p?u=http://other.example/x HTTP/1.0\r\n\r\n");
+  assertAbsent(environ, "HTTP_HOST");
+  assert.equal(environ.PATH_INFO, "/p");
+  assert.equal(environ.QUERY_STRING, "u=http://other.example/x");
+});
+
 test("with a Host that no URL can have the target arrives as it was sent, on both runtimes", async () => {
   const environ = await environOf(withHost("web.1", native("//a/../é%2F\\?'é'")));
   assert.equal(environ.PATH_INFO, native("//a/../é/\\"));

@@ -62,6 +62,7 @@ test("a TRACE request to a mounted handler is answered with 501, and not a crash
 const URLS: { name: string; variables: Record<string, string>; url: string }[] = [
   { name: "the root", variables: {}, url: `${ORIGIN}/` },
   { name: "an empty path", variables: { PATH_INFO: "" }, url: `${ORIGIN}/` },
+  { name: "a path that does not begin with a slash", variables: { PATH_INFO: ".other" }, url: `${ORIGIN}/.other` },
   { name: "a query", variables: { PATH_INFO: "/a", QUERY_STRING: "b=%20?c&d" }, url: `${ORIGIN}/a?b=%20?c&d` },
   { name: "no query", variables: { PATH_INFO: "/a", QUERY_STRING: "" }, url: `${ORIGIN}/a` },
   { name: "a prefix", variables: { SCRIPT_NAME: "/app", PATH_INFO: "/a" }, url: `${ORIGIN}/a` },

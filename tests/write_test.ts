@@ -20,6 +20,7 @@ import {
   KIB,
   parse,
   PLAIN,
+  readChunk,
   reportsIn,
   request,
   settle,
@@ -236,6 +237,21 @@ test("write() rejects with an AbortError when the client has left, which is not 
   assert.equal(error.name, "AbortError");
   await server.shutdown();
   assert.equal(server.errors.text, "");
+});
+
+test("a write() that waits for its client rejects when the client leaves", async () => {
+  const failed = new Event<unknown>("a write() that fails");
+  const { response } = await answer(async (_environ, startResponse) => {
+    const write = startResponse("200 OK", PLAIN);
+    await write(bytes("one"));
+    await write(bytes("two")).catch((error) => failed.happen(error));
+    return [];
+  });
+  const reader = response.body!.getReader();
+  assert.equal(await readChunk(reader), "one");
+  await settle();
+  await reader.cancel();
+  assert.equal((await failed.wait() as Error).name, "AbortError");
 });
 
 for (const [method, status] of [["GET", "200 OK"], ["HEAD", "200 OK"], ["GET", "204 No Content"]] as const) {
