@@ -288,6 +288,15 @@ for (const [what, app] of REPORTING) {
   });
 }
 
+test("a report of an error whose cause is itself ends", async () => {
+  const error = new Error("cyclic");
+  error.cause = error;
+  const { errors } = await answer(() => {
+    throw error;
+  });
+  assert.equal(errors.text.match(/^ *Caused by: /mg)?.length, 9);
+});
+
 test("text that an application itself writes to wsgi.errors stays as it is", async () => {
   const { errors } = await answer((environ, startResponse) => {
     environ["wsgi.errors"].write(`${HOSTILE}${FORGED}\n`);

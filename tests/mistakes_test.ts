@@ -203,6 +203,7 @@ test("another error has no remedy", async () => {
   const nothing = undefined as unknown as string[];
   const failures: (() => unknown)[] = [
     () => nothing.length,
+    () => nothing, // whose report speaks of an iterable, and has a remedy of its own
     () => {
       throw new Error("This is not iterable");
     },
