@@ -2576,7 +2576,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
   checkServeOptions(options);
   const { signal, signals = true, onListen, shutdownDelay = 0, shutdownTimeout = 30_000 } = options;
   const backend = options.workers === undefined ? new LocalServer(app, options) : new WorkerPool(app, options);
-  const { url, hostname, port, description } = backend;
+  const { address, description } = backend;
   const stopped = Promise.withResolvers<void>();
   let isStopping = false;
   let signalStatus = 0; // the exit status for the signal that came; 0 before
@@ -2616,15 +2616,14 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
     })
     : undefined;
   const server: Server = {
-    url,
-    hostname,
-    port,
+    ...address,
     runtime: DENO ? "deno" : "bun",
     finished: stopped.promise,
     shutdown: () => shutdown(),
     [Symbol.asyncDispose]: () => shutdown(),
   };
-  const announce = onListen ?? (() => printError(`Serving on ${url} with ${SOFTWARE.split(" ")[1]}, ${description}`));
+  const listening = `Serving on ${address.url} with ${SOFTWARE.split(" ")[1]}, ${description}`;
+  const announce = onListen ?? (() => printError(listening));
   try {
     backend.start(() => announce(server), (error) => {
       printError(error instanceof Error ? error.message : formatError(error));
@@ -2642,9 +2641,7 @@ export function serve(app: ApplicationLike, options: ServeOptions = {}): Server 
 
 /** The part of a server that serves: this thread, or a pool of workers. */
 interface ServerBackend {
-  readonly url: string;
-  readonly hostname: string;
-  readonly port: number;
+  readonly address: Pick<Server, "url" | "hostname" | "port">;
   /** The number of threads, in words. */
   readonly description: string;
   /** The work under way, in words; empty if there is none. */
@@ -2661,9 +2658,7 @@ const LOCAL_ADDRESSES = new Set(["127.0.0.1", "0.0.0.0", "::1", "::"]);
 
 /** A server in this thread. */
 class LocalServer implements ServerBackend {
-  readonly url: string;
-  readonly hostname: string;
-  readonly port: number;
+  readonly address: ServerBackend["address"];
   readonly description = "1 worker";
   readonly gateway: Gateway;
   readonly #listener: Listener;
@@ -2675,11 +2670,10 @@ class LocalServer implements ServerBackend {
     const { hostname, port } = this.#listener;
     const scheme = cert === undefined ? "http" : "https";
     const serverName = unix !== undefined ? "localhost" : hostname.includes(":") ? `[${hostname}]` : hostname;
-    this.hostname = unix ?? hostname;
-    this.port = port;
-    this.url = unix === undefined
+    const url = unix === undefined
       ? `${scheme}://${LOCAL_ADDRESSES.has(hostname) ? "localhost" : serverName}:${port}/`
       : `http+unix://${encodeURIComponent(unix)}/`;
+    this.address = { url, hostname: unix ?? hostname, port };
     this.gateway.defaultAuthority = cert === undefined ? `localhost:${port}` : undefined;
     this.gateway.setIdleTimeout = this.#listener.setIdleTimeout;
     Object.assign(this.gateway.environTemplate, {
@@ -2992,9 +2986,7 @@ class WorkerHandle {
 
 /** The workers that serve an application on one port, as many as the load needs. This thread only supervises them. */
 class WorkerPool implements ServerBackend {
-  readonly url: string;
-  readonly hostname: string;
-  readonly port: number;
+  readonly address: ServerBackend["address"];
   readonly description: string;
   readonly #app: ApplicationLike;
   readonly #errors: ErrorStream | undefined;
@@ -3024,15 +3016,12 @@ class WorkerPool implements ServerBackend {
     const config = poolConfig(options, workers);
     // Takes the port first, to fail where another server has it, and to find a free one for 0. start() gives it up.
     this.#portHolder = new LocalServer(app, options);
-    const { url, hostname, port } = this.#portHolder;
-    this.url = url;
-    this.hostname = hostname;
-    this.port = port;
+    this.address = this.#portHolder.address;
     this.description = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
     this.#app = app;
     this.#errors = options.errors;
     this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
-    this.#config = { ...config, options: { ...config.options, port, reusePort: true } };
+    this.#config = { ...config, options: { ...config.options, port: this.address.port, reusePort: true } };
     this.#scaleDownDelay = scaleDownDelay;
     // On Bun, the output of workers goes through these streams, whose errors (EPIPE) would end the process.
     if (BUN) [process.stdout, process.stderr].forEach((stream) => stream.off("error", ignore).on("error", ignore));
