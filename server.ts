@@ -896,9 +896,9 @@ class Input implements InputStream {
   }
 
   /** Cancels the rest of the body. Deno then closes the connection, maybe before the client has the response. */
-  static cancel(input: Input, hasClientLeft: boolean): void {
+  static cancel(input: Input, reason: string): void {
     if (input.#hasEnded) return;
-    input.#cancelReason ??= hasClientLeft ? CLIENT_LEFT : READ_TOO_LATE;
+    input.#cancelReason ??= reason;
     input.#onArrived?.();
     if (IS_NATIVE) input.#cancelBody();
     else if (input.#reader) drain(input.#reader).catch(() => {});
@@ -1446,7 +1446,7 @@ class Exchange {
   /** Answers without the application. */
   refuse(error: unknown): Response {
     this.#report(error);
-    Input.cancel(this.input, false);
+    Input.cancel(this.input, READ_TOO_LATE);
     return this.#respond(this.method === "CONNECT" ? closingErrorResponse(error) : errorResponse(error));
   }
 
@@ -1665,7 +1665,7 @@ class Exchange {
   abort(): void {
     this.disconnect(503);
     this.#close();
-    Input.cancel(this.input, true);
+    Input.cancel(this.input, CLIENT_LEFT);
   }
 
   /** Ends the response early. A client that has left reads no status; a server that gives up sends 503. */
@@ -1700,7 +1700,7 @@ class Exchange {
     const closed = this.#runCleanup(() => this.#body?.close?.());
     if (iterator) Promise.resolve(closed).then(nextTurn).then(() => this.#applicationState = "closed");
     this.#runCleanup(() => this.errors.flush());
-    Input.cancel(this.input, this.#disconnected);
+    Input.cancel(this.input, this.#disconnected ? CLIENT_LEFT : READ_TOO_LATE);
     this.gateway.pending.delete(this);
   }
 
@@ -3020,7 +3020,7 @@ class WorkerPool implements ServerBackend {
     this.description = min === max ? plural(max, "worker") : `${min} to ${max} workers`;
     this.#app = app;
     this.#errors = options.errors;
-    this.#workers = { ...workers, min, max, interval, scaleDownDelay, timeout };
+    this.#workers = { ...workers, min, interval, scaleDownDelay, timeout };
     this.#config = { ...config, options: { ...config.options, port: this.address.port, reusePort: true } };
     this.#scaleDownDelay = scaleDownDelay;
     // On Bun, the output of workers goes through these streams, whose errors (EPIPE) would end the process.
