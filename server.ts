@@ -81,7 +81,7 @@ const RUNTIMES = globalThis as unknown as { Deno?: DenoRuntime; Bun?: BunRuntime
 export const DENO: DenoRuntime | undefined = RUNTIMES.Deno;
 const BUN = RUNTIMES.Bun;
 
-/** Whether the response is sent by a runtime for which this server is made, and not by Node, workerd or a browser. */
+/** Whether this is Deno or Bun, and not Node, workerd or a browser. */
 const IS_NATIVE = DENO !== undefined || BUN !== undefined;
 
 const VERSION = "0.1.0";
@@ -183,7 +183,7 @@ export function writeError(errors: ErrorStream, text: string): void {
 /** Where `requestId` leaves the id of a request: on the `Request`, which copies of the environ share. @internal */
 export const REQUEST_ID: unique symbol = Symbol("request id");
 
-/** Says in a report which request it is about, if that has an id, which another server only has in the environ. @internal */
+/** Names the request of a report by its id, if it has one. Another server has the id only in the environ. @internal */
 export function nameRequest(request: (Request & { [REQUEST_ID]?: string }) | undefined, given?: string): string {
   const id = request?.[REQUEST_ID] ?? given;
   return id === undefined ? "" : `, request ${id}`;
