@@ -552,6 +552,7 @@ export interface FetchContext {
  * Platform-Specific File Handling".
  *
  * @throws {TypeError} When the file cannot be read in any of these ways.
+ * @throws {RangeError} When the block size is not a positive integer.
  *
  * @param file The file, which is read from its current position to its end.
  * @param blockSize How many bytes to read at a time, at the most 262144. @default {65536}, and 262144 for a fast client
