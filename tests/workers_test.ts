@@ -257,13 +257,13 @@ function listenersOn(port: number): number {
 test("a worker in an endless loop is replaced after its timeout; Deno cannot end it", {
   skip: existsSync("/proc/net/tcp") ? false : "there is no /proc/net/tcp",
 }, async () => {
-  await using child = serving({ min: 2, max: 2, interval: 50, timeout: 2000 });
+  await using child = serving({ min: 2, max: 2, interval: 50, timeout: 4000 });
   const { port } = await child.listening();
   const before = await threadsOf(port, 2);
   const stuck = await Client.connect({ port, hostname: "127.0.0.1" });
   await stuck.send(request("/loop"));
   const [, remains] = await child.until(
-    /^Worker \d is given up, another follows in 100 ms: it has not answered for 2 s(.*)$/m,
+    /^Worker \d is given up, another follows in 100 ms: it has not answered for 4 s(.*)$/m,
   );
   assert.equal(remains, RUNTIME === "deno" ? "; Deno cannot end it, so that it keeps its part of the connections" : "");
   const others = new Set<string>();
@@ -289,7 +289,7 @@ test("a worker in an endless loop is replaced after its timeout; Deno cannot end
 
 test("a replacement that never begins to serve is reported, and replaced after its timeout", async () => {
   const flag = join(FOLDER, "is-slow");
-  const workers = { min: 2, max: 2, interval: 50, timeout: 2000 };
+  const workers = { min: 2, max: 2, interval: 50, timeout: 4000 };
   await using child = program(`
     import { existsSync } from "node:fs";
     if (existsSync(${JSON.stringify(flag)})) await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
@@ -302,7 +302,7 @@ test("a replacement that never begins to serve is reported, and replaced after i
   await get(port, "/die");
   await child.until(/^Worker 3 has not begun to serve for 0\.25 s$/m);
   rmSync(flag);
-  await child.until(/^Worker 3 is given up, another follows in 200 ms: it has not begun to serve for 2 s$/m);
+  await child.until(/^Worker 3 is given up, another follows in 200 ms: it has not begun to serve for 4 s$/m);
   await threadsOf(port, 2);
 });
 
