@@ -1890,20 +1890,18 @@ class Folder {
   /** Finds out what a path stands for, if that is inside the root. */
   resolve(root: string, path: string): ResolvedPath | undefined {
     if (!this.#fs.existsSync(root + path)) return undefined; // cheaper than an error of realpath
-    return orUndefined(() => this.#resolve(root, path));
-  }
-
-  #resolve(root: string, path: string): ResolvedPath | undefined {
-    const { isAbsolute, join, relative, sep } = this.#path;
-    const real = this.#fs.realpathSync(root + path);
-    const inside = relative(root, real);
-    const segments = inside.split(sep);
-    if (isAbsolute(inside) || segments[0] === "..") return undefined;
-    if (!this.#dotFiles && HIDDEN.test(segments.join("/"))) return undefined;
-    const { isFile, isFolder } = this.#look(real);
-    const folders = [root];
-    for (const segment of segments.slice(0, -1)) folders.push(join(folders.at(-1)!, segment));
-    return { real, folders, isFolder, isFile: isFile && !path.endsWith("/") };
+    return orUndefined(() => {
+      const { isAbsolute, join, relative, sep } = this.#path;
+      const real = this.#fs.realpathSync(root + path);
+      const inside = relative(root, real);
+      const segments = inside.split(sep);
+      if (isAbsolute(inside) || segments[0] === "..") return undefined;
+      if (!this.#dotFiles && HIDDEN.test(segments.join("/"))) return undefined;
+      const { isFile, isFolder } = this.#look(real);
+      const folders = [root];
+      for (const segment of segments.slice(0, -1)) folders.push(join(folders.at(-1)!, segment));
+      return { real, folders, isFolder, isFile: isFile && !path.endsWith("/") };
+    });
   }
 
   /** Opens a file; undefined if that fails, or if its path no longer leads to the file that was opened. */
