@@ -2676,15 +2676,12 @@ function exposedMessage(error: unknown): string | undefined {
 
 /** Takes headers and body of a Fetch response, whose status is that of the error, or the HTML, if the client prefers that. */
 function toErrorResponse(rendered: ErrorRendering, environ: Environ): ErrorResponse | undefined {
-  if (typeof rendered === "string") return pageForHtml(rendered, environ);
-  if (!(rendered instanceof Response)) return rendered;
-  return { headers: responseHeaders(rendered), body: (rendered.body ?? []) as ResponseBody }; // typed as in fromFetch
-}
-
-/** The site's own HTML, if the client prefers that. */
-function pageForHtml(html: string, environ: Environ): ErrorResponse | undefined {
+  if (rendered instanceof Response) {
+    return { headers: responseHeaders(rendered), body: (rendered.body ?? []) as ResponseBody }; // typed as in fromFetch
+  }
+  if (typeof rendered !== "string") return rendered;
   const type = preferredType(environ, ["text/html", "text/plain", "application/json"]);
-  return type === "text/html" ? makePage(type, html) : undefined;
+  return type === "text/html" ? makePage(type, rendered) : undefined;
 }
 
 /** Checks a response before the server does, for which a failed start would count. */
