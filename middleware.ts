@@ -1508,9 +1508,7 @@ function refuse(
  * ```
  */
 export function mount(apps: Record<string, ApplicationLike>, fallback: ApplicationLike = notFound): Application {
-  if (!isObject(apps)) {
-    throw new TypeError(`Cannot mount ${inspect(apps)}, expected applications`);
-  }
+  if (!isObject(apps)) throw new TypeError(`Cannot mount ${inspect(apps)}, expected applications`);
   const routes = Object.entries(apps).map(([key, app]) => ({ ...parseMountKey(key), app: application(app) }));
   routes.sort((one, other) =>
     Number(!one.host) - Number(!other.host) || other.prefix.length - one.prefix.length ||
@@ -4538,9 +4536,7 @@ class RequestCheck implements BodyHooks {
       const length = getHeader(headers, "content-length");
       this.#length = length === undefined ? undefined : Number(length);
       return (chunk) => {
-        if (this.hasReturned) {
-          this.fail("inside", "write", ...WRITTEN_LATE);
-        }
+        if (this.hasReturned) this.fail("inside", "write", ...WRITTEN_LATE);
         const writing = write(this.#send(chunk));
         if (!(writing instanceof Promise)) {
           this.fail("outside", "write", `write returned ${inspectDeep(writing)}`, "a promise");
@@ -4555,9 +4551,7 @@ class RequestCheck implements BodyHooks {
     if (call.length < 2 || call.length > 3) {
       this.fail("inside", "start", `startResponse was called with ${formatArguments(call)}`, "2 or 3 arguments");
     }
-    if (this.#wasCalled && error === undefined) {
-      this.fail("inside", "start", ...startedTwice(status));
-    }
+    if (this.#wasCalled && error === undefined) this.fail("inside", "start", ...startedTwice(status));
     this.#wasCalled = true;
     checkHead(status, headers, (...violation) => this.fail("inside", ...violation));
     const type = getHeader(headers, "content-type");
@@ -4579,9 +4573,7 @@ class RequestCheck implements BodyHooks {
       // An application may respond with its input, which is not to be closed with the response.
       const isEcho = body instanceof CheckedInput;
       const checked = withHooks(isEcho ? { [Symbol.asyncIterator]: () => body[Symbol.asyncIterator]() } : body, this);
-      if (checked === body) {
-        this.fail("inside", "application", ...wrongBody(body));
-      }
+      if (checked === body) this.fail("inside", "application", ...wrongBody(body));
       if (Array.isArray(body)) {
         for (const chunk of body) this.#send(chunk);
         this.flush();
@@ -4649,9 +4641,7 @@ class RequestCheck implements BodyHooks {
   }
 
   #send(chunk: Uint8Array): Uint8Array {
-    if (!(chunk instanceof Uint8Array)) {
-      this.fail("inside", "buffering", ...wrongChunk(chunk));
-    }
+    if (!(chunk instanceof Uint8Array)) this.fail("inside", "buffering", ...wrongChunk(chunk));
     if (chunk.length === 0) return chunk;
     const status = this.#status;
     if (status === "") this.fail("inside", "start", ...NOT_STARTED);
@@ -4825,9 +4815,7 @@ class CheckedInput implements InputStream {
 /** `wsgi.errors`, with checks of the application. */
 function checkedErrors(errors: ErrorStream, fail: Fail): ErrorStream & { close(): void } {
   const write = (text: string) => {
-    if (typeof text !== "string") {
-      fail("inside", "streams", `wsgi.errors was given ${inspectDeep(text)}`, "a string");
-    }
+    if (typeof text !== "string") fail("inside", "streams", `wsgi.errors was given ${inspectDeep(text)}`, "a string");
     errors.write(text);
   };
   return {
