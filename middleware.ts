@@ -305,7 +305,7 @@ function bodyInit({ REQUEST_METHOD: method = "POST" }: Partial<Environ>, { body 
   if (/^(?:GET|HEAD)$/i.test(method)) { // Bun makes such a request, and drops the body
     throw new TypeError(`Cannot make an environ of ${method} with a body, expected a method such as POST`);
   }
-  const bytes = (isString(body) ? ENCODER.encode(body as string) : body) as Blob; // only Deno has a type for text
+  const bytes = (isString(body) ? ENCODER.encode(body) : body) as Blob; // only Deno has a type for text
   const headers: Record<string, string> = body instanceof FormData
     ? {}
     : { "Content-Length": String(new Blob([bytes]).size) };
@@ -367,7 +367,7 @@ function trimBlanks(native: string): string {
   return /[^ \t]+(?:[ \t]+[^ \t]+)*/.exec(native)?.[0] ?? "";
 }
 
-const COOKIE_DECODER = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+const COOKIE_DECODER = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Decodes a value, or returns it as it is. It makes no errors, which a header could cause by the thousand. */
 function decodeCookie(value: string): string {
@@ -788,7 +788,7 @@ function recordOf(test: (value: unknown) => boolean): (value: unknown) => boolea
   return (value) => isObject(value) && Object.values(value).every(test);
 }
 
-function isString(value: unknown): boolean {
+function isString(value: unknown): value is string {
   return typeof value === "string";
 }
 
@@ -1262,7 +1262,7 @@ function parsePort(text = ""): string | undefined {
 /** A host as hosts are compared: without the dot at its end, and an IPv6 address in its one form. */
 function normalizeHost(text: string): Host | undefined {
   const { name: given, port } = parseHost(text) ?? { name: "" };
-  const name = given.startsWith("[") ? URL.parse(`http://${given}`)?.hostname ?? "" : given.replace(/\.$/, "");
+  const name = given.startsWith("[") ? new URL(`http://${given}`).hostname : given.replace(/\.$/, "");
   // Empty labels, stars and escapes of ASCII make no name: RFC 1034, section 3.1; RFC 3986, sections 3.2.2 and 6.2.2.2.
   return /(?:^|\.)(?:\.|$)|\*|%[0-7]/.test(name) ? undefined : { name, port };
 }
@@ -3285,7 +3285,7 @@ export function compress(app: ApplicationLike, options: CompressOptions = {}): A
     let isFile = false;
     const deferred: Application = (environ, startResponse) =>
       mapMaybe(new DeferredStart(startResponse, change).run(inner, environ), (body) => {
-        isFile = isIterableBody(body) && FILE in body;
+        isFile = FILE in Object(body);
         return body;
       });
     const transformer: BodyTransformer = {
@@ -3520,13 +3520,13 @@ class LimitedInput implements InputStream {
     return handled(this.#readLines(hint));
   }
 
-  async #readLines(hint?: number): Promise<Uint8Array[]> {
+  async #readLines(hint = 0): Promise<Uint8Array[]> {
     const lines: Uint8Array[] = [];
     let size = 0;
     for await (const line of this) {
       lines.push(line);
       size += line.length;
-      if (hint !== undefined && hint > 0 && size >= hint) break;
+      if (hint > 0 && size >= hint) break;
     }
     return lines;
   }
@@ -4426,10 +4426,8 @@ const SECTION = {
   http: "Other HTTP Features",
 } as const;
 
-type Section = keyof typeof SECTION;
-
 /** Throws the error that says what was found and what was expected. */
-type ReportViolation = (section: Section, found: string, expected: string) => never;
+type ReportViolation = (section: keyof typeof SECTION, found: string, expected: string) => never;
 
 /** Blames one side. Between two validators, the middleware is blamed in place of server and application. */
 type Fail = (side: "inside" | "outside", ...violation: Parameters<ReportViolation>) => never;
@@ -4703,7 +4701,7 @@ function checkEnviron(environ: Environ, report: ReportViolation): void {
     report("environ", `environ is ${inspectDeep(environ)}`, "an ordinary object");
   }
   if (!Object.isExtensible(environ)) {
-    report("environ", `environ is closed to changes`, "one for the application to change");
+    report("environ", "environ is closed to changes", "one for the application to change");
   }
   for (const [name, [test, expected]] of ALL_VARIABLES) {
     if (!(name in environ)) {
@@ -4732,7 +4730,7 @@ function checkHead(status: string, headers: HeaderList, report: ReportViolation)
   if (!Array.isArray(headers)) report("start", ...wrongHeaders(headers));
   const names: string[] = [];
   for (const pair of headers) {
-    if (!isPairs([pair]) || pair.length !== 2) report("start", ...wrongHeader(pair));
+    if (!isPair(pair) || pair.length !== 2) report("start", ...wrongHeader(pair));
     const [name, value] = pair;
     const lower = name.toLowerCase();
     const shown = () => `header ${inspectDeep(name)} has the value ${inspectDeep(value)}`;
