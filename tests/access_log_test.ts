@@ -358,6 +358,18 @@ for (const found of ["null", '"text"', "7"]) {
   });
 }
 
+for (const chunk of [null, 7]) {
+  test(`accessLog: a chunk that is ${chunk} counts for nothing, and only the server's refusal is reported`, async () => {
+    const log = new Log();
+    const app: Application = (_environ, startResponse) => (ok(startResponse), [chunk as never]);
+    const { response, errors } = await answer(unchecked(log.combined(log.json(app))));
+    assert.equal(response.status, 500);
+    assert.equal((await log.one()).said.bytes, 0);
+    const refusal = `Cannot send the response: a chunk is ${chunk}, expected a Uint8Array`;
+    assert.deepEqual(errors.text.match(/(?<= failed on ).*/g), [`GET /: TypeError: ${refusal}`]);
+  });
+}
+
 test("accessLog: a response that was never started is a 500, as the server answers", async () => {
   const log = new Log();
   const { response } = await answer(unchecked(log.combined(log.json(() => []))));

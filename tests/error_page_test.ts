@@ -1474,6 +1474,14 @@ for (const wait of [false, true]) {
   });
 }
 
+test("errorPage: a Response without a body is sent without one", async () => {
+  const render = () => new Response(null, { headers: PLAIN });
+  const page = await pageOf(failing(withStatus(404)), { render });
+  assert.equal(page.errors, "");
+  assert.equal(page.status, 404);
+  assert.equal(page.body, "");
+});
+
 test("errorPage: a Response whose body fails is replaced by the default page, and reported", async () => {
   const body = new ReadableStream({ pull: () => Promise.reject(new Error("Out of ink")) });
   const render = () => new Response(body, { headers: PLAIN });

@@ -9,9 +9,14 @@ import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { test } from "node:test";
 import {
+  accessLog,
   type ApplicationLike,
+  cors,
   type Environ,
   errorPage,
+  pipeline,
+  requestId,
+  secureHeaders,
   type StartResponse,
   toFetch,
   toRequest,
@@ -143,6 +148,12 @@ const MISTAKES: [mistake: string, app: ApplicationLike, rule: "start" | "send", 
 for (const [mistake, app, rule, words] of MISTAKES) {
   test(`the server names the remedy of ${mistake}`, async () => {
     const { errors } = await answer(unchecked(app));
+    assert.ok(errors.text.split("\n")[0]!.endsWith(`: TypeError: Cannot ${rule} the response: ${words}`), errors.text);
+  });
+
+  test(`the server says the same of ${mistake} behind middleware`, async () => {
+    const log = (app: ApplicationLike) => accessLog(app, { write: () => {} });
+    const { errors } = await answer(unchecked(pipeline(app, log, requestId, cors, secureHeaders)));
     assert.ok(errors.text.split("\n")[0]!.endsWith(`: TypeError: Cannot ${rule} the response: ${words}`), errors.text);
   });
 

@@ -395,13 +395,38 @@ const CALLING_RULES: Rule<Conduct>[] = [
       await body.close?.();
       await body.close?.();
     }]],
-    legal: [["closing what was not read to its end", async (app) => {
-      const body = await app(testEnvironWith({}), accept);
-      const chunks = open(body);
-      await chunks.next();
-      await chunks.return?.();
-      await body.close?.();
-    }]],
+    legal: [],
+  },
+  {
+    section: "Specification Details",
+    expected: "both",
+    broken: [[
+      "closing what was not read to its end",
+      "close was called before the end without return of the iterator",
+      async (app) => {
+        const body = await app(testEnvironWith({}), accept);
+        await open(body).next();
+        await body.close?.();
+      },
+    ]],
+    legal: [
+      ["return before close", async (app) => {
+        const body = await app(testEnvironWith({}), accept);
+        const chunks = open(body);
+        await chunks.next();
+        await chunks.return?.();
+        await body.close?.();
+      }],
+      ["return right after close", async (app) => {
+        const body = await app(testEnvironWith({}), accept);
+        const chunks = open(body);
+        await chunks.next();
+        const closed = body.close?.();
+        await Promise.resolve();
+        await chunks.return?.();
+        await closed;
+      }],
+    ],
   },
   {
     section: "Buffering and Streaming",
