@@ -193,6 +193,21 @@ for (const [pace, at] of Object.entries(PACES)) {
     await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), /startResponse was called again/);
   });
 
+  test(`mapResponse fails a response that ignores a failed startResponse after a write, ${pace}`, async () => {
+    const app: Application = (_environ, startResponse) => {
+      void startResponse("200 OK", PLAIN)(bytes("one"));
+      assert.throws(() => ok(startResponse));
+      return [bytes("two")];
+    };
+    await assert.rejects(runApplication(mapResponse(app, at(sign)), testEnviron()), /startResponse was called again/);
+  });
+
+  test(`mapResponse keeps the body of an array if it is given no other, ${pace}`, async () => {
+    const { headers, body } = await run(APPLICATIONS["an array"]!, at(({ status }) => ({ status, headers: SIGNED })));
+    assert.deepEqual(headers, SIGNED);
+    assert.equal(text(body), "onetwo");
+  });
+
   test(`mapResponse refuses a second call without an error, ${pace}`, async () => {
     const app: Application = (_environ, startResponse) => {
       ok(startResponse);
