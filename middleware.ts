@@ -1114,9 +1114,13 @@ class DeferredStart implements BodyHooks {
       this.#failure = undefined;
     } catch (failure) {
       this.#failure = failure;
-      // The server has to know, too, once calls are passed on. It throws the same.
-      if ((this.#hasReturned || this.#write) && !this.#changing) this.#startResponse(status, headers, error);
-      throw failure;
+      // The server has to know, too, once calls are passed on. It throws the same, which is to be reported once.
+      try {
+        if ((this.#hasReturned || this.#write) && !this.#changing) this.#startResponse(status, headers, error);
+      } catch (same) {
+        this.#failure = same;
+      }
+      throw this.#failure;
     }
     if (this.#hasReturned || this.#write || this.#changing) this.#passOn(head);
     else this.#deferred = head;

@@ -38,6 +38,7 @@ import {
   parse,
   PLAIN,
   readChunk,
+  reportsIn,
   request,
   RUNTIME,
   settle,
@@ -792,5 +793,27 @@ for (const [name, middleware] of Object.entries({ compress, conditional })) {
     };
     const { response } = await answer(unchecked(middleware(app)), get({ "Accept-Encoding": "gzip" }));
     assert.equal(response.status, 500);
+  });
+
+  test(`${name} fails a response whose generator ignores that its first startResponse has failed`, async () => {
+    const app: Application = function* (_environ, startResponse) {
+      assert.throws(() => startResponse("200", PLAIN));
+      yield bytes(TEXT);
+    };
+    const { response, errors } = await answer(unchecked(middleware(app)), get({ "Accept-Encoding": "gzip" }));
+    assert.equal(response.status, 500);
+    assert.match(errors.text, /status "200" has no reason phrase/);
+  });
+
+  test(`${name} fails a response that ignores a failed startResponse after a write`, async () => {
+    const app: Application = (_environ, startResponse) => {
+      void startResponse("200 OK", PLAIN)(bytes(TEXT));
+      assert.throws(() => ok(startResponse));
+      return [bytes(TEXT)];
+    };
+    const { response, errors } = await answer(unchecked(middleware(app)), get({ "Accept-Encoding": "gzip" }));
+    assert.equal(response.status, 500);
+    assert.match(errors.text, /startResponse was called again/);
+    assert.equal(reportsIn(errors).length, 1);
   });
 }
