@@ -812,9 +812,8 @@ function safely<Value>(call: () => Value, fallback: Value): Value {
 
 /** The status that an error asks for: its own `status` from 400 to 599. */
 function ownStatus(error: unknown): number | undefined {
-  const status = safely(() => (Object(error) as { status?: unknown }).status, undefined);
-  const isStatus = typeof status === "number" && Number.isInteger(status) && status >= 400 && status < 600;
-  return isStatus ? status : undefined;
+  const status = safely(() => (Object(error) as { status: number }).status, NaN);
+  return Number.isInteger(status) && status >= 400 && status < 600 ? status : undefined;
 }
 
 /** The status that `errorPage` gives an error. */
