@@ -805,6 +805,18 @@ for (const [name, middleware] of Object.entries({ compress, conditional })) {
     assert.match(errors.text, /status "200" has no reason phrase/);
   });
 
+  test(`${name} sends nothing of a response that ignores a failed startResponse and then writes`, async () => {
+    const app: Application = (_environ, startResponse) => {
+      const write = startResponse("200 OK", PLAIN);
+      assert.throws(() => ok(startResponse));
+      assert.throws(() => write(bytes(TEXT)), /startResponse was called again/);
+      return [];
+    };
+    const { response, errors } = await answer(unchecked(middleware(app)), get({ "Accept-Encoding": "gzip" }));
+    assert.equal(response.status, 500);
+    assert.equal(reportsIn(errors).length, 1);
+  });
+
   test(`${name} fails a response that ignores a failed startResponse after a write`, async () => {
     const app: Application = (_environ, startResponse) => {
       void startResponse("200 OK", PLAIN)(bytes(TEXT));

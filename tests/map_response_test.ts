@@ -57,6 +57,12 @@ const APPLICATIONS: Record<string, Application> = {
     yield bytes("");
     yield bytes("onetwo");
   },
+  "an async generator that waits after its start": async function* (_environ, startResponse) {
+    ok(startResponse);
+    await settle();
+    await settle();
+    yield bytes("onetwo");
+  },
   "a stream that begins early": (_environ, startResponse) => {
     ok(startResponse);
     return ReadableStream.from([bytes("one"), bytes("two")]);
