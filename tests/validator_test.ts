@@ -18,6 +18,7 @@ import { application as uploadExample } from "../examples/upload.ts";
 import {
   type Application,
   type ApplicationLike,
+  limitBody,
   type ResponseBody,
   runApplication,
   testEnviron,
@@ -219,6 +220,27 @@ test("input and errors work through validators as they do without", async () => 
   assert.deepEqual(lines, ["f", "irst\n", "se", "c", "ond\n", "third\n", "fourth\n", ""]);
   assert.equal(errors, "one\ntwo\nthree\n");
 });
+
+for (const [name, middleware] of Object.entries({ validator, limitBody })) {
+  test(`through ${name}, reads that fail and that nobody awaits do not end the process`, async () => {
+    const app: Application = async (environ, startResponse) => {
+      const input = environ["wsgi.input"];
+      void [input.read(), input.read1(), input.readline(), input.readlines()];
+      await settle();
+      return hello(environ, startResponse);
+    };
+    const failed = () => Promise.reject(new Error("Out of order"));
+    const input = {
+      read: failed,
+      read1: failed,
+      readline: failed,
+      readlines: failed,
+      [Symbol.asyncIterator]: assert.fail,
+    };
+    const { status } = await runApplication(middleware(app), testEnvironWith({ "wsgi.input": input }));
+    assert.equal(status, "200 OK");
+  });
+}
 
 test("an application may answer with what it was sent", async () => {
   const echo: Application = (environ, startResponse) => {
