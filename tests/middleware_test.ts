@@ -342,6 +342,20 @@ test("a middleware that fails with a body in its hands is blamed for not closing
   );
 });
 
+test("a middleware that fails after it has closed the body has nothing to be blamed for", async () => {
+  const failing: Middleware = (app) => {
+    const inner = application(app);
+    return async (environ, startResponse) => {
+      const body = await inner(environ, startResponse);
+      await body.close?.();
+      throw new Error("Out of ideas");
+    };
+  };
+  const { response, errors } = await answer(between(failing, WAYS["a generator"]!));
+  assert.equal(response.status, 500);
+  assert.match(errors.text, /^Application failed on \S+ \S+: Error: Out of ideas/);
+});
+
 // accessLog, errorPage, requestId and health
 
 const OBSERVING: Record<string, Middleware> = {
