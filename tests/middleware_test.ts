@@ -356,6 +356,27 @@ test("a middleware that fails after it has closed the body has nothing to be bla
   assert.match(errors.text, /^Application failed on \S+ \S+: Error: Out of ideas/);
 });
 
+test("a middleware that calls the application twice, and closes both bodies at the end, has nothing to be blamed for", async () => {
+  const doubling: Middleware = (app) => {
+    const inner = application(app);
+    return async (environ, startResponse) => {
+      const first = await inner(environ, startResponse);
+      const second = await inner(environ, () => () => Promise.resolve());
+      return {
+        async *[Symbol.asyncIterator]() {
+          for (const body of [first, second]) for await (const chunk of body) yield chunk;
+        },
+        async close() {
+          for (const body of [first, second]) await body.close?.();
+        },
+      };
+    };
+  };
+  const { response, errors } = await answer(between(doubling, WAYS["a set, begun early"]!));
+  assert.equal(await response.text(), "one, twoone, two");
+  assert.equal(errors.text, "");
+});
+
 // accessLog, errorPage, requestId and health
 
 const OBSERVING: Record<string, Middleware> = {
