@@ -644,6 +644,18 @@ test("limitConcurrency: a close that is called twice frees one place", async () 
 
 // When the server stops
 
+test("limitConcurrency: an iterator without return can be left", async () => {
+  const app: Application = (_environ, startResponse) => {
+    ok(startResponse);
+    return { [Symbol.asyncIterator]: () => ({ next: () => Promise.resolve({ done: false, value: bytes("one") }) }) };
+  };
+  const body = await alone(app)(testEnviron(), () => () => Promise.resolve());
+  assert.ok(Symbol.asyncIterator in body);
+  const chunks = body[Symbol.asyncIterator]();
+  await chunks.next();
+  assert.deepEqual(await chunks.return?.(), { done: true, value: undefined });
+});
+
 test("limitConcurrency: a stopping server serves what waits", async () => {
   const inside = new Event("the application being called");
   const go = new Event("permission to go on");
