@@ -653,6 +653,40 @@ for (const [method, declared, size] of WRONG_LENGTHS) {
   });
 }
 
+test("compress does not expect the body that a response to HEAD declares", async () => {
+  const app: Application = (_environ, startResponse) => {
+    ok(startResponse, ["Content-Length", "5000"]);
+    return new Set();
+  };
+  const { response, errors } = await answer(compressed(app), get({ "Accept-Encoding": "gzip" }, "HEAD"));
+  assert.equal(response.status, 200);
+  assert.equal(errors.text, "");
+});
+
+test("compress sends a file up to the length that is declared", async () => {
+  const app: Application = (environ, startResponse) => {
+    ok(startResponse, ["Content-Length", "2000"]);
+    return environ["wsgi.file_wrapper"](new Blob([new Uint8Array(5000)]), 1500);
+  };
+  const { response, body } = await decoded(compressed(app));
+  assert.equal(response.headers.get("Content-Encoding"), "gzip");
+  assert.equal(body.length, 2000);
+});
+
+test("compress leaves an empty body empty, whatever the threshold", async () => {
+  const app = compressed(giving(() => [], ["Content-Length", "0"]), { threshold: 0 });
+  const { headers, body } = await runApplication(app, testEnviron({ HTTP_ACCEPT_ENCODING: "gzip" }));
+  assert.deepEqual(headers, [...PLAIN, ["Content-Length", "0"], ["Vary", "Accept-Encoding"]]);
+  assert.equal(body.length, 0);
+});
+
+test("compress compresses a 200 whose tag the client has", async () => {
+  const app = compressed(giving(() => [bytes(TEXT)], ["ETag", '"one"']));
+  const environ = testEnviron({ HTTP_ACCEPT_ENCODING: "gzip", HTTP_IF_NONE_MATCH: '"one"' });
+  const { headers } = await runApplication(app, environ);
+  assert.ok(headers.some(([name, value]) => name === "Content-Encoding" && value === "gzip"));
+});
+
 test("compress gives HEAD the headers of GET where the application gives HEAD neither body nor length", async () => {
   const app = giving(({ REQUEST_METHOD }) => REQUEST_METHOD === "HEAD" ? [] : [bytes(TEXT)], ["ETag", '"one"']);
   const [head, whole] = await Promise.all(

@@ -350,6 +350,7 @@ for (
     [BROWSER, "text/html", "text/html"],
     ["text/html", "text/html", "text/html"],
     ["text/*", "text/html", "text/plain"],
+    ["*/*, application/json", "application/json", "application/json"],
     ["application/json", "application/json", "application/json"],
     ["application/*", "application/json", "application/json"],
     ["Application/JSON", "application/json", "application/json"],

@@ -76,6 +76,11 @@ const READERS: [name: string, read: Read][] = [
       all += lines.map(text).join("");
     }
   }],
+  ["readlines(5), then the rest", async (environ) => {
+    const lines = await environ["wsgi.input"].readlines(5);
+    assert.ok(lines.length <= 2);
+    return [...lines, await environ["wsgi.input"].read()].map(text).join("");
+  }],
   ["for await", reading((input) => input)],
   ["the request's text()", (environ) => toRequest(environ).text()],
   ["a mounted Fetch handler", async (environ) => {
@@ -374,3 +379,9 @@ for (const length of ["", "x"]) {
     assert.equal(status, "413 Content Too Large");
   });
 }
+
+test("limitBody passes on that nothing at all was thrown", async () => {
+  const { response, errors } = await answer(limited(() => Promise.reject(undefined)), post(LINES));
+  assert.equal(response.status, 500);
+  assert.match(errors.text, /^Application failed on POST \/: undefined/);
+});

@@ -88,6 +88,7 @@ for (
     { trust: ["64:ff9b::/96"], peer: "64:ff9b::10.0.0.1", isBelieved: true },
     { trust: ["64:ff9b::/96"], peer: "10.0.0.1", isBelieved: false },
     { trust: ["::/0"], peer: "::ffff:", isBelieved: false },
+    { trust: ["::/0"], peer: "1:2:3:4:5:6:7::8", isBelieved: false },
     { trust: ["unix"], peer: undefined, isBelieved: true },
     { trust: ["unix"], peer: "127.0.0.1", isBelieved: false },
     { trust: ["unix", "10.0.0.1"], peer: "10.0.0.1", isBelieved: true },
@@ -247,6 +248,10 @@ for (
     { variables: { HTTP_X_FORWARDED_PROTO: "http, https" }, address: "https://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PROTO: "https, http" }, address: "http://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PROTO: "javascript, https" }, address: "https://inner:8000/page" },
+    {
+      variables: { HTTP_X_FORWARDED_FOR: "127.0.0.1", HTTP_X_FORWARDED_PROTO: "http, https" },
+      address: "https://inner:8000/page",
+    },
     { variables: { HTTP_X_FORWARDED_PROTO: "" }, address: "http://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PROTO: "https," }, address: "https://inner:8000/page" },
     { variables: { HTTP_X_FORWARDED_PROTO: ", ," }, address: "http://inner:8000/page" },

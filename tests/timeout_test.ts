@@ -430,6 +430,46 @@ test("timeout cancels a ReadableStream that waits for its first chunk, once", as
   assert.equal(cancels, 1);
 });
 
+test("timeout does not report that close has ended what a chunk was waiting for", async () => {
+  const chunk = Promise.withResolvers<never>();
+  const closed = new Event("close");
+  const app: Application = () => ({
+    [Symbol.asyncIterator]: () => ({ next: () => chunk.promise }),
+    close() {
+      chunk.reject(new Error("Closed"));
+      closed.happen();
+    },
+  });
+  const { response, errors } = await answer(timed(app));
+  assert.equal(response.status, 504);
+  await response.text();
+  await closed.wait();
+  await settle();
+  assert.equal(errors.text, LINE);
+});
+
+test("timeout reports that a body without close fails after its end", async () => {
+  const late = new Event("the failure");
+  const app: Application = async function* () {
+    await late.wait();
+    yield* [].map(() => EMPTY); // or it would be none
+    throw new Error("Out of order");
+  };
+  // A validator below would give the body a close.
+  const { response, errors } = await answer(timeout(app, { milliseconds: SHORT }));
+  assert.equal(response.status, 504);
+  await response.text();
+  await settle();
+  late.happen();
+  await errors.matches(/Out of order/);
+});
+
+test("timeout passes on that nothing at all was thrown", async () => {
+  const { response, errors } = await answer(timed(() => Promise.reject(undefined)));
+  assert.equal(response.status, 500);
+  assert.match(errors.text, /^Application failed on GET \/: undefined/);
+});
+
 test("timeout reports that ending a body has failed, and goes on", async () => {
   const unhandled: unknown[] = [];
   const remember = (error: unknown) => void unhandled.push(error);
