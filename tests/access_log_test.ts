@@ -109,6 +109,13 @@ test("accessLog: a line has the date of its own request, also where the second i
   ]);
 });
 
+test("accessLog: quotes and backslashes are escaped by a backslash, as Apache does", async () => {
+  const log = new Log();
+  await runApplication(log.around(whole("Hello")), testEnviron({ HTTP_USER_AGENT: 'a "b" \\c' }));
+  await log.one();
+  assert.match(log.lines[0]!, / "a \\"b\\" \\\\c" /);
+});
+
 test("accessLog: an unknown field is a dash", async () => {
   const log = new Log();
   await runApplication(log.around(whole()), testEnviron());

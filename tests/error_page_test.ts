@@ -1475,6 +1475,11 @@ for (const wait of [false, true]) {
   });
 }
 
+test("errorPage: a status without a name is sent as an unknown one", async () => {
+  const { status, reason, body } = await pageOf(failing(withStatus(499)));
+  assert.deepEqual([status, reason, body], [499, "Unknown", "499 Unknown\n"]);
+});
+
 test("errorPage: a Response without a body is sent without one", async () => {
   const render = () => new Response(null, { headers: PLAIN });
   const page = await pageOf(failing(withStatus(404)), { render });

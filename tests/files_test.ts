@@ -2207,6 +2207,24 @@ for (
   });
 }
 
+test("a file whose folder is a link to outside until the file has been looked at is not sent", async () => {
+  const { root, swap } = swappable("/sub/data.txt");
+  let undo: (() => void) | undefined;
+  const open = () => void (undo = swap("folder"));
+  const see = (path: unknown, look: () => object) => {
+    const seen = look();
+    if (path === join(root, "sub/data.txt")) {
+      undo?.();
+      undo = undefined;
+    }
+    return seen;
+  };
+  const get = () => whenOpened(open, () => run(files(root), { PATH_INFO: "/sub/data.txt" }));
+  const { status, body } = await withoutMarks(() => whenSeen(see, get));
+  assert.deepEqual([status, body], [404, "Not Found\n"]);
+  assert.deepEqual(openFiles(root), []);
+});
+
 test("a folder is listed while files come into it all the time", async () => {
   const { root } = swappable("/sub/data.txt");
   let count = 0;
