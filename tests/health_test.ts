@@ -129,8 +129,11 @@ test("health: the check is asked only for readiness, each time", async () => {
 for (const draining of [false, true]) {
   test(`health: where draining is ${draining}, it is ${draining ? "not " : ""}ready, and lives`, async () => {
     const context = { ...testEnviron()["fetch.context"]!, draining };
-    const ready = await healthOf({ PATH_INFO: "/readyz", "fetch.context": context });
+    let checks = 0;
+    const check = () => ++checks > 0;
+    const ready = await healthOf({ PATH_INFO: "/readyz", "fetch.context": context }, { check });
     assert.equal(ready.status.slice(0, 3), draining ? "503" : "200");
+    assert.equal(checks, draining ? 0 : 1);
     assert.equal((await healthOf({ PATH_INFO: "/livez", "fetch.context": context })).status, "200 OK");
   });
 }

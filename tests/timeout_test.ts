@@ -464,6 +464,24 @@ test("timeout reports that a body without close fails after its end", async () =
   await errors.matches(/Out of order/);
 });
 
+test("timeout passes on the failure of a body that is asked for its first chunk after the time is up", async () => {
+  const app: Application = async function () {
+    await settle();
+    return (function* () {
+      yield* [].map(() => EMPTY); // or it would be none
+      throw new Error("Out of order");
+    })();
+  };
+  const patient: Application = async (environ, startResponse) => {
+    const body = await timeout(app, { milliseconds: SHORT })(environ, startResponse);
+    await aborted(environ);
+    return body;
+  };
+  const { response, errors } = await answer(patient);
+  assert.equal(response.status, 500);
+  assert.match(errors.text, /Application failed on GET \/: Error: Out of order/);
+});
+
 test("timeout passes on that nothing at all was thrown", async () => {
   const { response, errors } = await answer(timed(() => Promise.reject(undefined)));
   assert.equal(response.status, 500);
