@@ -2225,6 +2225,25 @@ test("a file whose folder is a link to outside until the file has been looked at
   assert.deepEqual(openFiles(root), []);
 });
 
+test("a link whose target is outside each time the target is traced is not listed as what is there", async () => {
+  const { root, swap } = swappable("/sub/data.txt");
+  symlinkSync("sub/data.txt", join(root, "link.txt"));
+  let looks = 0;
+  const see = (path: unknown, look: () => object) => {
+    if (path !== join(root, "sub/data.txt") || looks++ % 2 === 0) return look();
+    const undo = swap("folder");
+    try {
+      return look();
+    } finally {
+      undo();
+    }
+  };
+  const list = () => whenSeen(see, () => run(files(root, { listing: true }), { PATH_INFO: "/" }));
+  const { status, body } = await withoutMarks(list);
+  assert.equal(status, 200);
+  assert.deepEqual(rowsOf(body).map(({ name }) => name), ["sub/"]);
+});
+
 test("a folder is listed while files come into it all the time", async () => {
   const { root } = swappable("/sub/data.txt");
   let count = 0;
