@@ -367,7 +367,7 @@ function trimBlanks(native: string): string {
   return /[^ \t]+(?:[ \t]+[^ \t]+)*/.exec(native)?.[0] ?? "";
 }
 
-const COOKIE_DECODER = new TextDecoder("utf-8", { ignoreBOM: true });
+const COOKIE_DECODER = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
 
 /** Decodes a value, or returns it as it is. It makes no errors, which a header could cause by the thousand. */
 function decodeCookie(value: string): string {
@@ -1545,8 +1545,8 @@ function parseMountKey(key: string): { host: Host | undefined; prefix: string } 
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected ${expected}`);
   }
   const host = normalizeHost(authority);
-  // "api" is rather a path without its slash than a host.
-  const isMount = authority === "" ? path !== "" : host && (path !== "" || authority.includes("."));
+  // "api/v1" is rather a path without its slash than a host.
+  const isMount = authority === "" ? path !== "" : host && /[.:]|^localhost$/i.test(authority);
   if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
   }

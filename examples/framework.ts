@@ -111,7 +111,7 @@ const app = new App()
   .on("GET /count", async function* () {
     for (let count = 1; count <= 3; count++) yield await setTimeout(300, new TextEncoder().encode(`${count}\n`));
   })
-  .on("GET /failure", () => JSON.parse("{"));
+  .on("GET /failure", () => ({ parsed: JSON.parse("{") }));
 
 /** The application, with an error page and an access log around it. */
 export const application = pipeline(app, accessLog, (app) => errorPage(app, { development: import.meta.main }));

@@ -724,8 +724,8 @@ export function reportsOf(run: Run): Record<string, string> {
     "README.md": `
 ![${CHART_TITLE}](${CHART})
 
-Above 1, ours needs less of the server's CPU: 2 is half of what the runtime's raw handler, Hono or Python's gunicorn needs,
-0.5 twice as much (medians of alternating rounds; ${machine}).
+The server's CPU of the runtime's raw handler, Hono and Python's gunicorn, divided by ours: above 1, ours is cheaper
+(medians of alternating rounds; ${machine}).
 
 ${summaryOf(run)}
 `,

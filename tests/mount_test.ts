@@ -135,8 +135,9 @@ for (
       path: "/",
       to: "[::1]:8000/ |  | /",
     },
-    { keys: ["constructor/"], host: "example.com", path: "/", to: NOT_FOUND },
-    { keys: ["__proto__/"], host: "__proto__", path: "/", to: "__proto__/ |  | /" },
+    { keys: ["localhost/"], host: "localhost:8000", path: "/", to: "localhost/ |  | /" },
+    { keys: ["constructor:80/"], host: "example.com", path: "/", to: NOT_FOUND },
+    { keys: ["__proto__:80/"], host: "__proto__", path: "/", to: "__proto__:80/ |  | /" },
   ]
 ) {
   test(`mount of ${keys.join(" and ")} sends ${path} on ${host} to ${to}`, async () => {
@@ -256,6 +257,9 @@ test("mount takes objects and classes", async () => {
 for (
   const key of [
     "",
+    "api",
+    "api/",
+    "api/v1",
     "/api/",
     "//",
     "//api",
