@@ -2768,8 +2768,8 @@ ${rows.join("")}</table>`;
 }
 
 /**
- * Shows the source around the line of the application that has thrown. Empty if there is none, or if Deno would ask before
- * it is read. Throws if it is not in a file. Only programs are read, and no frame is looked for in the message, which may
+ * Shows the source around the line of the application that has thrown, or what Deno needs to read it without asking.
+ * Empty if there is none. Throws if it is not in a file. Only programs are read, and no frame is looked for in the message, which may
  * quote a client.
  */
 function renderSource(error: unknown): string {
@@ -2780,7 +2780,9 @@ function renderSource(error: unknown): string {
   const place = frames.map(parseOwnFrame).find((own) => own !== undefined);
   if (!place || !/\.[cm]?[jt]sx?$/.test(place.url.pathname)) return "";
   const { url, lineNumber } = place;
-  if (DENO && DENO.permissions.querySync({ name: "read", path: url }).state !== "granted") return "";
+  if (DENO && DENO.permissions.querySync({ name: "read", path: url }).state !== "granted") {
+    return '<h2>Source</h2>\n<p class="dim">Deno needs the flag --allow-read to show it\n';
+  }
   const path = process.getBuiltinModule("node:url").fileURLToPath(url.href);
   const lines = process.getBuiltinModule("node:fs").readFileSync(path, "utf8").split("\n");
   if (lineNumber === 0 || lineNumber > lines.length) return ""; // the file is another by now

@@ -594,7 +594,7 @@ test("errorPage: the source is that of the first cause that has one", async () =
   assert.ok(sourceOf((await pageOf(failing(error), { development: true })).body).includes("> 3 three"));
 });
 
-test("errorPage: without leave to read, Deno is not made to ask, and there is a page without a source", {
+test("errorPage: without leave to read, Deno is not made to ask, and the page says what it needs", {
   skip: RUNTIME === "deno" ? false : "only Deno asks before a file is read",
 }, async () => {
   const program = `
@@ -614,6 +614,7 @@ test("errorPage: without leave to read, Deno is not made to ask, and there is a 
     assert.deepEqual([code, errors], [0, ""]);
     assert.match(output, /Error: the message/);
     assert.deepEqual([/^reads$/m.test(output), sourceOf(output).length > 0], [hasSource, hasSource]);
+    assert.equal(output.includes("Deno needs the flag --allow-read to show it"), !hasSource);
   }
 });
 
