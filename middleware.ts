@@ -2769,8 +2769,8 @@ ${rows.join("")}</table>`;
 
 /**
  * Shows the source around the line of the application that has thrown, or what Deno needs to read it without asking.
- * Empty if there is none. Throws if it is not in a file. Only programs are read, and no frame is looked for in the message, which may
- * quote a client.
+ * Empty if there is none. Throws if it is not in a file. Only programs are read, and no frame is looked for in the
+ * message, which may quote a client.
  */
 function renderSource(error: unknown): string {
   const { stack, message } = error as { stack: string; message: string };
