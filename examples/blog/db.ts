@@ -70,10 +70,16 @@ export class Database {
     return (this.#db.prepare(sql).get(name, password) as Pick<User, "id"> | undefined)?.id;
   }
 
-  /** The newest posts between two ids, the newest first. */
-  posts({ after = 0, before = Number.MAX_SAFE_INTEGER, limit = 10 } = {}): Post[] {
-    const sql = `${POSTS} WHERE posts.id > ? AND posts.id < ? ORDER BY posts.id DESC LIMIT ?`;
-    return this.#db.prepare(sql).all(after, before, limit) as unknown as Post[];
+  /** The last posts before an id, the newest first. */
+  posts({ before = Number.MAX_SAFE_INTEGER, limit = 10 } = {}): Post[] {
+    const sql = `${POSTS} WHERE posts.id < ? ORDER BY posts.id DESC LIMIT ?`;
+    return this.#db.prepare(sql).all(before, limit) as unknown as Post[];
+  }
+
+  /** The first posts after an id, the oldest first. */
+  postsAfter(id: number, limit = 10): Post[] {
+    const sql = `${POSTS} WHERE posts.id > ? ORDER BY posts.id LIMIT ?`;
+    return this.#db.prepare(sql).all(id, limit) as unknown as Post[];
   }
 
   /** A post. */

@@ -36,10 +36,12 @@ export async function* events(context: Context): AsyncGenerator<Uint8Array> {
     while (!end.aborted) {
       // It listens before it reads, so that it misses nothing. A line with a colon is a comment, which browsers ignore.
       const woken = once(channel, "message", { signal: end }).then(() => ": still here\n\n", () => "");
-      for (const { id, title, author } of database.posts({ after }).reverse()) {
-        const data = JSON.stringify({ id, title, author, link: `${root}/posts/${id}` });
-        yield encoder.encode(`id: ${id}\ndata: ${data}\n\n`);
-        after = id;
+      for (let posts; (posts = database.postsAfter(after)).length > 0;) {
+        for (const { id, title, author } of posts) {
+          const data = JSON.stringify({ id, title, author, link: `${root}/posts/${id}` });
+          yield encoder.encode(`id: ${id}\ndata: ${data}\n\n`);
+          after = id;
+        }
       }
       yield encoder.encode(await woken);
     }

@@ -133,7 +133,8 @@ export class Form {
   /** Checks how an image begins, and returns the path of its file. */
   #nameImage(start: Buffer, { check, folder }: FormOptions): string {
     check();
-    if (folder === undefined || this.image) throw httpError(400, "The form has an image too many");
+    if (folder === undefined) throw httpError(403, "Log in first");
+    if (this.image) throw httpError(400, "The form has an image too many");
     const [extension] = IMAGES.find(([, pattern]) => pattern.test(start.toString("latin1", 0, IMAGE_START))) ?? [];
     if (!extension) throw httpError(415, "Expected an image: GIF, JPEG, PNG or WebP");
     this.image = randomUUID() + extension;
