@@ -1486,9 +1486,10 @@ function refuse(
 /**
  * Dispatches requests by path, and by host where a key names one.
  *
- * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`. A prefix matches
- * whole segments: `"/app"` matches `/app` and `/app/page`, but not `/application`. Keys with a host come first, then the
- * longest prefix. The prefix that matches moves from PATH_INFO to SCRIPT_NAME.
+ * A key is a prefix of the path, such as `"/api"`, or a host and a prefix, such as `"example.com/api"`; a host without a
+ * dot needs its port, unless it is localhost. A prefix matches whole segments: `"/app"` matches `/app` and `/app/page`, but
+ * not `/application`. It is no pattern: `"/:id"` is refused, and `"/%3Aid"` is the segment itself. Keys with a host come
+ * first, then the longest prefix. The prefix that matches moves from PATH_INFO to SCRIPT_NAME.
  *
  * @throws {TypeError} When a key is invalid, or a value is not an application.
  *
@@ -1538,17 +1539,16 @@ function parseMountKey(key: string): { host: Host | undefined; prefix: string } 
   const slash = key.includes("/") ? key.indexOf("/") : key.length;
   const authority = key.slice(0, slash);
   const path = key.slice(slash);
-  // Routers write patterns so. For a prefix that begins so, "/%3Aid" is "/:id".
-  const prefix = path === "/" ? "" : path.replace(/\/(?:[:<{*].*)?$/s, "");
-  if (path !== "/" && prefix !== path) {
-    const expected = `a prefix, with no pattern and no slash at its end: ${inspect(authority + prefix || "/")}`;
-    throw new TypeError(`Cannot mount at ${inspect(key)}: expected ${expected}`);
-  }
+  const prefix = path.replace(/\/+(?:[:<{*].*)?$/s, ""); // without what routers write for parameters
   const host = normalizeHost(authority);
   // "api/v1" is rather a path without its slash than a host.
   const isMount = authority === "" ? path !== "" : host && /[.:]|^localhost$/i.test(authority);
-  if (!isMount || !/^(?:\/|(?:\/[^/?#*]+)+)?$/.test(path)) {
+  if (!isMount || !/^(?:\/[^/?#*]+)*$/.test(prefix)) {
     throw new TypeError(`Cannot mount at ${inspect(key)}: expected a path such as "/api", or "example.com/api"`);
+  }
+  if (prefix !== path && path !== "/") {
+    const expected = `a prefix, with no pattern and no slash at its end: ${inspect(authority + (prefix || "/"))}`;
+    throw new TypeError(`Cannot mount at ${inspect(key)}: expected ${expected}`);
   }
   return { host, prefix: percentDecode(toNativeString(prefix)) };
 }

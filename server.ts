@@ -2024,7 +2024,7 @@ export function application(like: ApplicationLike): Application {
   if (typeof like?.handle === "function") return (environ, startResponse) => like.handle(environ, startResponse);
   const isLiteral = isObject(like) && Object.getPrototypeOf(like) === Object.prototype;
   let remedy = isLiteral ? ": options come second, as in (app) => errorPage(app, options)" : "";
-  if (isLiteral && Object.keys(like).some((key) => key.startsWith("/"))) remedy = ": mount(apps)";
+  if (isLiteral && Object.keys(like).some((key) => key.includes("/"))) remedy = ": mount(apps)";
   if (isFunction(Object(like).fetch)) remedy = ": fromFetch(app.fetch)";
   if (isPromise(like)) remedy = ": await it";
   const expected = `a function, a class or an object with a method "handle"${remedy}`;

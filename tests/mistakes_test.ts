@@ -289,6 +289,7 @@ test("what is no application is refused with what would make one of it", () => {
       `Cannot call an object, ${callable}: options come second, as in (app) => errorPage(app, options)`,
     ],
     [{ "/api": hello }, `Cannot call an object, ${callable}: mount(apps)`],
+    [{ "example.com/api": hello }, `Cannot call an object, ${callable}: mount(apps)`],
     [new Date(), `Cannot call a Date, ${callable}`],
     [Object.create(null), `Cannot call an object, ${callable}`], // as the namespace of a module is
     [Promise.resolve(hello), `Cannot call a Promise, ${callable}: await it`],

@@ -291,11 +291,22 @@ for (
     ["/items/*", "/items"],
     ["/items/", "/items"],
     ["/:id", "/"],
-    ["example.com/*", "example.com"],
+    ["/items//", "/items"],
+    ["//", "/"],
+    ["example.com/*", "example.com/"],
+    ["localhost/:id", "localhost/"],
+    ["[::1]/items/", "[::1]/items"],
   ] as const
 ) {
   test(`mount refuses the pattern ${key}, and names the prefix`, () => {
     const message = `Cannot mount at "${key}": expected a prefix, with no pattern and no slash at its end: "${prefix}"`;
+    assert.throws(() => mount({ [key]: () => [] }), { name: "TypeError", message });
+  });
+}
+
+for (const key of ["items", "items/", "items/:id", "items/users/", "https://example.com/items/", "*.example.com/"]) {
+  test(`mount refuses the key ${key}, and proposes none that is like it`, () => {
+    const message = `Cannot mount at "${key}": expected a path such as "/api", or "example.com/api"`;
     assert.throws(() => mount({ [key]: () => [] }), { name: "TypeError", message });
   });
 }

@@ -204,7 +204,7 @@ for (const signal of SIGNALS) {
     child.kill(signal);
     const { code, output } = await child.ended();
     assert.equal(code, 3);
-    assert.ok(Number(/^exit (.*)$/m.exec(output)![1]) < 900, output);
+    assert.ok(Number(/^exit (.*)$/m.exec(output)![1]) < 700, output);
   });
 }
 
