@@ -724,8 +724,8 @@ export function reportsOf(run: Run): Record<string, string> {
     "README.md": `
 ![${CHART_TITLE}](${CHART})
 
-The server's CPU of the runtime's raw handler, Hono and Python's gunicorn, divided by ours: above 1, ours is cheaper
-(medians of alternating rounds; ${machine}).
+How much of the server's CPU the others need, ours being 1: the runtime's raw handler, Hono, and Python's gunicorn. Above 1,
+ours is cheaper (medians of alternating rounds; ${machine}).
 
 ${summaryOf(run)}
 `,
