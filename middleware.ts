@@ -1090,7 +1090,7 @@ class DeferredStart implements BodyHooks {
     );
   }
 
-  /** Has a chunk of a stream wait for a change that takes time. */
+  /** Delays a chunk of a stream until an asynchronous change is done. */
   transform(chunk: Uint8Array): Uint8Array | Promise<Uint8Array> {
     return mapMaybe(this.#changing, () => {
       this.#throwIfFailed();
@@ -1257,7 +1257,7 @@ function parseHost(text: string): Host | undefined {
   return name !== undefined && isHost(text) ? { name, port: parsePort(port) } : undefined;
 }
 
-/** A port without leading zeros; undefined for what is none. */
+/** A port without leading zeros; undefined if the text is not a port. */
 function parsePort(text = ""): string | undefined {
   return /^\d+$/.test(text) && Number(text) <= 65_535 ? String(Number(text)) : undefined;
 }
@@ -1393,7 +1393,7 @@ interface Selected {
   headers?: HeaderList;
 }
 
-/** Where `conditional` and `files` leave these headers for `compress`, which finds no type and no length in a 304. */
+/** The headers that `conditional` and `files` leave for `compress`, which finds neither type nor length in a 304. */
 function selectedOf(environ: Environ & { [SELECTED]?: Selected }): Selected {
   return environ[SELECTED] ??= {};
 }
@@ -1463,7 +1463,7 @@ type RespondToError = (
 
 const ERROR_PAGE = Symbol("error page"); // a symbol, so that the application does not find it
 
-/** Where `errorPage` leaves the function that responds to an error, for the middleware inside. */
+/** The environ in which `errorPage` leaves its function that responds to an error, for the middleware inside. */
 type WithErrorPage = Environ & { [ERROR_PAGE]?: RespondToError | undefined };
 
 /** Refuses a request: with the page of the `errorPage` outside, if there is one, else with the status as plain text. */
@@ -1539,7 +1539,7 @@ function parseMountKey(key: string): { host: Host | undefined; prefix: string } 
   const slash = key.includes("/") ? key.indexOf("/") : key.length;
   const authority = key.slice(0, slash);
   const path = key.slice(slash);
-  const prefix = path.replace(/\/+(?:[:<{*].*)?$/s, ""); // without what routers write for parameters
+  const prefix = path.replace(/\/+(?:[:<{*].*)?$/s, ""); // without the parameters of a router's pattern
   const host = normalizeHost(authority);
   // "api/v1" is rather a path without its slash than a host.
   const isMount = authority === "" ? path !== "" : host && /[.:]|^localhost$/i.test(authority);
@@ -2500,7 +2500,7 @@ export interface ErrorResponse {
 }
 
 /**
- * What `render` of {@linkcode ErrorPageOptions} may return: HTML, a response of either kind, or nothing.
+ * The result of `render` of {@linkcode ErrorPageOptions}: HTML, a response of either kind, or nothing.
  *
  * @example
  * ```ts
@@ -2768,8 +2768,8 @@ ${rows.join("")}</table>`;
 }
 
 /**
- * Shows the source around the line of the application that has thrown, or what Deno needs to read it without asking.
- * Empty if there is none. Throws if it is not in a file. Only programs are read, and no frame is looked for in the
+ * Shows the source around the line of the application that has thrown, or names the flag that Deno needs to read it.
+ * Empty if there is no such line. Throws if it is not in a file. Only programs are read, and no frame is looked for in the
  * message, which may quote a client.
  */
 function renderSource(error: unknown): string {
@@ -3049,7 +3049,7 @@ function parseAddress(text = ""): { address: string; port: string | undefined } 
   return { address, port };
 }
 
-// How the bits of an IPv6 address begin that stands for one of IPv4: RFC 4291, section 2.5.5.2.
+// The leading bits of an IPv6 address that stands for an IPv4 address: RFC 4291, section 2.5.5.2.
 const MAPPED = "0".repeat(80) + "1".repeat(16);
 
 // An IPv4 address, which an IPv6 address may end with: RFC 4291, section 2.2.

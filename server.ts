@@ -180,7 +180,7 @@ export function writeError(errors: ErrorStream, text: string): void {
   }
 }
 
-/** Where `requestId` leaves the id of a request: on the `Request`, which copies of the environ share. @internal */
+/** The key of a request's id, which `requestId` leaves on the `Request`: copies of the environ share it. @internal */
 export const REQUEST_ID: unique symbol = Symbol("request id");
 
 /** Names the request of a report by its id, if it has one. Another server has the id only in the environ. @internal */

@@ -76,7 +76,7 @@ for (const [name, transfer] of [["a response", download], ["a request", upload]]
 }
 
 // A handler of Deno's own that reads such a body and keeps nothing takes 200 MiB. Before chunks were copied, it was 3 to
-// 4 GiB. When garbage is collected decides on a hundred more.
+// 4 GiB. The moment of a garbage collection decides on a hundred more.
 const MOST = 600;
 
 const TINY_READS: { code: string; chunk?: string }[] = [

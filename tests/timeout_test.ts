@@ -452,7 +452,7 @@ test("timeout reports that a body without close fails after its end", async () =
   const late = new Event("the failure");
   const app: Application = async function* () {
     await late.wait();
-    yield* [].map(() => EMPTY); // or it would be none
+    yield* [].map(() => EMPTY); // the linter wants a yield in a generator
     throw new Error("Out of order");
   };
   // A validator below would give the body a close.
@@ -468,7 +468,7 @@ test("timeout passes on the failure of a body that is asked for its first chunk 
   const app: Application = async function () {
     await settle();
     return (function* () {
-      yield* [].map(() => EMPTY); // or it would be none
+      yield* [].map(() => EMPTY); // the linter wants a yield in a generator
       throw new Error("Out of order");
     })();
   };
@@ -515,7 +515,7 @@ const LATE_FAILURES: [name: string, app: Application][] = [
   ["a generator", async function* (environ) {
     await aborted(environ);
     await settle();
-    yield* [].map(() => EMPTY); // or it would be none
+    yield* [].map(() => EMPTY); // the linter wants a yield in a generator
     throw new Error("Out of order");
   }],
   ["the close of a body", async (environ) => {

@@ -26,11 +26,11 @@ export interface BlogOptions {
   maxImageSize?: number;
 }
 
-/** Who asks, and where: all that the page of an error has to know. */
+/** The visitor, and the address of the blog: all that the page of an error has to know. */
 export interface Visit {
   session: Session;
   user: User | undefined;
-  /** What the addresses of the blog begin with, wherever it is mounted. */
+  /** The beginning of all addresses of the blog, wherever it is mounted. */
   root: string;
 }
 

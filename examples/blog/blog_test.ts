@@ -553,7 +553,7 @@ test("a new post is announced to all pages, and to those that come back what the
 /** A page that listens on a channel, and the questions after which post it has asked the database. */
 function listenOn(channel: string, stopping: AbortSignal) {
   const asked: number[] = [];
-  // A post more for each time that the page is woken: every other time there is none.
+  // Every second question finds nothing, so that the page waits.
   const postsAfter = (after: number) => asked.push(after) % 2 === 1 ? [{ id: after + 1, title: "", author: "" }] : [];
   const environ = testEnviron({ "fetch.context": { signal: new AbortController().signal, stopping } as FetchContext });
   const context = { channel, database: { postsAfter }, environ, root: "", startResponse: () => {} };
@@ -562,7 +562,7 @@ function listenOn(channel: string, stopping: AbortSignal) {
   return { asked, stream, next };
 }
 
-/** Announces so often, and waits until all of it has arrived. */
+/** Announces a number of times, and waits until all announcements have arrived. */
 async function announceAll(name: string, times: number): Promise<void> {
   const channel = new BroadcastChannel(name);
   const { promise, resolve } = Promise.withResolvers<void>();
