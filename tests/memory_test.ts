@@ -66,11 +66,15 @@ for (const [name, transfer] of [["a response", download], ["a request", upload]]
     const server = await child.listening();
     // Until garbage is collected for the first time it does grow, by about as much.
     await transfer(server, 64 * MIB);
-    const before = await memory(server);
     const size = 160 * MIB;
-    const read = await transfer(server, size);
-    if (transfer === upload) assert.equal(read, size);
-    const grown = await memory(server) - before;
+    // The moment of a garbage collection decides on some of it. What a body leaves behind, each of three does.
+    let grown = Infinity;
+    for (let round = 0; round < 3 && grown >= size / 2; round++) {
+      const before = await memory(server);
+      const read = await transfer(server, size);
+      if (transfer === upload) assert.equal(read, size);
+      grown = await memory(server) - before;
+    }
     assert.ok(grown < size / 2, `grown by ${grown / MIB} MiB`);
   });
 }
